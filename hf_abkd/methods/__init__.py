@@ -1,0 +1,1 @@
+"""Published systems as lists of stages."""

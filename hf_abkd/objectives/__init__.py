@@ -1,0 +1,1 @@
+"""Objectives: one formula per file."""
