@@ -1,3 +1,24 @@
 """Distil Hugging Face vision models by activation boundaries, with ``transformers.Trainer``."""
 
+from hf_abkd.args import DistillationArguments
+from hf_abkd.methods import activation_boundary, knowledge_distillation
+from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
+from hf_abkd.stages import Stage
+from hf_abkd.terms import Term
+from hf_abkd.trainer import DistillationTrainer
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ActivationBoundary",
+    "CenteredLogits",
+    "CrossEntropy",
+    "DistillationArguments",
+    "DistillationTrainer",
+    "KnowledgeDistillation",
+    "Objective",
+    "Stage",
+    "Term",
+    "activation_boundary",
+    "knowledge_distillation",
+]

@@ -1,1 +1,24 @@
-"""Objectives: one formula per file."""
+"""Objectives: one formula per file, and the table of them."""
+
+from hf_abkd.objectives.activation_boundary import ActivationBoundary, boundary_agreement
+from hf_abkd.objectives.centered_logits import CenteredLogits
+from hf_abkd.objectives.cross_entropy import CrossEntropy
+from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
+from hf_abkd.objectives.objective import Objective
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "activation_boundary": ActivationBoundary,
+    "centered_logits": CenteredLogits,
+    "cross_entropy": CrossEntropy,
+    "knowledge_distillation": KnowledgeDistillation,
+}
+
+__all__ = [
+    "OBJECTIVES",
+    "ActivationBoundary",
+    "CenteredLogits",
+    "CrossEntropy",
+    "KnowledgeDistillation",
+    "Objective",
+    "boundary_agreement",
+]

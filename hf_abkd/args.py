@@ -1,0 +1,69 @@
+"""DistillationArguments: the training arguments of transformers, and what distillation adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """Training arguments of a distillation run; every flag of `transformers.TrainingArguments` keeps its meaning.
+
+    Args:
+        lr_milestones: Shares of a stage, in (0, 1), at which the learning rate is multiplied by `lr_gamma`, after
+            which it follows this in the place of `lr_scheduler_type`. Heo et al. use 0.3 0.6 0.8 with 0.2.
+        lr_gamma: The factor of each of these drops.
+        decay_norm_and_bias: Apply weight decay to tensors of one dimension too (biases, normalisation weights).
+        evaluate_teacher: Measure the teacher's accuracy on the evaluation data before the first step.
+        eval_agreement: Run the teacher during evaluation too, and report how often the student predicts the
+            teacher's class and, per layer, lies on the teacher's side of the activation boundaries.
+        teacher_precision: `auto` (as the student: the training precision), `fp32`, `bf16` or `fp16`.
+        overwrite_output_dir: Delete the checkpoints of another run in `output_dir` instead of refusing to start.
+
+    Raises:
+        ValueError: If a setting is not possible, or reentrant activation checkpointing is asked for.
+    """
+
+    lr_milestones: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Shares of a stage at which the learning rate is multiplied by --lr_gamma, e.g. 0.3 0.6 0.8."
+        },
+    )
+    lr_gamma: float = field(default=0.1, metadata={"help": "The factor of each learning rate drop."})
+    decay_norm_and_bias: bool = field(
+        default=False, metadata={"help": "Apply weight decay to biases and normalisation weights too."}
+    )
+    evaluate_teacher: bool = field(
+        default=True, metadata={"help": "Measure the teacher on the evaluation data before the first step."}
+    )
+    eval_agreement: bool = field(
+        default=False,
+        metadata={"help": "Report the agreement with the teacher (classes, boundaries per layer) in evaluations."},
+    )
+    teacher_precision: str = field(
+        default="auto",
+        metadata={"help": "Precision of the teacher: auto (as the student), fp32, bf16 or fp16."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the checkpoints of another run in --output_dir."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check what distillation adds."""
+        super().__post_init__()
+        milestones = self.lr_milestones or []
+        if any(not 0 < milestone < 1 for milestone in milestones) or sorted(set(milestones)) != list(milestones):
+            raise ValueError(f"lr_milestones must be rising shares between 0 and 1, got {milestones}")
+        if not self.lr_gamma > 0:
+            raise ValueError(f"lr_gamma must be positive, got {self.lr_gamma}")
+        if self.teacher_precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"teacher_precision must be auto, fp32, bf16 or fp16, got {self.teacher_precision!r}")
+        if self.activation_checkpointing and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            # Captured tensors would be made without a graph: gradients would be wrong, and nothing would say so.
+            raise ValueError(
+                "reentrant activation checkpointing loses the gradients of captured features; "
+                'use activation_checkpointing_kwargs={"use_reentrant": False}'
+            )

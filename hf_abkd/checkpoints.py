@@ -1,0 +1,183 @@
+"""What lies in a checkpoint: the student alone, and beside it what only a resumed run needs.
+
+A checkpoint's `model.safetensors` is the student and loads with `AutoModelFor...`. Connectors and objective state are
+`distillation_modules.safetensors`; the position in the stages, their description and the teacher's fingerprint are
+`distillation_state.json`. The teacher is never in it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+MODULES_NAME = "distillation_modules.safetensors"
+STATE_NAME = "distillation_state.json"
+STATE_FORMAT = 1
+
+logger = logging.getLogger(__name__)
+
+
+def save_student(student: PreTrainedModel, processor: Any, folder: Path) -> list[str]:
+    """Write the student, and its processor if there is one; return the names of the files.
+
+    Every file is put in place whole, so a run that is killed here leaves the files of before or the new ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The leading underscore keeps a leftover of a killed run out of uploads.
+    with tempfile.TemporaryDirectory(prefix="_saving-", dir=folder) as scratch:
+        student.save_pretrained(scratch)
+        if processor is not None:
+            processor.save_pretrained(scratch)
+        names = sorted(entry.name for entry in Path(scratch).iterdir() if entry.is_file())
+        for name in names:
+            (Path(scratch) / name).replace(folder / name)
+    return names
+
+
+def load_student(student: PreTrainedModel, folder: Path) -> None:
+    """Put the weights saved in a folder into the student, every one of them.
+
+    They are read through `from_pretrained`: some families are saved under other names than they have in memory, and
+    reading the file directly would leave those tensors as they are.
+
+    Raises:
+        ValueError: If the folder lacks a tensor of the student or holds one that the student does not have.
+    """
+    loaded, info = type(student).from_pretrained(
+        folder, output_loading_info=True, use_safetensors=True, dtype=student.dtype, local_files_only=True
+    )
+    wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise ValueError(
+            f"the weights in {folder} are not those of this {type(student).__name__}: "
+            + "; ".join(f"{key.replace('_', ' ')} {names[:5]}" for key, names in wrong.items() if names)
+        )
+    student.load_state_dict(loaded.state_dict(), strict=True)
+
+
+def save_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
+    """Write the state of connectors and objectives."""
+    tensors = {
+        f"{prefix}.{name}": tensor.detach().cpu().contiguous().clone()
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    save_file(tensors, folder / MODULES_NAME)
+
+
+def load_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
+    """Put the saved state of connectors and objectives back, every tensor of it.
+
+    Raises:
+        ValueError: If tensors are missing, left over, or of another shape.
+    """
+    tensors = load_file(folder / MODULES_NAME)
+    expected = {f"{prefix}.{name}" for prefix, module in modules.items() for name in module.state_dict()}
+    if expected != set(tensors):
+        raise ValueError(
+            f"{folder / MODULES_NAME} does not hold the connectors of these stages: missing "
+            f"{sorted(expected - set(tensors))[:5]}, left over {sorted(set(tensors) - expected)[:5]}"
+        )
+    for prefix, module in modules.items():
+        own = {name: tensors[f"{prefix}.{name}"] for name in module.state_dict()}
+        try:
+            module.load_state_dict(own, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{folder / MODULES_NAME} does not fit these stages: {error}") from error
+
+
+def save_state(state: Mapping[str, Any], folder: Path) -> None:
+    """Write the position in the stages and what the run consists of."""
+    (folder / STATE_NAME).write_text(json.dumps({"format": STATE_FORMAT, **state}, indent=2) + "\n")
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read the position in the stages and what the run consisted of.
+
+    Raises:
+        ValueError: If the folder is no complete checkpoint of a distillation run.
+    """
+    if problem := incomplete(folder):
+        raise ValueError(f"{folder} cannot be resumed from: {problem}")
+    state: dict[str, Any] = json.loads((folder / STATE_NAME).read_text())
+    if state.get("format") != STATE_FORMAT:
+        raise ValueError(f"{folder / STATE_NAME} has format {state.get('format')}; this version reads {STATE_FORMAT}")
+    return state
+
+
+def incomplete(folder: Path) -> str | None:
+    """Return what a checkpoint lacks, or None if a run can be resumed from it.
+
+    `trainer_state.json` is written last, so a checkpoint that was cut off by a kill has none, or half of one.
+    """
+    for name in (STATE_NAME, MODULES_NAME, "optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME):
+        if not (folder / name).is_file():
+            return f"it has no {name}"
+    try:
+        state = json.loads((folder / STATE_NAME).read_text())
+        json.loads((folder / TRAINER_STATE_NAME).read_text())
+    except json.JSONDecodeError as error:
+        return f"a file in it was cut off ({error})"
+    ranks = state.get("world_size", 1)
+    rng = ["rng_state.pth"] if ranks == 1 else [f"rng_state_{rank}.pth" for rank in range(ranks)]
+    missing = [name for name in rng if not (folder / name).is_file()]
+    return f"it has no {missing[0]}" if missing else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders in a run's folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(match, path) for path in folder.iterdir() if (match := _checkpoint_step(path)) is not None]
+    return [path for _, path in sorted(found)]
+
+
+def last_complete_checkpoint(folder: Path) -> Path:
+    """Return the newest checkpoint that a run can be resumed from; cut-off ones are passed over, and named.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    reasons = []
+    for path in reversed(checkpoints(folder)):
+        if (problem := incomplete(path)) is None:
+            return path
+        reasons.append(f"{path.name}: {problem}")
+        logger.warning("%s is not used to resume: %s", path, problem)
+    raise ValueError(
+        f"there is no checkpoint to resume from in {folder}"
+        + (f" ({'; '.join(reasons)})" if reasons else "; start without resume_from_checkpoint")
+    )
+
+
+def holds_another_run(folder: Path) -> list[str]:
+    """Return the names in a folder that a new run would mix with or overwrite."""
+    weights = sorted(path.name for path in folder.glob("model*.safetensors")) if folder.is_dir() else []
+    return [path.name for path in checkpoints(folder)] + weights
+
+
+def synchronize_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first.
+
+    Each process updates BatchNorm statistics from its own share of the batch. Without this the processes would
+    evaluate different models, none of them the one that is saved.
+    """
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, src=0)
+
+
+def _checkpoint_step(path: Path) -> int | None:
+    match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+    return int(match.group(1)) if match and path.is_dir() else None

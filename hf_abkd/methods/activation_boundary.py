@@ -1,0 +1,100 @@
+"""Activation boundary distillation: initialise the student by boundaries, then train it to classify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
+from hf_abkd.stages import Stage
+from hf_abkd.terms import Term
+
+# The learning rate schedule of the paper's second phase: divided by 5 at these shares of it.
+CLASSIFICATION_SCHEDULE: Mapping[str, Any] = {"lr_milestones": [0.3, 0.6, 0.8], "lr_gamma": 0.2}
+
+
+def activation_boundary(
+    layers: Sequence[tuple[str, str]],
+    *,
+    margin: float = 1.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    weight: float = 1.0,
+    layer_weights: Sequence[float] | None = None,
+    initialization_share: float | None = 0.3,
+    initialization_epochs: float | None = None,
+    initialization_arguments: Mapping[str, Any] | None = None,
+    classification: Sequence[Term] | None = None,
+    classification_arguments: Mapping[str, Any] | None = None,
+    transfer_head: str | None = None,
+    transfer_weight: float = 10.0,
+) -> list[Stage]:
+    """Return the two stages of Heo et al.
+
+    The first trains the student (all but its head) and the connectors by the boundary objective alone. The second
+    drops the connectors and trains the student to classify.
+
+    Paper: Heo et al., AAAI 2019, https://huggingface.co/papers/1811.03233
+    Differs from the authors' code: the teacher is in eval mode; the default reduction is the mean (see
+        `ActivationBoundary` for the conversion); the optimiser is not made anew at each drop of the learning rate
+        (`classification_arguments=CLASSIFICATION_SCHEDULE` has their drops).
+
+    Args:
+        layers: Pairs of module names, student's first. A module stands for the response before the activation that
+            gives its output; `"module:input"` and `"module:output"` name a response directly.
+        margin: How far past the boundary counts as safe (mu in the paper).
+        reduction: "mean" over elements, or the authors' "sum" over elements and mean over samples.
+        weight: The weight of the boundary objective of every layer.
+        layer_weights: A factor for each layer; 1 by default. The authors' are 1/4, 1/2, 1 with "sum".
+        initialization_share: Share of the run that the first stage takes.
+        initialization_epochs: Its length in epochs, instead of a share.
+        initialization_arguments: Training arguments of the first stage only.
+        classification: The terms of the second stage. By default the paper's: the teacher's softened
+            probabilities at temperature 3, without the squared temperature and without labels; in transfer
+            learning the cross-entropy.
+        classification_arguments: Training arguments of the second stage only.
+        transfer_head: For a teacher with other classes than the data set: the tensor of the student, usually the
+            input of its classifier, from which an extra linear head predicts the teacher's logits in both stages.
+        transfer_weight: The weight of that term.
+
+    Raises:
+        ValueError: If there are no layers, or not one weight for each.
+    """
+    if not layers:
+        raise ValueError("give at least one pair of layers: [('student.module', 'teacher.module'), ...]")
+    if isinstance(layers[0], str):
+        raise ValueError(f"layers must be pairs of names, student's first; got {layers[0]!r}")
+    factors = [1.0] * len(layers) if layer_weights is None else list(layer_weights)
+    if len(factors) != len(layers):
+        raise ValueError(f"{len(layers)} layers need as many layer_weights, got {len(factors)}")
+    boundaries = [
+        Term(
+            ActivationBoundary(margin=margin, reduction=reduction),
+            student=student,
+            teacher=teacher,
+            weight=weight * factor,
+        )
+        for (student, teacher), factor in zip(layers, factors, strict=True)
+    ]
+    # One term object in both stages: its head goes on where it was.
+    transfer = (
+        [Term(CenteredLogits(), student=transfer_head, teacher="logits", weight=transfer_weight, connector="linear")]
+        if transfer_head
+        else []
+    )
+    if classification is None:
+        paper = KnowledgeDistillation(temperature=3.0, temperature_squared=False)
+        classification = [Term(CrossEntropy() if transfer_head else paper)]
+    return [
+        Stage(
+            terms=[*boundaries, *transfer],
+            name="initialization",
+            epochs=initialization_epochs,
+            share=initialization_share if initialization_epochs is None else None,
+            arguments=dict(initialization_arguments or {}),
+        ),
+        Stage(
+            terms=[*classification, *transfer],
+            name="classification",
+            arguments=dict(classification_arguments or {}),
+        ),
+    ]

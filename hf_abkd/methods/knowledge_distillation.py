@@ -1,0 +1,32 @@
+"""Knowledge distillation: the teacher's softened probabilities beside the labels."""
+
+from __future__ import annotations
+
+from hf_abkd.objectives import CrossEntropy, KnowledgeDistillation
+from hf_abkd.schedules import Schedule
+from hf_abkd.stages import Stage
+from hf_abkd.terms import Term
+
+
+def knowledge_distillation(
+    *,
+    temperature: float = 4.0,
+    temperature_squared: bool = True,
+    weight: float | Schedule = 0.9,
+    label_weight: float | Schedule = 0.1,
+) -> list[Stage]:
+    """Return the one stage of Hinton et al.
+
+    Paper: Hinton et al., 2015, https://huggingface.co/papers/1503.02531
+
+    Args:
+        temperature: What the logits are divided by.
+        temperature_squared: Multiply by the squared temperature.
+        weight: The weight of the teacher's probabilities.
+        label_weight: The weight of the cross-entropy with the labels; 0 trains without labels.
+    """
+    objective = KnowledgeDistillation(temperature=temperature, temperature_squared=temperature_squared)
+    terms = [Term(objective, weight=weight)]
+    if label_weight != 0:
+        terms.append(Term(CrossEntropy(), weight=label_weight))
+    return [Stage(terms=terms, name="distillation")]

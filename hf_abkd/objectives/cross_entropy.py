@@ -1,0 +1,49 @@
+"""Cross-entropy with the class labels."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from hf_abkd.objectives.objective import Objective
+
+
+class CrossEntropy(Objective):
+    """Predict the label.
+
+    Shapes: student (N, K), logits; labels (N,), integers in [0, K); returns ().
+
+    Args:
+        label_smoothing: Share of the target spread evenly over the classes, in [0, 1). None follows the training
+            argument `label_smoothing_factor`.
+
+    Raises:
+        ValueError: If `label_smoothing` is outside [0, 1).
+        TypeError: If the labels of a batch are not integers of shape (N,).
+    """
+
+    target: ClassVar[Literal["teacher", "labels"]] = "labels"
+
+    def __init__(self, *, label_smoothing: float | None = None) -> None:
+        super().__init__()
+        if label_smoothing is not None and not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy averaged over samples, shape ()."""
+        if target.is_floating_point() or target.ndim != 1:
+            raise TypeError(
+                f"CrossEntropy needs one integer class per sample, shape ({student.shape[0]},); got labels of shape "
+                f"{tuple(target.shape)} and type {target.dtype}. Multi-label targets are not supported."
+            )
+        # Divided by N here: the built-in mean leaves ignored labels out of the count, and then a batch would not be
+        # the mean of its parts.
+        total = functional.cross_entropy(student, target, label_smoothing=self.label_smoothing or 0.0, reduction="sum")
+        return total / student.shape[0]
+
+    def extra_repr(self) -> str:
+        """Show the settings in `repr`, logs and model cards."""
+        return f"label_smoothing={self.label_smoothing or 0.0}"

@@ -1,0 +1,51 @@
+"""Knowledge distillation from the teacher's softened class probabilities."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from hf_abkd.objectives.objective import Objective
+
+
+class KnowledgeDistillation(Objective):
+    """Match the teacher's class probabilities, softened by a temperature.
+
+    The value is KL(teacher || student) of the two softmax distributions at that temperature, averaged over samples.
+
+    Paper: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015,
+        https://huggingface.co/papers/1503.02531
+    Shapes: student, teacher (N, K), logits; returns ().
+
+    Args:
+        temperature: What both sets of logits are divided by; larger is softer.
+        temperature_squared: Multiply by the squared temperature, so that the size of the gradient does not depend
+            on the temperature. Hinton et al. do; the published code of Heo et al. does not.
+
+    Raises:
+        ValueError: If `temperature` is not positive, or a batch has fewer than two classes.
+    """
+
+    def __init__(self, *, temperature: float = 4.0, temperature_squared: bool = True) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.temperature = temperature
+        self.temperature_squared = temperature_squared
+
+    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+        """Return the divergence averaged over samples, shape ()."""
+        if student.shape[-1] < 2:
+            # The softmax of one class is 1 whatever the logit: the loss would be 0 and nothing would be learnt.
+            raise ValueError(f"KnowledgeDistillation needs at least 2 classes, got logits of {tuple(student.shape)}")
+        divergence = functional.kl_div(
+            functional.log_softmax(student / self.temperature, dim=-1),
+            functional.log_softmax(target / self.temperature, dim=-1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return divergence * self.temperature**2 if self.temperature_squared else divergence
+
+    def extra_repr(self) -> str:
+        """Show the settings in `repr`, logs and model cards."""
+        return f"temperature={self.temperature}, temperature_squared={self.temperature_squared}"

@@ -1,0 +1,30 @@
+"""What every objective has in common: two tensors in, one number out."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+
+class Objective(nn.Module):
+    """A formula that compares a student tensor with what the student should produce.
+
+    An objective knows no module names, weights, devices or configs. It receives float32 tensors, outside of
+    autocast, with the target already detached: `hf_abkd.terms.Term` does that once for all of them.
+
+    Attributes:
+        target: What it is compared with: a tensor of the teacher, or the class labels of the batch.
+        boundary: Whether both tensors are responses *before* an activation, so that a module named without a
+            side means the input of its activation.
+        per_sample: Whether the value of a batch is the mean of the values of its samples. Gradient accumulation
+            and several processes leave such an objective unchanged.
+    """
+
+    target: ClassVar[Literal["teacher", "labels"]] = "teacher"
+    boundary: ClassVar[bool] = False
+    per_sample: ClassVar[bool] = True
+
+    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+        """Return the value of the objective for one batch, shape ()."""
+        raise NotImplementedError

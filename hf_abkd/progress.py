@@ -1,0 +1,128 @@
+"""A run with stages as users see it: one run, one count of steps and epochs, one progress bar that names the stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a stage lies in the run.
+
+    Args:
+        index: Which stage, from 0.
+        count: Of how many.
+        name: Its name.
+        start: Optimiser steps of the run before it.
+        stop: Optimiser steps of the run when it is over.
+        first_epoch: Epochs of the run before it.
+        epochs: Epochs it takes.
+        samples: Samples it trains on.
+    """
+
+    index: int
+    count: int
+    name: str
+    start: int
+    stop: int
+    first_epoch: float
+    epochs: float
+    samples: float
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the run is over with it."""
+        return self.index == self.count - 1
+
+    @property
+    def title(self) -> str:
+        """What it is called in the progress bar."""
+        number = f"stage {self.index + 1}/{self.count}"
+        return f"{number} {self.name}".rstrip() if self.count > 1 else self.name
+
+    def progress(self, step: int) -> float:
+        """Return which share of the stage is done after this many steps of the run."""
+        return min(1.0, max(0.0, (step - self.start) / max(1, self.stop - self.start)))
+
+
+class StageFlow(TrainerCallback):
+    """End a stage at its last step, and keep the epochs counting from the start of the run.
+
+    It stands before all other callbacks, so that they see the run's epoch.
+    """
+
+    def __init__(self) -> None:
+        self.span: Span | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Treat the end of a stage as the trainer treats the end of training."""
+        if self.span is None:
+            return
+        state.epoch += self.span.first_epoch
+        if self.span.is_last or state.global_step < self.span.stop:
+            return
+        control.should_training_stop = True
+        control.should_log = args.logging_strategy != IntervalStrategy.NO
+        if args.eval_strategy == IntervalStrategy.STEPS and args.eval_delay <= state.global_step:
+            control.should_evaluate = True
+        if args.save_strategy == SaveStrategy.STEPS:
+            control.should_save = True
+
+
+class StageProgress(ProgressCallback):
+    """The trainer's progress bar, with the name of the stage in front."""
+
+    def __init__(self, flow: StageFlow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Open the bar; a resumed run starts where it was."""
+        super().on_train_begin(args, state, control, **kw)
+        self.on_epoch_begin(args, state, control)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Show which stage runs."""
+        if self.training_bar is not None and self.flow.span is not None:
+            self.training_bar.set_description(self.flow.span.title)
+
+
+class OneRunHandler(CallbackHandler):
+    """Tells callbacks once that training begins, however many stages it has."""
+
+    began = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> TrainerControl:
+        """Pass the event on in the first stage; in later ones only take back the request to stop."""
+        if not self.began:
+            self.began = True
+            return super().on_train_begin(args, state, control)
+        control.should_training_stop = False
+        return control
+
+
+class Meter:
+    """Means of the terms and agreements between two log lines, kept on the device until they are logged."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def add(self, terms: Tensor, agreement: Tensor | None) -> None:
+        """Add the values of one batch: terms (T,), agreement (N, B)."""
+        values = terms if agreement is None else torch.cat([terms, agreement.mean(0)])
+        self._sum = values.clone() if self._sum is None else self._sum + values
+        self._count += 1
+
+    def drain(self) -> Tensor | None:
+        """Return the means, shape (T + B,), and start afresh; None when nothing was added."""
+        mean = None if self._sum is None else self._sum / self._count
+        self._sum, self._count = None, 0
+        return mean

@@ -1,0 +1,54 @@
+"""Schedules: the weight of a term as a function of how much of its stage is done."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A weight that goes from `start` to `end` over a stage.
+
+    Call it with the progress of the stage, from 0 (first step) to 1 (after the last).
+    """
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        raise NotImplementedError
+
+
+class Linear(Schedule):
+    """From `start` to `end` in a straight line."""
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        return self.start + (self.end - self.start) * progress
+
+
+class Cosine(Schedule):
+    """From `start` to `end` along half a cosine: slow, fast, slow."""
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Exponential(Schedule):
+    """From `start` to `end` by a constant factor per step.
+
+    Raises:
+        ValueError: If either end is not positive.
+    """
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        if self.start <= 0 or self.end <= 0:
+            raise ValueError(f"an exponential schedule needs two positive ends, got {self.start} and {self.end}")
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        return self.start * math.exp(progress * math.log(self.end / self.start))
