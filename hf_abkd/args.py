@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -54,16 +55,29 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Check what distillation adds."""
         super().__post_init__()
-        milestones = self.lr_milestones or []
-        if any(not 0 < milestone < 1 for milestone in milestones) or sorted(set(milestones)) != list(milestones):
-            raise ValueError(f"lr_milestones must be rising shares between 0 and 1, got {milestones}")
+        rising_shares(self.lr_milestones or [])
         if not self.lr_gamma > 0:
             raise ValueError(f"lr_gamma must be positive, got {self.lr_gamma}")
         if self.teacher_precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"teacher_precision must be auto, fp32, bf16 or fp16, got {self.teacher_precision!r}")
-        if self.activation_checkpointing and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        # The first two are transformers' own; torch takes the rest, and is reentrant unless they say otherwise.
+        checkpointing = dict(self.activation_checkpointing_kwargs or {})
+        passed_on = set(checkpointing) - {"every_n_layers", "offload"}
+        if self.activation_checkpointing and passed_on and checkpointing.get("use_reentrant") is not False:
             # Captured tensors would be made without a graph: gradients would be wrong, and nothing would say so.
             raise ValueError(
                 "reentrant activation checkpointing loses the gradients of captured features; "
                 'use activation_checkpointing_kwargs={"use_reentrant": False}'
             )
+
+
+def rising_shares(milestones: Sequence[float]) -> list[float]:
+    """Return the learning rate milestones if they are possible.
+
+    Raises:
+        ValueError: If they are not rising shares of a stage.
+    """
+    shares = [float(milestone) for milestone in milestones]
+    if any(not 0 < share < 1 for share in shares) or sorted(set(shares)) != shares:
+        raise ValueError(f"lr_milestones must be rising shares between 0 and 1, got {milestones}")
+    return shares

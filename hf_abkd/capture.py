@@ -33,6 +33,7 @@ _BOUNDARY_ACTIVATIONS = (
     nn.Hardswish,
     nn.Softplus,
 )
+_WITHOUT_BOUNDARY = (transformers_activations.LinearActivation, transformers_activations.LaplaceActivation)
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -47,17 +48,19 @@ class CapturePoint:
         return f"{self.module}:{self.side}"
 
 
-def parse_name(name: str) -> tuple[str, Literal["input", "output"] | None]:
-    """Split `"layer.relu:input"` into the module's name and the side; the side is None when it is left out.
+def parse_name(model: nn.Module, name: str) -> tuple[str, Literal["input", "output"] | None]:
+    """Split `"layer.relu:input"` into a module of the model and the side; the side is None when it is left out.
 
-    Prefixes that wrappers add (`module.`, `_orig_mod.`) are dropped.
+    Prefixes that wrappers add (`module.`, `_orig_mod.`) are dropped, unless the model has them itself.
 
     Raises:
-        ValueError: If the part behind the colon is neither `input` nor `output`.
+        ValueError: If there is no such module, or the part behind the colon is neither `input` nor `output`.
     """
     module, colon, side = name.partition(":")
-    while module.startswith(_WRAPPER_PREFIXES):
+    modules = dict(model.named_modules())
+    while module not in modules and module.startswith(_WRAPPER_PREFIXES):
         module = module.split(".", 1)[1]
+    find_module(model, module)
     if not colon:
         return module, None
     if side not in ("input", "output"):
@@ -87,7 +90,7 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
 def is_boundary_activation(module: nn.Module) -> bool:
     """Whether a module is an activation whose output tells the sign of its input."""
     return isinstance(module, _BOUNDARY_ACTIVATIONS) or (
-        type(module).__module__ == transformers_activations.__name__ and "sigmoid" not in type(module).__name__.lower()
+        type(module).__module__ == transformers_activations.__name__ and not isinstance(module, _WITHOUT_BOUNDARY)
     )
 
 
@@ -128,6 +131,8 @@ class Capture:
         self.overwritten = set(overwritten)
         self._modules = {point: find_module(model, point.module) for point in self.points}
         self._handles: list[RemovableHandle] = []
+        # torch.compile cannot trace a look at the handles.
+        self._attached = False
         self._armed = False
         self._tensors: dict[CapturePoint, Tensor] = {}
         self._versions: dict[CapturePoint, int] = {}
@@ -135,13 +140,14 @@ class Capture:
 
     def attach(self) -> Capture:
         """Put the hooks on."""
-        if not self._handles:
+        if not self._attached:
             for point, module in self._modules.items():
                 if point.side == "input":
                     handle = module.register_forward_pre_hook(self._input_hook(point), with_kwargs=True)
                 else:
                     handle = module.register_forward_hook(self._output_hook(point))
                 self._handles.append(handle)
+        self._attached = True
         return self
 
     def detach(self) -> None:
@@ -149,6 +155,7 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._attached = False
 
     __enter__ = attach
 
@@ -173,19 +180,20 @@ class Capture:
             RuntimeError: If a named module gave no tensor, was called twice, or its tensor was overwritten.
         """
         output = self._run(forward)
-        # A compiled graph works on its own copies, and versions cannot be read while it is traced.
+        # Versions cannot be read while a graph is traced; it works on copies.
         if not torch.compiler.is_compiling() and (overwritten := self._changed()):
             self._clear()
             raise RuntimeError(
                 f"the tensors at {sorted(map(str, overwritten))} of {type(self.model).__name__} were overwritten in "
-                "place after they were captured. Call `probe` with a forward pass first: it finds and copies them."
+                "place after they were captured. Call `probe` with a forward pass first: it finds and copies them. If "
+                "they are overwritten in training mode only (an in-place dropout), set `inplace=False` there."
             )
         tensors = {point: self._tensors[point] for point in self.points}
         self._clear()
         return output, tensors
 
     def _run(self, forward: Callable[[], Any]) -> Any:
-        if self.points and not self._handles:
+        if self.points and not self._attached:
             raise RuntimeError("call `attach` before `run`: without hooks nothing would be captured")
         self._clear()
         self._armed = True
@@ -206,7 +214,10 @@ class Capture:
                     if count == 0
                     else f"was called {count} times, so its tensor is not one tensor"
                 )
-                raise RuntimeError(f"{point.module!r} of {type(self.model).__name__} {why} in one forward pass")
+                raise RuntimeError(
+                    f"{point.module!r} of {type(self.model).__name__} {why} in one forward pass. Name a module that "
+                    "is called once, such as the normalisation next to it."
+                )
         return output
 
     def _changed(self) -> set[CapturePoint]:
@@ -225,10 +236,12 @@ class Capture:
         if count:
             return
         tensor = only_tensor(value, str(point), self.model)
-        if point in self.overwritten:
+        checkable = not torch.compiler.is_compiling() and not tensor.is_inference()
+        # What cannot be checked for a later change is copied; a compiler removes the copies that are not needed.
+        if point in self.overwritten or not checkable:
             tensor = tensor.clone()
         self._tensors[point] = tensor
-        if not torch.compiler.is_compiling():
+        if checkable:
             self._versions[point] = tensor._version
 
     def _input_hook(self, point: CapturePoint) -> Callable[..., None]:
@@ -250,16 +263,18 @@ def only_tensor(value: object, name: str, model: nn.Module) -> Tensor:
     Raises:
         RuntimeError: If there is none, or more than one.
     """
-    if isinstance(value, Tensor):
-        return value
-    parts = list(value.values()) if isinstance(value, Mapping) else value
-    tensors = [part for part in parts if isinstance(part, Tensor)] if isinstance(parts, (tuple, list)) else []
+    tensors = _tensors_in(value)
     if len(tensors) == 1:
         return tensors[0]
     raise RuntimeError(
         f"{name!r} of {type(model).__name__} holds {len(tensors)} tensors, and one is needed ({type(value).__name__}). "
         "Name a module inside it, such as its last activation or normalisation."
     )
+
+
+def _tensors_in(value: object) -> list[Tensor]:
+    parts = list(value.values()) if isinstance(value, Mapping) else value
+    return [part for part in (parts if isinstance(parts, (tuple, list)) else [parts]) if isinstance(part, Tensor)]
 
 
 def refuse_compiled(model: nn.Module) -> None:
@@ -295,7 +310,7 @@ def resolve_boundaries(
     points: dict[str, CapturePoint] = {}
     containers: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        module_name, side = parse_name(name)
+        module_name, side = parse_name(model, name)
         module = find_module(model, module_name)
         if side is not None:
             points[name] = CapturePoint(module_name, side)
@@ -306,13 +321,16 @@ def resolve_boundaries(
     if containers:
         outputs = _outputs(model, forward)
         for name, module_name in containers.items():
-            output = only_tensor(outputs.get(module_name), module_name, model)
+            value, version = outputs.get(module_name, (None, 0))
+            output = only_tensor(value, module_name, model)
             inside = [
                 other
                 for other, module in model.named_modules()
                 if other.startswith(module_name + ".") and is_boundary_activation(module)
             ]
-            matches = [other for other in inside if outputs.get(other) is output]
+            # The same tensor in the same version: an in-place sum after the activation gives another response.
+            values = {other: outputs[other] for other in inside if other in outputs}
+            matches = [other for other, (tensor, then) in values.items() if tensor is output and then == version]
             if len(matches) != 1:
                 raise ValueError(
                     f"the output of {module_name!r} of {type(model).__name__} does not come straight from an "
@@ -323,13 +341,14 @@ def resolve_boundaries(
     return points
 
 
-def _outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, object]:
-    """Return the output of the last call of every module in one forward pass."""
-    outputs: dict[str, object] = {}
+def _outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, tuple[object, int]]:
+    """Return the output of the last call of every module in one forward pass, and how often it had been changed."""
+    outputs: dict[str, tuple[object, int]] = {}
 
     def remember(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: object) -> None:
-            outputs[name] = output
+            version = sum(tensor._version for tensor in _tensors_in(output) if not tensor.is_inference())
+            outputs[name] = (output, version)
 
         return hook
 

@@ -11,11 +11,13 @@ import json
 import logging
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -64,7 +66,10 @@ def load_student(student: PreTrainedModel, folder: Path) -> None:
             f"the weights in {folder} are not those of this {type(student).__name__}: "
             + "; ".join(f"{key.replace('_', ' ')} {names[:5]}" for key, names in wrong.items() if names)
         )
-    student.load_state_dict(loaded.state_dict(), strict=True)
+    try:
+        student.load_state_dict(loaded.state_dict(), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit this {type(student).__name__}: {error}") from error
 
 
 def save_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
@@ -125,11 +130,21 @@ def incomplete(folder: Path) -> str | None:
     for name in (STATE_NAME, MODULES_NAME, "optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME):
         if not (folder / name).is_file():
             return f"it has no {name}"
+    if not any(folder.glob("model*.safetensors")):
+        return "it has no model.safetensors"
     try:
         state = json.loads((folder / STATE_NAME).read_text())
         json.loads((folder / TRAINER_STATE_NAME).read_text())
-    except json.JSONDecodeError as error:
+        for path in folder.glob("*.safetensors"):
+            # Opening compares the length of the file with what its header says.
+            with safe_open(path, framework="pt"):
+                pass
+    except (json.JSONDecodeError, SafetensorError) as error:
         return f"a file in it was cut off ({error})"
+    # These are zip archives, whose table of contents is at the end.
+    cut_off = [path.name for path in (*folder.glob("*.pt"), *folder.glob("*.pth")) if not zipfile.is_zipfile(path)]
+    if cut_off:
+        return f"{cut_off[0]} was cut off"
     ranks = state.get("world_size", 1)
     rng = ["rng_state.pth"] if ranks == 1 else [f"rng_state_{rank}.pth" for rank in range(ranks)]
     missing = [name for name in rng if not (folder / name).is_file()]

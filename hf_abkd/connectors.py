@@ -63,7 +63,7 @@ def connector_for(student_shape: torch.Size, teacher_shape: torch.Size) -> nn.Mo
         return MapConnector(student[1], teacher[1])
     if len(student) == len(teacher) == 3 and student[1] == teacher[1]:
         return TokenConnector(student[2], teacher[2])
-    if len(teacher) == 2 and math.prod(student[1:]) == student[1]:
+    if len(teacher) == 2 and len(student) >= 2 and math.prod(student[1:]) == student[1]:
         return LinearHead(student[1], teacher[1])
     raise ValueError(
         f"no connector maps {student[1:]} (student) to {teacher[1:]} (teacher). Maps (C, H, W) need the same H and W, "

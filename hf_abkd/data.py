@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from PIL import Image as PILImage
-from transformers import BaseImageProcessor
+
+from hf_abkd.class_labels import Part, class_names, is_text, some, with_class_labels
 
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "test")
-# The default of 1,000 would hold 1,000 processed images in memory before the first step.
-_STREAMING_BATCH_SIZE = 32
 
 
 @dataclass
@@ -88,14 +87,6 @@ class ImageDatasets:
     name: str
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Rows, and the flag they came from, so that an error can tell what to change."""
-
-    rows: Dataset | IterableDataset
-    origin: str
-
-
 def load_image_datasets(
     arguments: DataArguments, *, seed: int = 42, cache_dir: str | None = None, token: str | None = None
 ) -> ImageDatasets:
@@ -119,10 +110,10 @@ def load_image_datasets(
     train, validation = _load(arguments, cache_dir=cache_dir, token=token)
     image, label = arguments.image_column_name, arguments.label_column_name
     train = _with_images(train, image, label)
-    names = _class_names(train, label)
-    train = _with_class_labels(train, label, names, like=train)
+    names = class_names(train, label)
+    train = with_class_labels(train, label, names, like=train)
     if validation is not None:
-        validation = _with_class_labels(_with_images(validation, image, label), label, names, like=train)
+        validation = with_class_labels(_with_images(validation, image, label), label, names, like=train)
     elif arguments.train_val_split > 0:
         train, validation = _hold_out(train, label, arguments.train_val_split, seed)
     return ImageDatasets(
@@ -152,116 +143,6 @@ def digits(*, seed: int = 42) -> ImageDatasets:
     return ImageDatasets(parts["train"], parts["test"], labels, "scikit-learn digits")
 
 
-class ImageTransform:
-    """Turn a batch of decoded images into model inputs; picklable, for `prepare` or ``dataset.with_transform``.
-
-    Images of any mode become grey (one channel) or RGB (three): transparent pixels are laid on white, 16-bit grey is
-    scaled to 8 bits instead of being clipped to white.
-
-    Args:
-        processor: The image processor of the model.
-        image_column: Column with PIL images.
-        label_column: Column with integer labels, or None for data without labels.
-        num_channels: 1 for grey or 3 for RGB, as the model's ``config.num_channels``.
-
-    Raises:
-        ValueError: If `num_channels` is not 1 or 3, or the processor does not return that many channels.
-    """
-
-    def __init__(
-        self,
-        processor: BaseImageProcessor,
-        *,
-        image_column: str = "image",
-        label_column: str | None = "label",
-        num_channels: int = 3,
-    ) -> None:
-        if num_channels not in (1, 3):
-            raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}")
-        self.processor = processor
-        self.image_column = image_column
-        self.label_column = label_column
-        self.mode = "L" if num_channels == 1 else "RGB"
-        self._check_channels(num_channels)
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that are read."""
-        return [self.image_column] if self.label_column is None else [self.image_column, self.label_column]
-
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """Return `pixel_values` (N, C, H, W) and, with a label column, `labels` (a list of N integers).
-
-        Raises:
-            TypeError: If the image column holds something other than PIL images.
-            ValueError: If an image has no known value range, or a label is missing.
-        """
-        images = [self._converted(image) for image in batch[self.image_column]]
-        result = {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
-        if self.label_column is not None:
-            labels = batch[self.label_column]
-            # Data in memory was checked when it was loaded; a stream can only be checked as it flows.
-            if any(label is None or label < 0 for label in labels):
-                raise ValueError(
-                    f"column {self.label_column!r} holds a row without a label (None or a negative number). "
-                    "Drop such rows, or pass label_column=None to train without labels."
-                )
-            result["labels"] = list(labels)
-        return result
-
-    def _check_channels(self, num_channels: int) -> None:
-        blank = PILImage.new(self.mode, (32, 32))
-        remedy = (
-            f"Use a processor for {num_channels}-channel images (length of image_mean and image_std, do_convert_rgb), "
-            "or a model with another config.num_channels."
-        )
-        try:
-            shape = tuple(self.processor([blank], return_tensors="pt")["pixel_values"].shape)
-        except ValueError as error:
-            raise ValueError(
-                f"{type(self.processor).__name__} cannot process a {self.mode} image: {error}. {remedy}"
-            ) from error
-        if len(shape) != 4 or shape[1] != num_channels:
-            raise ValueError(
-                f"{type(self.processor).__name__} turned one {self.mode} image into shape {shape}, "
-                f"but the model reads (N, {num_channels}, H, W). {remedy}"
-            )
-
-    def _converted(self, image: object) -> PILImage.Image:
-        if not isinstance(image, PILImage.Image):
-            raise TypeError(
-                f"column {self.image_column!r} holds {type(image).__name__}, not PIL images; "
-                f"cast it first: dataset.cast_column({self.image_column!r}, datasets.Image())"
-            )
-        if image.mode == self.mode:
-            return image
-        if image.mode.startswith("I;16"):
-            # Pillow's own conversion clips everything above 255 to white.
-            image = PILImage.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(
-                f"an image of mode {image.mode!r} (32 bits per pixel) has no known value range; "
-                "save the images with 8 or 16 bits per channel"
-            )
-        elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-            # Dropping the alpha channel would show whatever colour is stored under the transparent pixels.
-            image = image.convert("RGBA")
-            image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image)
-        return image.convert(self.mode)
-
-
-def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:
-    """Return the data set with `transform` applied when rows are read; only the columns it needs are decoded.
-
-    Train with ``remove_unused_columns=False``: the columns are replaced while reading, which ``Trainer`` cannot see.
-    """
-    if isinstance(dataset, IterableDataset):
-        return dataset.select_columns(transform.columns).map(
-            transform, batched=True, batch_size=_STREAMING_BATCH_SIZE, remove_columns=transform.columns
-        )
-    return dataset.with_transform(transform, columns=transform.columns)
-
-
 def _check_arguments(arguments: DataArguments) -> None:
     sources = {
         "--dataset_name": arguments.dataset_name,
@@ -288,7 +169,7 @@ def _check_arguments(arguments: DataArguments) -> None:
         )
 
 
-def _load(arguments: DataArguments, *, cache_dir: str | None, token: str | None) -> tuple[_Part, _Part | None]:
+def _load(arguments: DataArguments, *, cache_dir: str | None, token: str | None) -> tuple[Part, Part | None]:
     options = {"streaming": arguments.streaming, "cache_dir": cache_dir, "token": token}
     # Each part is read on its own: read together, `datasets` would silently merge their class names.
     validation = None
@@ -308,7 +189,7 @@ def _load(arguments: DataArguments, *, cache_dir: str | None, token: str | None)
 
 def _load_named(
     arguments: DataArguments, options: Mapping[str, Any], *, with_validation: bool
-) -> tuple[_Part, _Part | None]:
+) -> tuple[Part, Part | None]:
     name, config = arguments.dataset_name, arguments.dataset_config_name
     origin = f"--dataset_name {name}"
     if name is not None and name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
@@ -320,10 +201,10 @@ def _load_named(
     except (ValueError, DatasetsError) as error:
         raise ValueError(f"{origin} could not be loaded: {error.__cause__ or error}") from error
 
-    def split(flag: str, wanted: str) -> _Part:
+    def split(flag: str, wanted: str) -> Part:
         if wanted not in splits:
             raise ValueError(f"{origin} has no split {wanted!r} ({flag}); its splits are {sorted(splits)}")
-        return _Part(splits[wanted], f"{origin}, split {wanted!r}")
+        return Part(splits[wanted], f"{origin}, split {wanted!r}")
 
     train = split("--train_split_name", arguments.train_split_name)
     wanted = arguments.validation_split_name
@@ -335,7 +216,7 @@ def _load_named(
     return train, split("--validation_split_name", wanted)
 
 
-def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> _Part:
+def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> Part:
     suffixes = {Path(file).suffix.lower() for file in files}
     unknown = sorted(suffixes - set(_BUILDERS))
     if unknown:
@@ -350,7 +231,7 @@ def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> 
     return _load_local(f"{flag} {' '.join(files)}", builders.pop(), patterns, options)
 
 
-def _load_folder(flag: str, folder: str, options: Mapping[str, Any]) -> _Part:
+def _load_folder(flag: str, folder: str, options: Mapping[str, Any]) -> Part:
     origin, root = f"{flag} {folder}", Path(folder).expanduser().resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"{origin}: no such folder")
@@ -359,7 +240,7 @@ def _load_folder(flag: str, folder: str, options: Mapping[str, Any]) -> _Part:
     loose = [entry.name for entry in entries if entry.suffix.lower() in _IMAGE_SUFFIXES]
     layout = "expected one folder per class with the images in it: FOLDER/cat/1.png, FOLDER/dog/2.png"
     if not classes or loose:
-        found = f"images outside a class folder ({_some(loose)})" if loose else "no folder inside"
+        found = f"images outside a class folder ({some(loose)})" if loose else "no folder inside"
         raise ValueError(f"{origin}: {found}; {layout}")
     # The pattern is given because `datasets` takes a class folder called "train" or "test" for a split.
     part = _load_local(
@@ -371,11 +252,11 @@ def _load_folder(flag: str, folder: str, options: Mapping[str, Any]) -> _Part:
     found_names = part.rows.features["label"].names
     if found_names != classes:
         odd = sorted(set(found_names) ^ set(classes))
-        raise ValueError(f"{origin}: folders that are empty or nested deeper: {_some(odd)}; {layout}")
+        raise ValueError(f"{origin}: folders that are empty or nested deeper: {some(odd)}; {layout}")
     return part
 
 
-def _load_local(origin: str, builder: str, patterns: list[str], options: Mapping[str, Any]) -> _Part:
+def _load_local(origin: str, builder: str, patterns: list[str], options: Mapping[str, Any]) -> Part:
     try:
         splits = load_dataset(builder, data_files={"train": patterns}, **options)
     except (OSError, ValueError, DatasetsError) as error:
@@ -383,10 +264,10 @@ def _load_local(origin: str, builder: str, patterns: list[str], options: Mapping
         raise ValueError(
             f"{origin}: cannot be read as {builder}, or holds no rows: {error.__cause__ or error}"
         ) from error
-    return _Part(splits["train"], origin)
+    return Part(splits["train"], origin)
 
 
-def _with_images(part: _Part, image: str, label: str) -> _Part:
+def _with_images(part: Part, image: str, label: str) -> Part:
     """Return the part with a decodable image column, or raise telling which columns there are."""
     features = part.rows.features
     if features is None:
@@ -420,7 +301,7 @@ def _with_images(part: _Part, image: str, label: str) -> _Part:
     return replace(part, rows=rows)
 
 
-def _check_column(part: _Part, flag: str, name: str, wanted: type) -> None:
+def _check_column(part: Part, flag: str, name: str, wanted: type) -> None:
     features = part.rows.features
     if name not in features:
         likely = [column for column, feature in features.items() if isinstance(feature, wanted)]
@@ -431,125 +312,13 @@ def _check_column(part: _Part, flag: str, name: str, wanted: type) -> None:
 
 def _is_decodable(feature: object) -> bool:
     if isinstance(feature, Value):
-        return _is_text(feature) or feature.dtype in ("binary", "large_binary")
+        return is_text(feature) or feature.dtype in ("binary", "large_binary")
     if isinstance(feature, dict):
         return bool(feature) and set(feature) <= {"bytes", "path"}
     return isinstance(feature, Image)
 
 
-def _is_text(feature: object) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
-
-
-def _is_integer(feature: object) -> bool:
-    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
-
-
-def _class_names(part: _Part, label: str) -> list[str]:
-    """Return the class names in label order, from the feature or from all values of the column."""
-    feature = part.rows.features[label]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names)
-    where = f"{part.origin}: column {label!r} (--label_column_name)"
-    if not (_is_text(feature) or _is_integer(feature)):
-        raise ValueError(f"{where} is {feature}; labels must be a datasets.ClassLabel, strings or integers")
-    if isinstance(part.rows, IterableDataset):
-        raise ValueError(
-            f"{where} is {feature}, but streaming needs a datasets.ClassLabel, as the class names must be known "
-            "before the first row; use files written by `datasets` with that feature, or leave out --streaming"
-        )
-    unique = sorted(set(_labels(part, label)))
-    if _is_integer(feature) and unique != list(range(len(unique))):
-        raise ValueError(
-            f"{where} holds the integers {_some(unique)} without class names; they must be exactly 0 to K-1. "
-            "Renumber them, or use strings, which are numbered in sorted order"
-        )
-    return [str(value) for value in unique]
-
-
-def _with_class_labels(part: _Part, label: str, names: list[str], *, like: _Part) -> _Part:
-    """Return the part with labels that index `names`, the class names of `like`, as a `ClassLabel` column."""
-    feature = part.rows.features[label]
-    if isinstance(feature, ClassLabel):
-        own = list(feature.names)
-    elif _is_integer(feature):
-        own = [str(index) for index in range(len(names))]
-    else:
-        own = names
-    _check_same_names(part, own, like, names)
-    if isinstance(part.rows, IterableDataset):
-        return replace(part, rows=_renumbered_stream(part, label, names))
-    labels = _labels(part, label)
-    if isinstance(feature, ClassLabel) or _is_integer(feature):
-        if max(labels) >= len(names):
-            raise ValueError(
-                f"{part.origin}: label {max(labels)} in column {label!r}, but there are {len(names)} classes "
-                f"(0 to {len(names) - 1})"
-            )
-        if isinstance(feature, ClassLabel) and own == names:
-            return part
-        labels = [own[number] for number in labels]
-    elif not _is_text(feature):
-        raise ValueError(f"{part.origin}: column {label!r} is {feature}; store it like that of {like.origin}")
-    index = {name: number for number, name in enumerate(names)}
-    extra = set(labels) - set(names)
-    if extra:
-        raise ValueError(
-            f"{part.origin}: labels that {like.origin} does not have: {_some(sorted(extra))}; "
-            f"its labels are {_some(names)}"
-        )
-    # The column is swapped, not cast or mapped: either of these would copy every image.
-    numbers = np.array([index[name] for name in labels], dtype=np.int64)
-    rows = part.rows.remove_columns(label).add_column(label, numbers, feature=ClassLabel(names=names))
-    return replace(part, rows=rows.select_columns(part.rows.column_names))
-
-
-def _check_same_names(part: _Part, own: list[str], like: _Part, names: list[str]) -> None:
-    missing, extra = sorted(set(names) - set(own)), sorted(set(own) - set(names))
-    if missing or extra:
-        raise ValueError(
-            f"{part.origin} and {like.origin} have different classes: missing {_some(missing)}, "
-            f"additional {_some(extra)}. Both need the same set of class names"
-        )
-
-
-def _renumbered_stream(part: _Part, label: str, names: list[str]) -> IterableDataset:
-    feature = part.rows.features[label]
-    if not isinstance(feature, ClassLabel):
-        raise ValueError(f"{part.origin}: column {label!r} is {feature}; streaming needs a datasets.ClassLabel")
-    if list(feature.names) == names:
-        return part.rows
-    features = part.rows.features.copy()
-    features[label] = ClassLabel(names=names)
-    renumber = _Renumber(label, {number: names.index(name) for number, name in enumerate(feature.names)})
-    return part.rows.map(renumber, batched=True, batch_size=_STREAMING_BATCH_SIZE, features=features)
-
-
-@dataclass(frozen=True)
-class _Renumber:
-    """Give labels their new number; picklable for data loader workers. An unlabelled row stays unlabelled."""
-
-    label: str
-    table: Mapping[int, int]
-
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[int | None]]:
-        return {self.label: [self.table.get(number) for number in batch[self.label]]}
-
-
-def _labels(part: _Part, column: str) -> list[Any]:
-    """Return all labels without touching the images; raise if one is missing."""
-    labels: list[Any] = part.rows.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    unlabelled = sum(1 for label in labels if label is None or (isinstance(label, int) and label < 0))
-    if unlabelled:
-        raise ValueError(
-            f"{part.origin}: {unlabelled} of {len(labels)} rows have no label (None or a negative number) in column "
-            f"{column!r}. Drop them, or name other data; benchmarks often withhold the labels of their test split: "
-            "see --validation_split_name"
-        )
-    return labels
-
-
-def _hold_out(part: _Part, label: str, share: float, seed: int) -> tuple[_Part, _Part]:
+def _hold_out(part: Part, label: str, share: float, seed: int) -> tuple[Part, Part]:
     options = "give validation data (--validation_files, --validation_dir), or --train_val_split 0 to train without any"
     if isinstance(part.rows, IterableDataset):
         raise ValueError(f"{part.origin}: a stream cannot be split; {options}")
@@ -576,10 +345,3 @@ def _readable_name(arguments: DataArguments) -> str:
         return f"{first} and {len(others)} more" if others else first
     folder = Path(arguments.train_dir or "").expanduser().resolve()
     return folder.parent.name if folder.name in ("train", "training") else folder.name
-
-
-def _some(items: Iterable[object]) -> str:
-    """Return at most five items as text, with the number of those left out."""
-    listed = [repr(item) for item in items]
-    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-    return (", ".join(listed[:5]) or "none") + more

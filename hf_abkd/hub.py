@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-import re
+import json
+import logging
+import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+import accelerate
+import datasets
+import torch
+import transformers
+from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+import hf_abkd
+from hf_abkd.objectives import Objective
 
 CARD_NAME = "README.md"
-TAGS = ("knowledge-distillation", "activation-boundaries", "hf_abkd")
+TASK = "image-classification"
+
+# What the numbers that the trainer itself reports mean.
+_MEANINGS = {
+    "loss": "cross-entropy with the labels",
+    "accuracy": "share of images whose class is predicted right",
+    "teacher_accuracy": "share of images whose class the teacher predicts right",
+    "chance_accuracy": "share of images of the commonest class",
+    "teacher_agreement": "share of images for which student and teacher predict the same class",
+    "boundary_agreement": "share of hidden units on the teacher's side of the activation boundary",
+}
+# Measured on the evaluation data too, but not of this model.
+_NOT_OF_THE_STUDENT = ("teacher_accuracy", "chance_accuracy")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -24,13 +50,18 @@ class CardFacts:
         name: The name of the model.
         student: Class name of the student.
         parameters: Its number of parameters.
-        stages: Description of each stage, with `name`, `terms`, `steps`.
-        settings: Training settings by name.
-        teacher: Class, source and parameters of the teacher; None for a model trained without one.
-        scores: The last evaluation, by metric name.
+        stages: Description of each stage, with `name`, `steps`, `epochs`, `freeze`, `terms` and `settings`; a term
+            has its `loss` and `agreement` at the end of the stage if they are known.
+        teacher: Class, source, fingerprint and parameters of the teacher; None for a model trained without one.
+        scores: The last evaluation, by metric name without the prefix `eval_`.
+        scores_step: The step of the run at which it was made.
+        citations: BibTeX entries.
         repo_id: Where it is published, if it is.
-        base_model: Hub id of the model that training started from, or None.
-        datasets: Names of the data sets.
+        base_model: Name or path of the model that training started from, or None.
+        datasets: What the data sets are called.
+        dataset_tags: Their ids on the Hub.
+        dataset_args: Their configurations.
+        tasks: Ids of the tasks that the scores are for.
         language: Language codes, or None.
         license: Licence name, or None.
         tags: Further tags.
@@ -41,52 +72,72 @@ class CardFacts:
     name: str
     student: str
     parameters: int
-    stages: Sequence[Mapping[str, Any]]
-    settings: Mapping[str, Any]
+    stages: Sequence[Mapping[str, Any]] = ()
     teacher: Mapping[str, Any] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    scores_step: int | None = None
+    citations: Sequence[str] = ()
     repo_id: str | None = None
     base_model: str | None = None
     datasets: Sequence[str] = ()
+    dataset_tags: Sequence[str] = ()
+    dataset_args: Sequence[str] = ()
+    tasks: Sequence[str] = (TASK,)
     language: str | None = None
     license: str | None = None
     tags: Sequence[str] = ()
     needs_code: bool = False
     has_processor: bool = False
 
+    @property
+    def dataset_names(self) -> list[str]:
+        """What to call the data sets in a sentence."""
+        return list(self.datasets or self.dataset_tags)
+
 
 def model_card(facts: CardFacts) -> ModelCard:
     """Write the card of a student: what it is, what taught it, how well it does, how to load it."""
-    hub_datasets = [name for name in facts.datasets if is_repo_id(name)]
+    names = facts.dataset_names
     results = [
         EvalResult(
-            task_type="image-classification",
-            dataset_type=facts.datasets[0] if facts.datasets else "unknown",
-            dataset_name=facts.datasets[0] if facts.datasets else "unknown",
-            metric_type=name.removeprefix("eval_"),
+            task_type=task,
+            dataset_type=facts.dataset_tags[0] if facts.dataset_tags else names[0] if names else "unknown",
+            dataset_name=names[0] if names else "unknown",
+            dataset_config=facts.dataset_args[0] if facts.dataset_args else None,
+            metric_type=name,
             metric_value=round(value, 6),
         )
+        for task in facts.tasks
         for name, value in facts.scores.items()
-        if name.endswith(("accuracy", "agreement"))
+        if _is_metric(name) and math.isfinite(value)
     ]
-    tags = ["image-classification", *(TAGS if facts.teacher else TAGS[2:]), *facts.tags]
+    tags = [TASK, *(["knowledge-distillation"] if facts.teacher else []), "hf_abkd", *facts.tags]
     data = ModelCardData(
         model_name=facts.name if results else None,
         eval_results=results or None,
         library_name="transformers",
-        pipeline_tag="image-classification",
+        pipeline_tag=TASK,
         tags=list(dict.fromkeys(tags)),
-        base_model=facts.base_model if facts.base_model and is_repo_id(facts.base_model) else None,
-        datasets=hub_datasets or None,
+        base_model=_hub_id(facts.base_model, not_itself=facts.repo_id),
+        datasets=[name for name in facts.dataset_tags if is_repo_id(name)] or None,
         language=facts.language,
         license=facts.license,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts)}")
 
 
+def citations(objectives: Iterable[Objective]) -> list[str]:
+    """Return the BibTeX entries of these objectives, each once."""
+    return list(dict.fromkeys(objective.citation for objective in objectives if objective.citation))
+
+
 def is_repo_id(name: str) -> bool:
     """Whether a name is a repository on the Hub rather than a local folder; the Hub refuses cards with the latter."""
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not Path(name).exists()
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
 
 
 def upload(
@@ -102,89 +153,182 @@ def upload(
     """Upload exactly these files; return the commit or, without waiting, a future of it.
 
     A list of what goes up, not of what stays: training arguments (a pickle), event files and whatever else a user
-    keeps in the folder are never uploaded.
+    keeps in the folder are never uploaded. Uploads are made one after another, in the order of the calls.
     """
     # A copy goes up: training overwrites and deletes checkpoints while a background upload reads them, and such an
     # upload would be lost without a word.
     snapshot = Path(tempfile.mkdtemp(prefix="hf_abkd-upload-"))
-    for path in files:
-        shutil.copy(path, snapshot / path.name)
-    job = HfApi().upload_folder(
-        repo_id=repo_id,
-        folder_path=snapshot,
-        path_in_repo=path_in_repo,
-        commit_message=message,
-        token=token,
-        revision=revision,
-        run_as_future=True,
-    )
-    job.add_done_callback(lambda _: shutil.rmtree(snapshot))
+
+    def push() -> CommitInfo:
+        try:
+            return _client().upload_folder(
+                repo_id=repo_id,
+                folder_path=snapshot,
+                path_in_repo=path_in_repo,
+                commit_message=message,
+                token=token,
+                revision=revision,
+            )
+        except Exception as error:
+            if not wait:
+                logger.warning("the upload %r to %s failed, and training goes on: %s", message, repo_id, error)
+            raise
+        finally:
+            shutil.rmtree(snapshot)
+
+    try:
+        for path in files:
+            shutil.copy(path, snapshot / path.name)
+        job = _client().run_as_future(push)
+    except BaseException:
+        shutil.rmtree(snapshot)
+        raise
     return job.result() if wait else job
 
 
+@cache
+def _client() -> HfApi:
+    # One client, because each has a queue of its own: with several, uploads would overtake each other, and the older
+    # of two students could be the one that stays.
+    return HfApi(library_name="hf_abkd", library_version=hf_abkd.__version__)
+
+
+def _is_metric(name: str) -> bool:
+    """Whether a score belongs into the metadata: a quality of the student, under a name that others use too."""
+    return name not in _NOT_OF_THE_STUDENT and "boundary_agreement/" not in name and not name.endswith("loss")
+
+
+def _hub_id(name: str | None, *, not_itself: str | None = None) -> str | None:
+    return name if name and name != not_itself and is_repo_id(name) else None
+
+
 def _body(facts: CardFacts) -> str:
-    lines = [
-        f"# {facts.name}",
-        "",
-        _introduction(facts),
-        "",
-        "## How to use it",
-        "",
-        "```python",
-        _usage(facts),
-        "```",
-        "",
-    ]
+    parts = [f"# {facts.name}", _introduction(facts), "## How to use it", *_usage(facts)]
     if facts.scores:
-        lines += ["## Results", "", "| metric | value |", "| --- | --- |"]
-        lines += [f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in facts.scores.items()]
-        lines += [""]
-    lines += ["## How it was trained", ""]
+        step = "" if facts.scores_step is None else f"Evaluated after {facts.scores_step:,} training steps"
+        on = f" on {', '.join(facts.dataset_names)}" if step and facts.dataset_names else ""
+        rows = [(f"`{name}`", f"{value:.4f}", _meaning(name)) for name, value in facts.scores.items()]
+        parts += ["## Results", *([f"{step}{on}."] if step else []), _table(("metric", "value", "meaning"), rows)]
+    parts += ["## How it was trained"]
+    if facts.teacher is not None:
+        parts += ["### Teacher", _teacher(facts.teacher)]
     for number, stage in enumerate(facts.stages, 1):
-        lines += [f"{number}. {stage['name'] or 'training'}, {stage['steps']} steps:", ""]
-        lines += [
-            "   | term | objective | student | teacher | connector | weight |",
-            "   | --- | --- | --- | --- | --- | --- |",
-        ]
-        lines += [
-            f"   | {term['name']} | `{term['objective']}` | `{term['student']}` | `{term['teacher']}` "
-            f"| {term['connector']} | {term['weight']} |"
-            for term in stage["terms"]
-        ]
-        if stage.get("arguments"):
-            lines += ["", "   " + ", ".join(f"{key}: {value}" for key, value in stage["arguments"].items())]
-        lines += [""]
-    lines += ["| setting | value |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in facts.settings.items()]
-    return "\n".join(lines) + "\n"
+        title = stage["name"] or "training"
+        parts += [f"### Stage {number}: {title}" if len(facts.stages) > 1 else "### Loss", *_stage(stage)]
+    if facts.stages:
+        parts += ["### Settings", _settings(facts.stages)]
+    parts += [_versions()]
+    if facts.citations:
+        parts += ["## Citation", *(f"```bibtex\n{entry}\n```" for entry in facts.citations)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _introduction(facts: CardFacts) -> str:
-    student = f"`{facts.student}` with {facts.parameters:,} parameters"
-    on = f" on {', '.join(facts.datasets)}" if facts.datasets else ""
-    if facts.teacher is None:
-        return f"A {student}, trained{on} with hf_abkd, without a teacher."
-    source = facts.teacher["name_or_path"]
-    named = f"[{source}](https://huggingface.co/{source})" if source and is_repo_id(source) else ""
-    teacher = (
-        f"`{facts.teacher['class']}`{' ' + named if named else ''} with {facts.teacher['parameters']:,} parameters"
-    )
+    on = f" on {', '.join(facts.dataset_names)}" if facts.dataset_names else ""
+    base = _hub_id(facts.base_model, not_itself=facts.repo_id)
+    start = f", starting from {_link(base)}" if base else ""
+    how = "trained without a teacher"
+    if facts.teacher is not None:
+        source = _hub_id(facts.teacher["name_or_path"])
+        how = f"distilled from the teacher {_link(source) if source else _code(facts.teacher['class'])}"
     return (
-        f"A {student}, distilled{on} from a {teacher} with hf_abkd. The teacher is not part of this repository; the "
-        f"SHA-256 of its tensors begins with `{facts.teacher['fingerprint'][:16]}`."
+        f"An image classifier: {_code(facts.student)} with {facts.parameters:,} parameters, {how}{on}{start}. "
+        "Made with hf_abkd, on top of `transformers.Trainer`."
     )
 
 
-def _usage(facts: CardFacts) -> str:
-    where = repr(facts.repo_id or "path/to/this/folder")
+def _usage(facts: CardFacts) -> list[str]:
+    # Before it is published the card lies in the folder of the model, so the snippet runs there.
+    where = json.dumps(facts.repo_id or ".")
     code = ", trust_remote_code=True" if facts.needs_code else ""
-    lines = ["from transformers import AutoImageProcessor, AutoModelForImageClassification", ""]
     if facts.has_processor:
-        lines += [f"processor = AutoImageProcessor.from_pretrained({where})"]
-    lines += [f"model = AutoModelForImageClassification.from_pretrained({where}{code})"]
-    if facts.has_processor:
-        lines += [
-            'logits = model(**processor(image, return_tensors="pt")).logits',
+        lines = [
+            "from transformers import AutoImageProcessor, AutoModelForImageClassification",
+            "",
+            f"processor = AutoImageProcessor.from_pretrained({where})",
+            f"model = AutoModelForImageClassification.from_pretrained({where}{code})",
+            "",
+            'inputs = processor(image, return_tensors="pt")  # image: a PIL.Image',
+            "logits = model(**inputs).logits",
             "print(model.config.id2label[logits.argmax(-1).item()])",
         ]
-    return "\n".join(lines)
+    else:
+        lines = [
+            "from transformers import AutoModelForImageClassification",
+            "",
+            f"model = AutoModelForImageClassification.from_pretrained({where}{code})",
+        ]
+    notes = []
+    if facts.needs_code:
+        notes += ["The model's code is part of this repository; read it before you run it."]
+    if not facts.has_processor:
+        notes += ["There is no image processor in this repository: prepare the images as in training."]
+    return ["\n".join(["```python", *lines, "```"]), *notes]
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    source = _hub_id(teacher["name_or_path"])
+    rows = [
+        ("class", _code(teacher["class"])),
+        # The path of a folder tells readers nothing, and may tell more of the author's machine than they want to.
+        ("source", _link(source) if source else "not on the Hub"),
+        ("parameters", f"{teacher['parameters']:,}"),
+        ("SHA-256 of its tensors", _code(teacher["fingerprint"])),
+    ]
+    return _table(("teacher", ""), rows) + "\n\nThe teacher is not part of this repository."
+
+
+def _stage(stage: Mapping[str, Any]) -> list[str]:
+    length = f"{stage['steps']:,} steps, {stage['epochs']:.4g} epochs" if stage["steps"] else "Not trained yet"
+    frozen = f" Frozen: {', '.join(map(_code, stage['freeze']))}." if stage["freeze"] else ""
+    terms = stage["terms"]
+    columns = {
+        "term": [_code(term["name"]) for term in terms],
+        "weight": [_code(term["weight"]) for term in terms],
+        "objective": [_code(term["objective"]) for term in terms],
+        "student": [_code(term["student"]) for term in terms],
+        "target": [
+            "labels" if term["teacher"] == "labels" else f"teacher's {_code(term['teacher'])}" for term in terms
+        ],
+        "connector": [term["connector"] for term in terms],
+    }
+    for name, title in (("loss", "last value"), ("agreement", "last boundary agreement")):
+        if any(name in term for term in terms):
+            columns[title] = [f"{term[name]:.4g}" if name in term else "" for term in terms]
+    return [
+        f"{length}.{frozen} The loss is the weighted sum of these terms:",
+        _table(list(columns), zip(*columns.values(), strict=True)),
+    ]
+
+
+def _settings(stages: Sequence[Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for stage in stages for name in stage["settings"]))
+    titles = [f"stage {number}" for number in range(1, len(stages) + 1)] if len(stages) > 1 else ["value"]
+    rows = [(_code(name), *(str(stage["settings"].get(name, "")) for stage in stages)) for name in names]
+    return _table(("setting", *titles), rows)
+
+
+def _versions() -> str:
+    libraries = (hf_abkd, transformers, torch, accelerate, datasets)
+    return "Versions: " + ", ".join(f"{library.__name__} {library.__version__}" for library in libraries) + "."
+
+
+def _meaning(name: str) -> str:
+    measure, _, layer = name.partition("/")
+    meaning = _MEANINGS.get(measure, "")
+    return f"{meaning}, in {_code(layer)}" if meaning and layer else meaning
+
+
+def _link(repo_id: str) -> str:
+    return f"[{repo_id}](https://huggingface.co/{repo_id})"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    # A line break ends a table, and a bar a cell.
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

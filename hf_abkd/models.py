@@ -216,6 +216,44 @@ def load_processor(
     raise ValueError(f"no image processor found; name one with --image_processor_name. {' '.join(failures)}")
 
 
+def check_same_preprocessing(
+    processor: BaseImageProcessor, teacher_name_or_path: str, *, revision: str = "main", **hub: Any
+) -> None:
+    """Refuse images that are prepared otherwise than the teacher was trained on; without a word it would guess.
+
+    A teacher that has no image processor of its own is not checked.
+
+    Args:
+        processor: What prepares the images.
+        teacher_name_or_path: Hub id or local folder of the teacher.
+        revision: Branch, tag or commit of the teacher on the Hub.
+        **hub: `trust_remote_code`, `cache_dir` and `token`.
+
+    Raises:
+        ValueError: If the teacher's own processor resizes or normalises in another way.
+    """
+    path = _local_path(f"teacher {teacher_name_or_path!r}", teacher_name_or_path)
+    source = teacher_name_or_path if path is None else str(path)
+    if not has_file(source, _PROCESSOR_FILE, revision=revision, cache_dir=hub.get("cache_dir"), token=hub.get("token")):
+        return
+    own = load_processor(teacher_name_or_path, revision=revision, **hub)
+    settings = ("size", "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    ours, theirs = ({key: _plain(getattr(one, key, None)) for key in settings} for one in (processor, own))
+    different = {key: (ours[key], theirs[key]) for key in settings if ours[key] != theirs[key]}
+    if different:
+        raise ValueError(
+            f"the images would be prepared otherwise than for the teacher {teacher_name_or_path!r} "
+            f"(here, teacher's): {different}. Use the teacher's for both with "
+            f"--image_processor_name {teacher_name_or_path}, or name another one that suits both."
+        )
+
+
+def _plain(setting: Any) -> Any:
+    if isinstance(setting, (list, tuple)):
+        return [round(float(number), 6) for number in setting]
+    return dict(setting) if isinstance(setting, Mapping) else setting
+
+
 def _local_path(what: str, name: str) -> Path | None:
     """Return the path if it exists, None for a Hub id, and raise for what can only be a path."""
     path = Path(name).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,13 @@ class StageFlow(TrainerCallback):
 
     def __init__(self) -> None:
         self.span: Span | None = None
+        # Whether the last step of the stage was done, and whether someone asked to end the whole run.
+        self.stage_over = self.run_over = False
+
+    def start(self, span: Span) -> None:
+        """Begin a stage."""
+        self.span = span
+        self.stage_over = self.run_over = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Treat the end of a stage as the trainer treats the end of training."""
@@ -68,7 +76,7 @@ class StageFlow(TrainerCallback):
         state.epoch += self.span.first_epoch
         if self.span.is_last or state.global_step < self.span.stop:
             return
-        control.should_training_stop = True
+        self.stage_over = True
         control.should_log = args.logging_strategy != IntervalStrategy.NO
         if args.eval_strategy == IntervalStrategy.STEPS and args.eval_delay <= state.global_step:
             control.should_evaluate = True
@@ -95,9 +103,13 @@ class StageProgress(ProgressCallback):
 
 
 class OneRunHandler(CallbackHandler):
-    """Tells callbacks once that training begins, however many stages it has."""
+    """Tells callbacks once that training begins, and keeps the end of a stage apart from a request to end the run."""
 
     began = False
+
+    def __init__(self, flow: StageFlow, callbacks: Iterable[TrainerCallback], *context: Any) -> None:
+        self.flow = flow
+        super().__init__([flow, *callbacks], *context)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> TrainerControl:
         """Pass the event on in the first stage; in later ones only take back the request to stop."""
@@ -107,22 +119,37 @@ class OneRunHandler(CallbackHandler):
         control.should_training_stop = False
         return control
 
+    def call_event(
+        self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any
+    ) -> TrainerControl:
+        """Pass an event on; the trainer leaves its loop when the stage is over, and callbacks do not see that."""
+        if self.flow.stage_over:
+            control.should_training_stop = self.flow.run_over
+        control = super().call_event(event, args, state, control, **context)
+        if self.flow.stage_over:
+            self.flow.run_over = control.should_training_stop
+            control.should_training_stop = True
+        return control
+
 
 class Meter:
     """Means of the terms and agreements between two log lines, kept on the device until they are logged."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
-        self._count = 0
+        self._steps = 0.0
 
-    def add(self, terms: Tensor, agreement: Tensor | None) -> None:
-        """Add the values of one batch: terms (T,), agreement (N, B)."""
+    def add(self, terms: Tensor, agreement: Tensor | None, share: float) -> None:
+        """Add the values of one batch, terms (T,) and agreement (N, B), that is this share of an optimiser step.
+
+        Steps count alike however many batches they have, as in the logged loss, which the terms so add up to.
+        """
         values = terms if agreement is None else torch.cat([terms, agreement.mean(0)])
-        self._sum = values.clone() if self._sum is None else self._sum + values
-        self._count += 1
+        self._sum = values * share if self._sum is None else self._sum + values * share
+        self._steps += share
 
     def drain(self) -> Tensor | None:
         """Return the means, shape (T + B,), and start afresh; None when nothing was added."""
-        mean = None if self._sum is None else self._sum / self._count
-        self._sum, self._count = None, 0
+        mean = None if self._sum is None else self._sum / self._steps
+        self._sum, self._steps = None, 0.0
         return mean

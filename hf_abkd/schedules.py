@@ -11,10 +11,18 @@ class Schedule:
     """A weight that goes from `start` to `end` over a stage.
 
     Call it with the progress of the stage, from 0 (first step) to 1 (after the last).
+
+    Raises:
+        ValueError: If either end is negative or not finite.
     """
 
     start: float
     end: float
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        if not (0 <= self.start < math.inf and 0 <= self.end < math.inf):
+            raise ValueError(f"a schedule goes between two weights of 0 or more, got {self.start} and {self.end}")
 
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""
@@ -46,7 +54,8 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         """Check the ends."""
-        if self.start <= 0 or self.end <= 0:
+        super().__post_init__()
+        if self.start == 0 or self.end == 0:
             raise ValueError(f"an exponential schedule needs two positive ends, got {self.start} and {self.end}")
 
     def __call__(self, progress: float) -> float:

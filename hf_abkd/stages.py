@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,29 +14,54 @@ from torch import nn
 from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from hf_abkd.args import DistillationArguments
+from hf_abkd.args import DistillationArguments, rising_shares
 from hf_abkd.terms import Term
 
-# The training arguments that a stage may set for itself, with what turns a user's value into the stored one. The
-# others concern the run as a whole: its folder, seed, precision, processes, evaluation and publishing.
+
+def _number(
+    kind: Callable[[Any], Any], lowest: float, below: float = math.inf, *, or_lowest: bool = True
+) -> Callable[[Any], Any]:
+    """Return what turns a value into a number and refuses one outside its range."""
+
+    def convert(value: Any) -> Any:
+        number = kind(value)
+        if number != float(value) or not lowest <= number < below or (number == lowest and not or_lowest):
+            raise ValueError(
+                f"it must be {'an integer' if kind is int else 'a number'}, {'at least' if or_lowest else 'above'} "
+                f"{lowest:g}{f' and below {below:g}' if below < math.inf else ''}"
+            )
+        return number
+
+    return convert
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("it must be True or False")
+    return value
+
+
+# The training arguments that a stage may set for itself, with what turns a user's value into the stored one and
+# refuses an impossible one. The others concern the run as a whole: its folder, seed, precision, processes, evaluation
+# and publishing.
 STAGE_ARGUMENTS: dict[str, Callable[[Any], Any]] = {
-    "learning_rate": float,
+    "learning_rate": _number(float, 0),
     "lr_scheduler_type": SchedulerType,
     "lr_scheduler_kwargs": dict,
-    "lr_milestones": lambda milestones: [float(fraction) for fraction in milestones],
-    "lr_gamma": float,
-    "warmup_steps": float,
+    "lr_milestones": rising_shares,
+    "lr_gamma": _number(float, 0, or_lowest=False),
+    "warmup_steps": _number(float, 0),
     "optim": OptimizerNames,
     "optim_args": str,
-    "weight_decay": float,
-    "decay_norm_and_bias": bool,
-    "adam_beta1": float,
-    "adam_beta2": float,
-    "adam_epsilon": float,
-    "max_grad_norm": float,
-    "per_device_train_batch_size": int,
-    "gradient_accumulation_steps": int,
-    "logging_steps": float,
+    "weight_decay": _number(float, 0),
+    "decay_norm_and_bias": _flag,
+    "adam_beta1": _number(float, 0, 1),
+    "adam_beta2": _number(float, 0, 1),
+    "adam_epsilon": _number(float, 0),
+    "max_grad_norm": _number(float, 0),
+    "per_device_train_batch_size": _number(int, 1),
+    "gradient_accumulation_steps": _number(int, 1),
+    "logging_steps": _number(float, 0, or_lowest=False),
 }
 
 
@@ -86,8 +112,11 @@ class Stage:
         given = {key: value for key, value in lengths.items() if value is not None}
         if len(given) > 1:
             raise ValueError(f"{where} has several lengths: {given}; give one of epochs, steps and share")
-        if any(value <= 0 for value in given.values()) or (self.share is not None and self.share > 1):
-            raise ValueError(f"{where} has the length {given}; epochs and steps are above 0, a share is in (0, 1]")
+        impossible = any(not 0 < value < math.inf for value in given.values())
+        if impossible or (self.share or 0) > 1 or (self.steps or 0) % 1:
+            raise ValueError(
+                f"{where} has the length {given}; epochs and (whole) steps are above 0, a share is in (0, 1]"
+            )
         if unknown := sorted(set(self.arguments) - set(STAGE_ARGUMENTS)):
             raise ValueError(
                 f"{where} cannot set {unknown}; a stage may set {sorted(STAGE_ARGUMENTS)}. "
@@ -140,6 +169,12 @@ def stage_arguments(args: DistillationArguments, stages: Sequence[Stage]) -> lis
         )
     if not open_ended and in_steps and round(spent) != budget:
         raise ValueError(f"the stages take {spent:g} steps together, but max_steps is {args.max_steps}")
+    shares = any(stage.share is not None for stage in stages)
+    if shares and not open_ended and not mixed and not math.isclose(spent, budget, rel_tol=0.01):
+        raise ValueError(
+            f"the stages take {spent:g} {unit} of the run's {budget:g} together. Shares are of the whole run: let them "
+            "add up to 1, or leave one stage without a length."
+        )
     result = []
     end = 0.0
     for stage, length in zip(stages, given, strict=True):

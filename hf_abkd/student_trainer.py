@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 from transformers.utils import PushInProgress
 
@@ -135,9 +136,19 @@ class StudentTrainer(Trainer):
 
     def evaluation_loop(self, *positional: Any, **named: Any) -> EvalLoopOutput:
         """Evaluate the same model in every process; see `transformers.Trainer.evaluation_loop`."""
-        if self.args.world_size > 1:
-            checkpoints.synchronize_buffers(self.model)
+        self.synchronize_buffers()
+        if not self.accelerator._models:
+            # Outside of training Accelerate would put autocast into the student's own `forward`, and leave it there:
+            # a copy of the student would then call the original, and connectors would meet half precision.
+            # `prediction_step` has autocast, so there is nothing to prepare.
+            self.accelerator._models.append(self.model)
         return super().evaluation_loop(*positional, **named)
+
+    def synchronize_buffers(self) -> None:
+        """Give every process the buffers of the first: those of the student and of what is checkpointed beside it."""
+        if self.args.world_size > 1:
+            for module in (self.model, *self.stage_modules().values()):
+                checkpoints.synchronize_buffers(module)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -193,6 +204,9 @@ class StudentTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the student and its processor; into a checkpoint also what a resumed run needs."""
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        if self._saving_checkpoint:
+            # An earlier run may have left a checkpoint here: until this one is whole, it must not look complete.
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
         self._saved_names = checkpoints.save_student(self.model, self.processing_class, folder)
         if self._saving_checkpoint:
             checkpoints.save_modules(self.stage_modules(), folder)
@@ -210,32 +224,53 @@ class StudentTrainer(Trainer):
 
     def card_facts(self) -> hub.CardFacts:
         """Return what the model card says of this run."""
-        auto_map = getattr(self.model.config, "auto_map", None)
-        scores = next((dict(entry) for entry in reversed(self.state.log_history) if "eval_loss" in entry), {})
-        speed = ("runtime", "per_second", "preparation_time")
-        args = self.args
+        scores, step = self._last_scores()
         return hub.CardFacts(
-            name=Path(self.hub_model_id or args.output_dir).name,
+            name=Path(self.hub_model_id or self.args.output_dir).absolute().name,
             student=type(self.model).__name__,
             parameters=self.model.num_parameters(),
-            stages=[],
-            settings={
-                "optimizer": getattr(args.optim, "value", args.optim),
-                "learning rate": args.learning_rate,
-                "schedule": f"x {args.lr_gamma} at {args.lr_milestones}"
-                if args.lr_milestones
-                else getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
-                "weight decay": args.weight_decay,
-                "batch size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-                "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-                "seed": args.seed,
-            },
-            scores={k: v for k, v in scores.items() if k.startswith("eval_") and not k.endswith(speed)},
+            scores=scores,
+            scores_step=step,
             repo_id=self.hub_model_id,
-            base_model=str(getattr(self.model.config, "_name_or_path", "") or "") or None,
-            needs_code=bool(auto_map),
+            base_model=self.model.name_or_path,
+            tags=self.model.model_tags or [],
+            needs_code=self.model.is_remote_code(),
             has_processor=self.processing_class is not None,
         )
+
+    def card_settings(self, args: DistillationArguments) -> dict[str, Any]:
+        """Return the settings that the model card lists, under the names of the training arguments."""
+        schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        if args.lr_milestones:
+            schedule = f"lr_milestones={args.lr_milestones}, lr_gamma={args.lr_gamma}"
+        return {
+            "optim": getattr(args.optim, "value", args.optim),
+            "learning_rate": args.learning_rate,
+            "lr_scheduler_type": schedule,
+            "warmup_steps": args.warmup_steps,
+            "weight_decay": args.weight_decay,
+            "max_grad_norm": args.max_grad_norm,
+            "total_train_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "seed": args.seed,
+        }
+
+    def _last_scores(self) -> tuple[dict[str, float], int | None]:
+        """Return the last evaluation of the model as it is now, and its step; none if it was not evaluated."""
+        history = self.state.log_history
+        ends = [index for index, entry in enumerate(history) if "train_runtime" in entry]
+        end = ends[-1] + 1 if ends else 0
+        evaluations = [entry for entry in history[end:] if _scores(entry)]
+        if not evaluations:
+            # Nothing was measured since training ended. Then the best model was loaded, whose scores may be older.
+            evaluations = [entry for entry in history[:end] if _scores(entry)]
+            if self.args.load_best_model_at_end and self.state.best_global_step is not None:
+                evaluations = [entry for entry in evaluations if entry["step"] == self.state.best_global_step]
+        if not evaluations:
+            return {}, None
+        step: int = evaluations[-1]["step"]
+        # Several evaluation sets are several entries.
+        return {k: v for entry in evaluations if entry["step"] == step for k, v in _scores(entry).items()}, step
 
     def create_model_card(
         self,
@@ -255,8 +290,10 @@ class StudentTrainer(Trainer):
         facts = self.card_facts()
         facts.language, facts.license = language, license
         facts.name, facts.base_model = model_name or facts.name, finetuned_from or facts.base_model
-        facts.tags = [*_listed(tags), *_listed(tasks)]
-        facts.datasets = list(dict.fromkeys([*_listed(dataset_tags), *_listed(dataset)]))
+        facts.tags = [*facts.tags, *_listed(tags)]
+        facts.tasks = _listed(tasks) or facts.tasks
+        facts.datasets, facts.dataset_tags = _listed(dataset), _listed(dataset_tags)
+        facts.dataset_args = _listed(dataset_args)
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         hub.model_card(facts).save(folder / hub.CARD_NAME)
@@ -290,11 +327,17 @@ class StudentTrainer(Trainer):
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload the student of a checkpoint while training goes on; the checkpoint itself if the strategy says so."""
+        """Upload the student of a checkpoint while training goes on; the checkpoint itself if the strategy says so.
+
+        While another upload is on its way there is none, unless `hub_always_push` is set or training ends here.
+        """
+        # Every process has a random state in the checkpoint, and it goes up with it.
+        self.accelerator.wait_for_everyone()
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if busy and not self.args.hub_always_push:
+        # The Trainer skips the last one too, and then the published model is not the one that was trained.
+        if busy and not self.args.hub_always_push and not self.control.should_training_stop:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         checkpoint = Path(checkpoint_folder)
@@ -335,6 +378,21 @@ def check_student(student: nn.Module) -> None:
         )
 
 
+def refuse_reentrant(student: nn.Module) -> None:
+    """Refuse a student whose reentrant activation checkpointing was switched on by hand.
+
+    Raises:
+        ValueError: If it is on.
+    """
+    for module in student.modules():
+        settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+        if getattr(module, "gradient_checkpointing", False) and settings.get("use_reentrant"):
+            raise ValueError(
+                "the student's activation checkpointing is reentrant, which loses the gradients of captured features; "
+                'use student.activation_checkpointing_enable({"use_reentrant": False})'
+            )
+
+
 def check_launch(args: DistillationArguments) -> None:
     """Refuse a run whose processes are not what was asked for.
 
@@ -355,6 +413,13 @@ def check_launch(args: DistillationArguments) -> None:
             f"{asked} processes were launched, but each of them works alone (world size {args.world_size}). Without a "
             "GPU, pass --use_cpu (or set ACCELERATE_USE_CPU=true) so that they find each other."
         )
+
+
+def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return the measurements of a log entry without those of speed and memory, and without the prefix `eval_`."""
+    cost = ("runtime", "per_second", "preparation_time", "_delta", "_peaked")
+    scores = {k.removeprefix("eval_"): v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(cost)}
+    return {name: value for name, value in scores.items() if isinstance(value, (int, float))}
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

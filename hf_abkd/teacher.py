@@ -69,6 +69,9 @@ class LiveTeacher:
         """
         # A callback, or a forward hook of the user's, may have switched the mode since the last call.
         self.model.eval()
+        # A teacher may hold half precision weights, and the batch is float32.
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        inputs = {key: value.to(dtype) if _is_floating(value) else value for key, value in inputs.items()}
         if self._named:
             kept = {key: value for key, value in inputs.items() if self._accepted is None or key in self._accepted}
             output = self.model(**kept)
@@ -86,8 +89,12 @@ class LiveTeacher:
         return logits
 
 
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def fingerprint(model: nn.Module) -> str:
-    """Return a digest of all parameters and buffers of a model: names, types, shapes and bytes."""
+    """Return a digest of the state of a model, its saved buffers included: names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -96,11 +103,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def reference(model: nn.Module) -> dict[str, str]:
-    """Return what identifies a teacher without copying it: class, source, revision and fingerprint."""
+    """Return what identifies a teacher without copying it: class, source and fingerprint."""
     config = getattr(model, "config", None)
     return {
         "class": type(model).__name__,
         "name_or_path": str(getattr(config, "_name_or_path", "") or ""),
-        "revision": str(getattr(config, "_commit_hash", "") or ""),
         "fingerprint": fingerprint(model),
     }

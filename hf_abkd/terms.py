@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -30,6 +32,7 @@ class Term(nn.Module):
         name: What it is called in logs and cards; by default the objective's, with the student's module.
 
     Raises:
+        TypeError: If the objective is none, or the weight is neither a number nor a schedule.
         ValueError: If the sources do not fit the objective, or a weight is negative.
     """
 
@@ -52,12 +55,20 @@ class Term(nn.Module):
         if objective.target == "labels":
             if teacher is not None:
                 raise ValueError(f"{type(objective).__name__} compares with the labels; leave teacher={teacher!r} out")
+            if connector == "linear":
+                raise ValueError(
+                    f"a linear head on {student!r} needs the number of classes; give connector=nn.Sequential("
+                    "nn.Flatten(), nn.Linear(features, classes))"
+                )
         elif teacher is None:
             if student != LOGITS:
                 raise ValueError(f"say which tensor of the teacher {student!r} is compared with: teacher='...'")
             teacher = LOGITS
-        if isinstance(weight, (int, float)) and weight < 0:
-            raise ValueError(f"weight must not be negative, got {weight}")
+        if not isinstance(weight, (Real, Schedule)):
+            raise TypeError(f"weight must be a number or a Schedule, got {weight!r}")
+        weight = weight if isinstance(weight, Schedule) else float(weight)
+        if not isinstance(weight, Schedule) and not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be finite and not negative, got {weight}")
         if not isinstance(connector, nn.Module) and connector not in ("auto", "linear"):
             raise ValueError(f"connector must be 'auto', 'linear' or a module, got {connector!r}")
         self.objective = objective
@@ -93,7 +104,7 @@ class Term(nn.Module):
 
     def weight_at(self, progress: float) -> float:
         """Return the weight when this share of the stage is done, from 0 to 1."""
-        return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
+        return self.weight(progress) if isinstance(self.weight, Schedule) else self.weight
 
     def adapt(self, student: Tensor) -> Tensor:
         """Return the student's tensor behind the connector, in float32."""

@@ -6,16 +6,20 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import ClassLabel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProgressCallback, enable_full_determinism, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
@@ -27,7 +31,7 @@ from hf_abkd.distiller import Distiller
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.progress import Meter, OneRunHandler, Span, StageFlow, StageProgress
 from hf_abkd.stages import Stage, frozen_parts, own_terms, stage_arguments
-from hf_abkd.student_trainer import StudentTrainer, check_student
+from hf_abkd.student_trainer import StudentTrainer, check_student, refuse_reentrant
 from hf_abkd.teacher import LiveTeacher, reference
 from hf_abkd.terms import LOGITS, Term
 from hf_abkd.wiring import Wiring, check_names, unreached, wire
@@ -101,7 +105,7 @@ class DistillationTrainer(StudentTrainer):
         check_names(self.model, teacher, self._terms)
         for stage in self.stages:
             frozen_parts(self.model, stage.freeze)
-        stage_arguments(self.args, self.stages)
+        self._arguments = stage_arguments(self.args, self.stages)
         self.teacher_accuracy: float | None = None
         self._teacher_reference: dict[str, Any] | None = None
         self._given_optimizers = (self.optimizer, self.lr_scheduler)
@@ -111,7 +115,8 @@ class DistillationTrainer(StudentTrainer):
         self._distiller: Distiller | None = None
         self._agreement: Distiller | None = None
         self._agreements: list[Tensor] = []
-        self._spans: list[Span] = []
+        #: Where each stage lies in the run, in steps; known once `train` was called.
+        self.spans: list[Span] = []
         self._meter = Meter()
         self._micro_batch = (-1, 0)
         self._early_logs: list[dict[str, float]] = []
@@ -120,7 +125,7 @@ class DistillationTrainer(StudentTrainer):
         own = self.callback_handler
         callbacks = [StageProgress(self._flow) if type(c) is ProgressCallback else c for c in own.callbacks]
         self.callback_handler = OneRunHandler(
-            [self._flow, *callbacks], self.model, self.processing_class, self.optimizer, self.lr_scheduler
+            self._flow, callbacks, self.model, self.processing_class, self.optimizer, self.lr_scheduler
         )
 
     # ---- What the run consists of ----
@@ -164,23 +169,58 @@ class DistillationTrainer(StudentTrainer):
             "teacher": self._teacher_reference,
             "stages": [
                 {"start": span.start, "stop": span.stop, **stage.describe()}
-                for stage, span in zip(self.stages, self._spans, strict=True)
+                for stage, span in zip(self.stages, self.spans, strict=True)
             ],
         }
 
     def card_facts(self) -> hub.CardFacts:
         """Return what the model card says of this run."""
         facts = super().card_facts()
-        lengths = [span.stop - span.start for span in self._spans] or [0] * len(self.stages)
-        facts.stages = [{**s.describe(), "steps": n} for s, n in zip(self.stages, lengths, strict=True)]
+        spans: Sequence[Span | None] = self.spans or [None] * len(self.stages)
+        facts.stages = [self._stage_facts(*parts) for parts in zip(self.stages, spans, self._arguments, strict=True)]
+        facts.citations = hub.citations(term.objective for term in self._terms)
         if self.teacher is not None:
             facts.teacher = {
                 **(self._teacher_reference or reference(self.teacher.model)),
                 "parameters": sum(parameter.numel() for parameter in self.teacher.model.parameters()),
             }
-        if self.teacher_accuracy is not None:
-            facts.scores = {**facts.scores, "teacher_accuracy": self.teacher_accuracy}
+        measured = [entry for entry in self.state.log_history if "teacher_accuracy" in entry]
+        if measured:
+            facts.scores = {**facts.scores, **{k: v for k, v in measured[-1].items() if k.endswith("_accuracy")}}
         return facts
+
+    def _stage_facts(self, stage: Stage, span: Span | None, args: DistillationArguments) -> dict[str, Any]:
+        """Return what the model card says of one stage: what it is, how long it was, where its terms got to."""
+        terms: list[dict[str, Any]] = [dict(term) for term in stage.describe()["terms"]]
+        steps = 0
+        if span is not None:
+            steps = max(0, min(self.state.global_step, span.stop) - span.start)
+            logs = [entry for entry in self.state.log_history if span.start < entry["step"] <= span.stop]
+            for facts, term in zip(terms, stage.terms, strict=True):
+                for key, name in (("loss", term.name), ("agreement", f"boundary_agreement/{term.layer}")):
+                    if values := [entry[name] for entry in logs if name in entry]:
+                        facts[key] = values[-1]
+        settings = self.card_settings(args)
+        given, scheduler = self._given_optimizers
+        kind, options = stage.optimizer or self._given_optimizer_class or (type(given), getattr(given, "defaults", {}))
+        if kind is not type(None):
+            names = {"lr": "learning_rate", "weight_decay": "weight_decay"}
+            rest = [f"{key}={value!r}" for key, value in options.items() if key not in names and given is None]
+            settings["optim"] = f"{kind.__name__}({', '.join(rest)})" if rest else kind.__name__
+            settings |= {ours: options[theirs] for theirs, ours in names.items() if theirs in options}
+        if scheduler is not None:
+            settings["lr_scheduler_type"] = type(scheduler).__name__
+        if self.augmentation is not None:
+            settings["augmentation"] = getattr(self.augmentation, "__name__", None) or repr(self.augmentation)
+        return {
+            "name": stage.name,
+            # Fewer than planned in a run that was stopped early, or goes on.
+            "steps": steps,
+            "epochs": 0.0 if span is None else span.epochs * steps / (span.stop - span.start),
+            "freeze": stage.freeze,
+            "terms": terms,
+            "settings": settings,
+        }
 
     # ---- Before the first step ----
 
@@ -217,16 +257,8 @@ class DistillationTrainer(StudentTrainer):
             dataset = self.train_dataset if self.train_dataset is not None else _first(self.eval_dataset)
             if dataset is None:
                 raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
-            with _random_state_kept():
-                self._check_labels(dataset)
-                if hasattr(dataset, "format") and hasattr(dataset, "__len__"):
-                    dataset, collator = self._remove_unused_columns(dataset), self.data_collator
-                else:
-                    collator = self._get_collator_with_removed_columns(self.data_collator)
-                rows = list(itertools.islice(iter(dataset), 2))
-                if not rows:
-                    raise ValueError("the training set is empty")
-                inputs, labels = self._split(self._prepare_inputs(collator(rows)))
+            self._check_labels(dataset)
+            inputs, labels = self._first_rows(dataset)
             if self.model.main_input_name not in inputs:
                 raise ValueError(
                     f"{type(self.model).__name__} takes {self.model.main_input_name!r}, and the data set gives "
@@ -235,14 +267,26 @@ class DistillationTrainer(StudentTrainer):
             self._sample = (inputs, labels)
         return self._sample
 
+    def _first_rows(self, dataset: Any) -> tuple[dict[str, Any], Tensor | None]:
+        with _random_state_kept():
+            if hasattr(dataset, "format") and hasattr(dataset, "__len__"):
+                dataset, collator = self._remove_unused_columns(dataset), self.data_collator
+            else:
+                collator = self._get_collator_with_removed_columns(self.data_collator)
+            rows = list(itertools.islice(iter(dataset), 2))
+            if not rows:
+                raise ValueError("the data set is empty: nothing to train on or to measure")
+            return self._split(self._prepare_inputs(collator(rows)))
+
     def _check_labels(self, dataset: Any) -> None:
-        for column, feature in (getattr(dataset, "features", None) or {}).items():
-            classes = getattr(feature, "num_classes", None)
-            if isinstance(classes, int) and classes != self.model.config.num_labels:
-                raise ValueError(
-                    f"the data set's column {column!r} has {classes} classes, and the student "
-                    f"{self.model.config.num_labels}. Load the student with num_labels={classes}."
-                )
+        features = (getattr(dataset, "features", None) or {}).items()
+        classes = {name: feature.num_classes for name, feature in features if isinstance(feature, ClassLabel)}
+        # Several columns may hold classes, coarse and fine ones; which of them a transform reads cannot be seen here.
+        if classes and self.model.config.num_labels not in classes.values():
+            raise ValueError(
+                f"the data set has the classes {classes} (column: how many), and the student "
+                f"{self.model.config.num_labels}. Load the student with num_labels={max(classes.values())}."
+            )
 
     def _plan(self, arguments: Sequence[DistillationArguments]) -> list[Span]:
         """Work out which steps of the run each stage takes."""
@@ -269,7 +313,7 @@ class DistillationTrainer(StudentTrainer):
         if checkpoint is None:
             return 0, None
         there = checkpoints.load_state(checkpoint)
-        self._flow.span = self._spans[0]
+        self._flow.span = self.spans[0]
         here = self.run_state()
         theirs, ours = ((state["teacher"] or {}).get("fingerprint") for state in (there, here))
         if theirs != ours:
@@ -288,12 +332,19 @@ class DistillationTrainer(StudentTrainer):
                     "Give the stages, batch size and number of processes of that run, or use another output_dir."
                 )
         index: int = there["stage"]
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if self._spans[index].is_last or state.global_step < self._spans[index].stop:
+        state, stop = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)), self.spans[index].stop
+        if state.global_step > stop:
+            raise ValueError(
+                f"{checkpoint} is at step {state.global_step}, and stage {index + 1} of this run ends at step {stop}. "
+                "Make the stage longer, or go on from an earlier checkpoint."
+            )
+        if self.spans[index].is_last or state.global_step < stop:
             return index, checkpoint
         # The stage was just over: the next one starts afresh from its weights.
         self._load_from_checkpoint(str(checkpoint))
+        self._load_scaler(str(checkpoint))
         self.state = state
+        self._load_callback_state()
         return index + 1, None
 
     def _start_student(self, model_init: Callable[..., PreTrainedModel], trial: Any) -> None:
@@ -316,7 +367,7 @@ class DistillationTrainer(StudentTrainer):
 
     def train(
         self,
-        resume_from_checkpoint: str | bool | None = None,
+        resume_from_checkpoint: str | os.PathLike[str] | bool | None = None,
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
@@ -333,20 +384,22 @@ class DistillationTrainer(StudentTrainer):
                 holds another run.
         """
         run_args, model_init = self.args, self.model_init
-        checkpoint = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
+        checkpoint = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, (str, os.PathLike)) else None
         if resume_from_checkpoint is True:
             checkpoint = checkpoints.last_complete_checkpoint(Path(run_args.output_dir))
-        self.claim_output_dir(checkpoint)
+        resumed = checkpoint
         try:
             if model_init is not None:
                 self._start_student(model_init, trial)
             self._wire()
-            arguments = stage_arguments(run_args, self.stages)
-            self._spans = self._plan(arguments)
+            arguments = self._arguments = stage_arguments(run_args, self.stages)
+            self.spans = self._plan(arguments)
             self._teacher_reference = None if self.teacher is None else reference(self.teacher.model)
             first, checkpoint = self._position(checkpoint)
+            # Only now, when nothing can be wrong any more: this may delete what another run left.
+            self.claim_output_dir(resumed)
             self._early_logs = []
-            if first == 0 and checkpoint is None and run_args.evaluate_teacher:
+            if resumed is None and run_args.evaluate_teacher:
                 self._report_teacher()
             self.callback_handler.began = False
             self._loss_sum, self._start_time = 0.0, 0.0
@@ -354,7 +407,7 @@ class DistillationTrainer(StudentTrainer):
                 with self._running(index, arguments[index]):
                     resume = None if checkpoint is None else str(checkpoint)
                     output = super().train(resume, trial, ignore_keys_for_eval)
-                    stopped = self.state.global_step < self._span.stop
+                    stopped = self._flow.run_over or self.state.global_step < self._span.stop
                 checkpoint = None
                 if stopped:
                     break
@@ -368,7 +421,7 @@ class DistillationTrainer(StudentTrainer):
         """Set everything up for one stage, and take it down whatever happens."""
         stage = self.stages[index]
         trainable = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
-        self._flow.span = self._spans[index]
+        self._flow.start(self.spans[index])
         self.args, self._train_batch_size = arguments, arguments.train_batch_size
         self.optimizer, self.lr_scheduler = self._given_optimizers if index == 0 else (None, None)
         self.optimizer_cls_and_kwargs = self._given_optimizer_class
@@ -391,11 +444,11 @@ class DistillationTrainer(StudentTrainer):
                 parameter.grad = None
             self.model_wrapped = self.model
             self.optimizer_cls_and_kwargs = self._given_optimizer_class
-        if self.args.world_size > 1:
-            checkpoints.synchronize_buffers(self.model)
+        self.synchronize_buffers()
 
     def _make_distiller(self, stage: Stage) -> Distiller:
         """Build the module of a stage, with everything frozen that it does not train."""
+        refuse_reentrant(self.model)
         wiring = self._wire()
         frozen, names = frozen_parts(self.model, stage.freeze)
         for name, parameter in self.model.named_parameters():
@@ -430,7 +483,9 @@ class DistillationTrainer(StudentTrainer):
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
     ) -> tuple[int, int]:
         """Keep the state of the run from stage to stage, and place a resumed run inside its stage."""
+        self._fit_span(max_steps)
         span, before = self._span, self.state
+        self._meter, self._micro_batch = Meter(), (-1, 0)
         epochs, skipped = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial
         )
@@ -442,15 +497,31 @@ class DistillationTrainer(StudentTrainer):
         elif span.index > 0:
             self.state = before
             self.state.global_step = span.start
-            self.state.compute_steps(self.args, max_steps)
             self.state.init_training_references(self, max_steps, num_train_epochs, trial)
         else:
             self.state.log_history = list(self._early_logs)
         if span.count > 1:
-            last = self._spans[-1]
+            last = self.spans[-1]
+            if resume is None:
+                # Intervals below 1 are shares of the run.
+                self.state.compute_steps(self.args, last.stop)
             self.state.max_steps = last.stop
             self.state.num_train_epochs = math.ceil(last.first_epoch + last.epochs)
         return epochs, skipped
+
+    def _fit_span(self, steps: int) -> None:
+        """Give the stage the steps it has: `auto_find_batch_size` may have halved the batch since it was planned."""
+        now = self._span
+        longer = steps - (now.stop - now.start)
+        for span in self.spans[now.index :] if longer else []:
+            start = span.start + (longer if span.index > now.index else 0)
+            self.spans[span.index] = replace(span, start=start, stop=span.stop + longer)
+        self._flow.start(self.spans[now.index])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # The order of the data is drawn next, and some models draw random numbers while they are made.
+        with _random_state_kept():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume: str | None) -> tuple[nn.Module, Any]:
         """Hand the distiller to Accelerate; to everything else the model is the student."""
@@ -473,12 +544,12 @@ class DistillationTrainer(StudentTrainer):
             self._first_step, self._start_time = self._initial_global_step, start_time
         self._loss_sum += self._total_loss_scalar + self._tr_loss.item()
         span = self._span
-        if not span.is_last and self.state.global_step >= span.stop:
+        if not span.is_last and self.state.global_step >= span.stop and not self._flow.run_over:
             steps = self.state.global_step - self._first_step
             return TrainOutput(self.state.global_step, self._loss_sum / max(steps, 1), {})
         self._total_loss_scalar, self._tr_loss = self._loss_sum, torch.zeros_like(self._tr_loss)
         self._initial_global_step = self._first_step
-        samples = sum(span.samples for span in self._spans)
+        samples = sum(span.samples for span in self.spans)
         output: TrainOutput = super()._finalize_training(trial, samples, self._start_time)
         return output
 
@@ -514,7 +585,7 @@ class DistillationTrainer(StudentTrainer):
         progress = self._span.progress(self.state.global_step)
         weights = torch.tensor([term.weight_at(progress) for term in stage.terms], device=self.args.device)
         outputs: dict[str, Tensor] = model(inputs, targets, labels, weights)
-        self._meter.add(outputs["terms"], outputs.get("agreement"))
+        self._meter.add(outputs["terms"], outputs.get("agreement"), 1 / self.current_gradient_accumulation_steps)
         return outputs
 
     def _view(self) -> torch.Generator:
@@ -538,7 +609,8 @@ class DistillationTrainer(StudentTrainer):
             names = [term.name for term in terms]
             names += [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
             logs = {**logs, **dict(zip(names, values, strict=True))}
-            progress = span.progress(self.state.global_step)
+            # Of the step that was done, like the logged learning rate.
+            progress = span.progress(self.state.global_step - 1)
             scheduled = [term for term in terms if not isinstance(term.weight, (int, float))]
             logs.update({f"weight/{term.name}": term.weight_at(progress) for term in scheduled})
             if span.count > 1:
@@ -562,19 +634,24 @@ class DistillationTrainer(StudentTrainer):
             raise ValueError("give an eval_dataset to evaluate the teacher on")
         self.teacher.select({})
         right, truth = [], []
-        for batch in self.get_eval_dataloader(dataset):
-            inputs, labels = self._split(self._prepare_inputs(batch))
-            if labels is None:
-                raise ValueError("the evaluation set has no labels to measure the teacher against")
-            logits = self.teacher(inputs)[LOGITS]
-            if logits.shape[1] != self.model.config.num_labels:
-                raise ValueError(
-                    f"the teacher predicts {logits.shape[1]} classes, and the data set has "
-                    f"{self.model.config.num_labels}: its accuracy is not defined"
-                )
-            matches, labels = self.accelerator.gather_for_metrics((logits.argmax(1) == labels, labels))
-            right.append(matches)
-            truth.append(labels)
+        try:
+            for batch in self.get_eval_dataloader(dataset):
+                inputs, labels = self._split(self._prepare_inputs(batch))
+                if labels is None:
+                    raise ValueError("the evaluation set has no labels to measure the teacher against")
+                logits = self.teacher(inputs)[LOGITS]
+                if logits.shape[1] != self.model.config.num_labels:
+                    raise ValueError(
+                        f"the teacher predicts {logits.shape[1]} classes, and the data set has "
+                        f"{self.model.config.num_labels}: its accuracy is not defined"
+                    )
+                matches, labels = self.accelerator.gather_for_metrics((logits.argmax(1) == labels, labels))
+                right.append(matches)
+                truth.append(labels)
+        finally:
+            # A callback may ask in the middle of a stage.
+            if self._distiller is not None:
+                self._select_targets(self._stage)
         all_labels = torch.cat(truth)
         return {
             "teacher_accuracy": torch.cat(right).float().mean().item(),
@@ -583,8 +660,11 @@ class DistillationTrainer(StudentTrainer):
 
     def _report_teacher(self) -> None:
         """Measure the teacher before the first step: a teacher that guesses is the commonest silent mistake."""
-        inputs, labels = self._sample_batch()
-        if self.teacher is None or self.eval_dataset is None or labels is None:
+        dataset = _first(self.eval_dataset)
+        if self.teacher is None or dataset is None:
+            return
+        inputs, labels = self._first_rows(dataset)
+        if labels is None:
             return
         self.teacher.select({})
         if self.teacher(inputs)[LOGITS].shape[1] != self.model.config.num_labels:
@@ -592,9 +672,11 @@ class DistillationTrainer(StudentTrainer):
             return
         scores = self.evaluate_teacher()
         self.teacher_accuracy = scores["teacher_accuracy"]
+        # An earlier call of `train` left its last step.
+        self.state.global_step, self.state.epoch = 0, None
         self.log(dict(scores))
         self._early_logs = self.state.log_history[-1:]
-        if scores["teacher_accuracy"] < 1.5 * scores["chance_accuracy"]:
+        if self.is_world_process_zero() and scores["teacher_accuracy"] < 1.5 * scores["chance_accuracy"]:
             logger.warning(
                 "the teacher's accuracy is %.3f, and always answering the commonest class gives %.3f: is it trained, "
                 "and are its preprocessing and label order those of this data set? (evaluate_teacher=False skips this)",
@@ -676,9 +758,9 @@ def _first(dataset: Any) -> Any:
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Restore the random states of Python, numpy and torch afterwards."""
+    """Restore the random states of Python, numpy and torch (the CPU's and the current GPU's) afterwards."""
     python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         try:
             yield
         finally:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.capture import Capture, CapturePoint, evaluating, find_module, parse_name, resolve_boundaries
+from hf_abkd.capture import Capture, CapturePoint, evaluating, parse_name, resolve_boundaries
 from hf_abkd.distiller import Distiller
 from hf_abkd.teacher import LiveTeacher
 from hf_abkd.terms import LOGITS, Term
@@ -42,13 +42,13 @@ def check_names(student: nn.Module, teacher: nn.Module | None, terms: Sequence[T
     """
     for term in terms:
         if term.student != LOGITS:
-            find_module(student, parse_name(term.student)[0])
+            parse_name(student, term.student)
         if term.teacher is None:
             continue
         if teacher is None:
             raise ValueError(f"term {term.name!r} compares with a teacher, and `teacher` is None")
         if term.teacher != LOGITS:
-            find_module(teacher, parse_name(term.teacher)[0])
+            parse_name(teacher, term.teacher)
 
 
 def check_images(model: nn.Module, role: str, images: Tensor) -> None:
@@ -91,24 +91,29 @@ def wire(student: nn.Module, teacher: LiveTeacher | None, terms: Sequence[Term],
         ValueError: If a name, an image size or a pair of shapes is not possible, or a model cannot run the batch.
     """
     with evaluating(student), torch.no_grad():
-        student_points = _points(
-            student,
-            [(term.student, term) for term in terms],
-            lambda: _run("student", student, lambda: student(**inputs)),
-        )
+        logits = getattr(_run("student", student, lambda: student(**inputs)), "logits", None)
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"the student {type(student).__name__} returns no `.logits`. Use a class for image classification, "
+                "with config.return_dict left at True."
+            )
+        student_points = _points(student, [(term.student, term) for term in terms], lambda: student(**inputs))
         with Capture(student, student_points.values()) as capture:
             captured = capture.probe(lambda: student(**inputs))
-            logits = student(**inputs).logits
+    for term in terms:
+        term.to(logits.device)
     student_tensors = {LOGITS: logits, **{name: captured[point] for name, point in student_points.items()}}
     if teacher is None:
         return Wiring(student_points, {}, capture.overwritten)
     if "pixel_values" in inputs:
         check_images(teacher.model, "teacher", inputs["pixel_values"])
-    teacher_points = _points(
-        teacher.model,
-        [(term.teacher, term) for term in terms if term.teacher is not None],
-        lambda: _run("teacher", teacher.model, lambda: teacher.logits(inputs)),
-    )
+    with torch.no_grad():
+        _run("teacher", teacher.model, lambda: teacher.logits(inputs))
+        teacher_points = _points(
+            teacher.model,
+            [(term.teacher, term) for term in terms if term.teacher is not None],
+            lambda: teacher.logits(inputs),
+        )
     teacher.select(teacher_points)
     targets = teacher.probe(inputs)
     for term in terms:
@@ -117,6 +122,7 @@ def wire(student: nn.Module, teacher: LiveTeacher | None, terms: Sequence[Term],
         student_tensor, target = student_tensors[term.student], targets[term.teacher]
         if term.student == term.teacher == LOGITS and term.connector_kind == "auto":
             _check_label_space(term, student_tensor.shape, target.shape)
+            _check_label_order(term, student, teacher.model)
         term.connect(student_tensor.shape, target.shape)
         term.to(logits.device)
         with evaluating(term), torch.no_grad():
@@ -156,13 +162,15 @@ def unreached(
     return missing
 
 
-def _points(model: nn.Module, named: Sequence[tuple[str, Term]], forward: Any) -> dict[str, CapturePoint]:
+def _points(
+    model: nn.Module, named: Sequence[tuple[str, Term]], forward: Callable[[], object]
+) -> dict[str, CapturePoint]:
     boundaries = [name for name, term in named if name != LOGITS and term.objective.boundary]
     points = resolve_boundaries(model, boundaries, forward) if boundaries else {}
     for name, term in named:
         if name == LOGITS or term.objective.boundary:
             continue
-        module, side = parse_name(name)
+        module, side = parse_name(model, name)
         point = CapturePoint(module, side or "output")
         if points.setdefault(name, point) != point:
             raise ValueError(
@@ -171,7 +179,7 @@ def _points(model: nn.Module, named: Sequence[tuple[str, Term]], forward: Any) -
     return points
 
 
-def _run(role: str, model: nn.Module, forward: Any) -> Any:
+def _run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
     try:
         return forward()
     except (RuntimeError, ValueError, TypeError) as error:
@@ -184,4 +192,15 @@ def _check_label_space(term: Term, student: torch.Size, teacher: torch.Size) -> 
             f"term {term.name!r} compares the logits of two label spaces: the student has {student[1]} classes, the "
             f"teacher {teacher[1]}. Use a teacher with the student's classes, or terms on features and, for the "
             "teacher's own classes, a term with `connector='linear'` on a feature of the student."
+        )
+
+
+def _check_label_order(term: Term, student: nn.Module, teacher: nn.Module) -> None:
+    ours, theirs = (getattr(getattr(model, "config", None), "id2label", None) or {} for model in (student, teacher))
+    moved = sorted(index for index in ours if ours[index] != theirs.get(index))
+    if moved and sorted(ours.values()) == sorted(theirs.values()):
+        raise ValueError(
+            f"term {term.name!r} compares logits class by class, but the two models order the same classes "
+            f"differently: class {moved[0]} is {ours[moved[0]]!r} for the student and {theirs[moved[0]]!r} for the "
+            "teacher. Give data set and student the teacher's order."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,13 @@ os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _imported_modules_are_not_garbage() -> None:
+    """Leave what the imports made out of garbage collection, which the Trainer asks for in every stage of a run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ from PIL import Image as PILImage
 from transformers import HfArgumentParser, ViTImageProcessorPil, default_data_collator
 
 import hf_abkd.data as data_module
-from hf_abkd.data import DataArguments, ImageTransform, digits, load_image_datasets, prepare
+from hf_abkd.data import DataArguments, digits, load_image_datasets
+from hf_abkd.images import ImageTransform, prepare
 
 CLASSES = ["cat", "dog", "owl"]
 

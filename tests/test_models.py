@@ -70,6 +70,21 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture
+def hub_cache(tmp_path):
+    """Returns the folder of a Hub repository's files, laid out as if they had been downloaded before."""
+
+    def folder(repository):
+        root = tmp_path / f"models--{repository.replace('/', '--')}"
+        (root / "refs").mkdir(parents=True)
+        (root / "refs" / "main").write_text("0" * 40)
+        snapshot = root / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        return snapshot
+
+    return folder
+
+
+@pytest.fixture
 def resnet(tmp_path):
     return saved(tmp_path / "resnet", ResNetForImageClassification(resnet_config()))
 
@@ -284,6 +299,27 @@ def test_a_pickle_beside_the_weights_is_not_opened(resnet):
     assert load_teacher(resnet, labels=LABELS).config.num_labels == 3
 
 
+def test_settings_of_the_trainer_are_no_weights(tmp_path):
+    """training_args.bin beside a config must not stop a student that is meant to be random."""
+    resnet_config().save_pretrained(tmp_path)
+    (tmp_path / "training_args.bin").write_bytes(b"settings")
+    assert load_student(str(tmp_path), labels=LABELS).config.num_labels == 3
+
+
+@pytest.mark.parametrize("load", [load_teacher, load_student])
+def test_a_hub_model_is_loaded_from_safetensors_only(tmp_path, hub_cache, load):
+    """Transformers opens the pickle of a repository that has no safetensors, if nobody forbids it."""
+    model = ResNetForImageClassification(resnet_config())
+    model.save_pretrained(hub_cache("owner/safe"))
+    loaded = load("owner/safe", labels=LABELS, cache_dir=str(tmp_path))
+    assert torch.equal(loaded.classifier[1].weight, model.classifier[1].weight)
+    pickled = hub_cache("owner/pickled")
+    model.config.save_pretrained(pickled)
+    torch.save(model.state_dict(), pickled / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"'owner/pickled' .*weights only from safetensors"):
+        load("owner/pickled", labels=LABELS, cache_dir=str(tmp_path))
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     """The parent folder of the checkpoints is the usual slip."""
     (tmp_path / "notes.txt").write_text("")
@@ -330,6 +366,14 @@ def test_a_student_without_a_processor_uses_the_teachers(tmp_path, student, logg
     processor = load_processor(str(tmp_path / student), fallback=str(tmp_path / "teacher"))
     assert processor.size["height"] == 20
     assert "has no image processor: using that of" in logged.text
+
+
+def test_a_hub_student_without_a_processor_uses_the_teachers(tmp_path, hub_cache):
+    """Many checkpoints on the Hub were uploaded without one."""
+    resnet_config().save_pretrained(hub_cache("owner/student"))
+    ViTImageProcessorPil(size={"height": 20, "width": 20}).save_pretrained(hub_cache("owner/teacher"))
+    processor = load_processor("owner/student", fallback="owner/teacher", cache_dir=str(tmp_path))
+    assert processor.size["height"] == 20
 
 
 def test_no_processor_at_all_tells_the_flag(tmp_path):

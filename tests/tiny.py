@@ -85,3 +85,24 @@ def arguments(folder: Path, **settings: Any) -> DistillationArguments:
         "evaluate_teacher": False,
     }
     return DistillationArguments(**{**defaults, **settings})
+
+
+def tensors(*modules: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of all parameters and buffers of some modules."""
+    return {
+        f"{number}.{name}": tensor.detach().clone()
+        for number, module in enumerate(modules)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """The names of the tensors that are not equal bit by bit; both must have the same names."""
+    if first.keys() != second.keys():
+        raise ValueError(f"other names: {sorted(first.keys() ^ second.keys())}")
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def losses(trainer: Any) -> list[float]:
+    """The training losses in the log, in order."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

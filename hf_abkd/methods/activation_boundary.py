@@ -61,8 +61,8 @@ def activation_boundary(
     """
     if not layers:
         raise ValueError("give at least one pair of layers: [('student.module', 'teacher.module'), ...]")
-    if isinstance(layers[0], str):
-        raise ValueError(f"layers must be pairs of names, student's first; got {layers[0]!r}")
+    if wrong := [pair for pair in layers if isinstance(pair, str) or len(pair) != 2]:
+        raise ValueError(f"layers must be pairs of names, student's first; got {wrong[0]!r}")
     factors = [1.0] * len(layers) if layer_weights is None else list(layer_weights)
     if len(factors) != len(layers):
         raise ValueError(f"{len(layers)} layers need as many layer_weights, got {len(factors)}")

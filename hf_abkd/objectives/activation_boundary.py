@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -32,15 +33,24 @@ class ActivationBoundary(Objective):
         reduction: "mean" over all elements, or "sum" over the elements of a sample and mean over samples.
 
     Raises:
-        ValueError: If `margin` is not positive or `reduction` is neither of the two.
+        ValueError: If `margin` is not positive and finite or `reduction` is neither of the two.
     """
 
     boundary: ClassVar[bool] = True
+    citation: ClassVar[str] = """@inproceedings{heo2019knowledge,
+  title     = {Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons},
+  author    = {Heo, Byeongho and Lee, Minsik and Yun, Sangdoo and Choi, Jin Young},
+  booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
+  volume    = {33},
+  pages     = {3779--3787},
+  year      = {2019},
+  url       = {https://arxiv.org/abs/1811.03233}
+}"""
 
     def __init__(self, *, margin: float = 1.0, reduction: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()
-        if not margin > 0:
-            raise ValueError(f"margin must be positive, got {margin}")
+        if not 0 < margin < math.inf:
+            raise ValueError(f"margin must be positive and finite, got {margin}")
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.margin = margin

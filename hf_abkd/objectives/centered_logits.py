@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
+from hf_abkd.objectives.activation_boundary import ActivationBoundary
 from hf_abkd.objectives.objective import Objective
 
 
@@ -16,9 +19,17 @@ class CenteredLogits(Objective):
     Paper: the transfer-learning recipe published with Heo et al., AAAI 2019,
         https://huggingface.co/papers/1811.03233
     Shapes: student, teacher (N, K), logits over the teacher's classes; returns ().
+
+    Raises:
+        ValueError: If a batch has fewer than two classes.
     """
+
+    citation: ClassVar[str] = ActivationBoundary.citation
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the mean squared difference of the logits after each sample's mean is removed, shape ()."""
+        if student.shape[1] < 2:
+            # The centred logit of one class is 0 whatever the logit: nothing would be learnt.
+            raise ValueError(f"CenteredLogits needs at least 2 classes, got logits of {tuple(student.shape)}")
         difference = student - target
         return (difference - difference.mean(1, keepdim=True)).square().mean()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,13 +26,21 @@ class KnowledgeDistillation(Objective):
             on the temperature. Hinton et al. do; the published code of Heo et al. does not.
 
     Raises:
-        ValueError: If `temperature` is not positive, or a batch has fewer than two classes.
+        ValueError: If `temperature` is not positive and finite, or a batch has fewer than two classes.
     """
+
+    citation: ClassVar[str] = """@article{hinton2015distilling,
+  title   = {Distilling the Knowledge in a Neural Network},
+  author  = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  journal = {arXiv preprint arXiv:1503.02531},
+  year    = {2015},
+  url     = {https://arxiv.org/abs/1503.02531}
+}"""
 
     def __init__(self, *, temperature: float = 4.0, temperature_squared: bool = True) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
         self.temperature = temperature
         self.temperature_squared = temperature_squared
 

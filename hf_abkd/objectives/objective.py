@@ -19,11 +19,13 @@ class Objective(nn.Module):
             side means the input of its activation.
         per_sample: Whether the value of a batch is the mean of the values of its samples. Gradient accumulation
             and several processes leave such an objective unchanged.
+        citation: BibTeX entry of its paper, for model cards.
     """
 
     target: ClassVar[Literal["teacher", "labels"]] = "teacher"
     boundary: ClassVar[bool] = False
     per_sample: ClassVar[bool] = True
+    citation: ClassVar[str] = ""
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the value of the objective for one batch, shape ()."""

@@ -1,0 +1,157 @@
+"""Two processes, started as users start them, train one model: the same as one process with the joint batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import joint_runs
+import pytest
+import torch
+from tiny import differing
+
+HERE = Path(__file__).parent
+SPEED = ("runtime", "per_second", "train_loss")
+pytestmark = pytest.mark.slow
+
+
+def environment(**more):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "MASTER_"))}
+    return {**kept, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What the two processes of `joint_runs.py` wrote."""
+    folder = tmp_path_factory.mktemp("two")
+    # `accelerate launch --cpu` would start one process. Port 0 takes a free one.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*command, str(HERE / "joint_runs.py"), str(folder)],
+        env=environment(ACCELERATE_USE_CPU="true"),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def comparable(log):
+    return [{key: value for key, value in entry.items() if not key.endswith(SPEED)} for entry in log]
+
+
+def close(first, second):
+    return first.keys() == second.keys() and all(first[key] == pytest.approx(second[key], abs=1e-5) for key in first)
+
+
+RUNS = ["vit", "frozen", "batchnorm", "accumulated", "checkpointed", "resumed"]
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_student_and_connectors_are_equal_in_both_processes(ranks, kind):
+    """A connector outside the wrapped module drifts apart on every process, and only the first one's is saved."""
+    first, second = (rank[kind] for rank in ranks)
+    assert first["world"] == 2 and first["step"] == second["step"] == 2 * joint_runs.STEPS
+    for part in ("student", "connectors"):
+        assert differing(first["before"][part], second["before"][part]) == []
+        assert differing(first[part], second[part]) == []
+    moved = differing(first["student"], first["before"]["student"])
+    assert len(moved) > 5
+    if kind != "resumed":
+        weights = [name for name in first["connectors"] if name.endswith("weight")]
+        still = set(weights) - set(differing(first["connectors"], first["before"]["connectors"]))
+        assert weights and still == set()
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_logs_evaluations_and_predictions_are_equal_in_both_processes(ranks, kind):
+    """Processes that measure different models choose different best checkpoints, and their logs are of one rank."""
+    first, second = (rank[kind] for rank in ranks)
+    assert comparable(first["log"]) == comparable(second["log"])
+    for metrics in ("metrics", "uneven"):
+        assert comparable([first[metrics]]) == comparable([second[metrics]])
+    assert first["predictions"].shape == (10, 4) and torch.equal(first["predictions"], second["predictions"])
+
+
+@pytest.mark.parametrize("kind", ["vit", "frozen"])
+def test_two_processes_train_as_one_with_the_joint_batch(ranks, tmp_path, kind):
+    """Summed instead of averaged gradients, or a loss of one rank only, would make another run of it."""
+    two, one = ranks[0][kind], joint_runs.run(kind, tmp_path, processes=1)
+    assert differing(one["before"]["student"], two["before"]["student"]) == []
+    for part in ("student", "connectors"):
+        moves = [(one[part][name] - one["before"][part][name]).abs().max().item() for name in one[part]]
+        assert max(moves) > 1e-3
+        torch.testing.assert_close(two[part], one[part], rtol=1e-5, atol=1e-6)
+    alone, together = comparable(one["log"]), comparable(two["log"])
+    assert len(alone) == len(together)
+    wrong = [pair for pair in zip(alone, together, strict=True) if not close(*pair)]
+    assert wrong == []
+    assert close(*comparable([one["metrics"], two["metrics"]]))
+    torch.testing.assert_close(two["predictions"], one["predictions"], rtol=1e-4, atol=1e-6)
+
+
+def test_an_uneven_evaluation_set_counts_every_row_once(ranks, tmp_path):
+    """The rows that fill up the last batch of a process must not enter accuracy and agreement."""
+    one, two = joint_runs.run("vit", tmp_path, processes=1)["uneven"], ranks[0]["vit"]["uneven"]
+    names = [name for name in comparable([one])[0] if name != "eval_loss"]
+    assert {"eval_accuracy", "eval_teacher_agreement"} < set(names) and sum("boundary" in name for name in names) == 2
+    assert [two[name] for name in names] == pytest.approx([one[name] for name in names], abs=1e-6)
+    assert (one["eval_accuracy"] * 22) % 1 == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["vit", "accumulated"])
+def test_logged_terms_are_averaged_over_the_processes(ranks, kind):
+    """The loss is averaged over processes; terms of one rank would not add up to it."""
+    entries = [entry for entry in ranks[0][kind]["log"] if "knowledge_distillation" in entry]
+    assert len(entries) == joint_runs.STEPS
+    for entry in entries:
+        total = 0.9 * entry["knowledge_distillation"] + 0.1 * entry["cross_entropy"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-5)
+    boundaries = [entry for entry in ranks[0][kind]["log"] if entry.get("stage") == 1]
+    assert len(boundaries) == joint_runs.STEPS
+    for entry in boundaries:
+        total = sum(value for key, value in entry.items() if key.startswith("activation_boundary/"))
+        assert entry["loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["accumulated", "checkpointed"])
+def test_accumulation_and_checkpointing_do_not_change_what_two_processes_learn(ranks, kind):
+    """Both change when DDP averages gradients and when hooks fire; neither may change the result."""
+    plain, other = ranks[0]["vit"], ranks[0][kind]
+    for part in ("student", "connectors"):
+        torch.testing.assert_close(other[part], plain[part], rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_resume_as_if_never_stopped(ranks):
+    """Each process has its own random state, and both need the statistics of the connectors that were saved."""
+    straight, resumed = ranks[0]["batchnorm"], ranks[0]["resumed"]
+    for part in ("student", "connectors"):
+        assert differing(straight[part], resumed[part]) == []
+    assert comparable(straight["log"]) == comparable(resumed["log"])
+
+
+ALONE = """
+from tiny import arguments, resnet
+from hf_abkd import DistillationTrainer
+DistillationTrainer(resnet(4), arguments("alone", use_cpu=False))
+"""
+
+
+def test_processes_that_do_not_find_each_other_are_refused(tmp_path):
+    """torchrun on a machine without a GPU starts two runs that write the same files and know nothing of each other."""
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "2 processes were launched, but each of them works alone" in done.stderr
