@@ -6,8 +6,7 @@ from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy,
 from hf_abkd.stages import Stage
 from hf_abkd.terms import Term
 from hf_abkd.trainer import DistillationTrainer
-
-__version__ = "0.1.0"
+from hf_abkd.version import __version__
 
 __all__ = [
     "ActivationBoundary",
@@ -19,6 +18,7 @@ __all__ = [
     "Objective",
     "Stage",
     "Term",
+    "__version__",
     "activation_boundary",
     "knowledge_distillation",
 ]

@@ -21,8 +21,8 @@ from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard, ModelCardD
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-import hf_abkd
 from hf_abkd.objectives import Objective
+from hf_abkd.version import __version__
 
 CARD_NAME = "README.md"
 TASK = "image-classification"
@@ -190,7 +190,7 @@ def upload(
 def _client() -> HfApi:
     # One client, because each has a queue of its own: with several, uploads would overtake each other, and the older
     # of two students could be the one that stays.
-    return HfApi(library_name="hf_abkd", library_version=hf_abkd.__version__)
+    return HfApi(library_name="hf_abkd", library_version=__version__)
 
 
 def _is_metric(name: str) -> bool:
@@ -309,8 +309,9 @@ def _settings(stages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _versions() -> str:
-    libraries = (hf_abkd, transformers, torch, accelerate, datasets)
-    return "Versions: " + ", ".join(f"{library.__name__} {library.__version__}" for library in libraries) + "."
+    libraries = (transformers, torch, accelerate, datasets)
+    versions = [f"hf_abkd {__version__}", *(f"{library.__name__} {library.__version__}" for library in libraries)]
+    return f"Versions: {', '.join(versions)}."
 
 
 def _meaning(name: str) -> str:

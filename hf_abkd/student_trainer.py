@@ -367,7 +367,7 @@ def check_student(student: nn.Module) -> None:
     """Refuse a student that could not be saved, resumed and published.
 
     Raises:
-        TypeError: If it is compiled, or no `PreTrainedModel`.
+        TypeError: If it is compiled, no `PreTrainedModel`, or its weights are in half precision.
     """
     refuse_compiled(student)
     if not isinstance(student, PreTrainedModel):
@@ -375,6 +375,11 @@ def check_student(student: nn.Module) -> None:
             f"the student must be a PreTrainedModel, got {type(student).__name__}: only then can it be saved, resumed "
             "and published so that Auto classes load it. Wrap it in a PreTrainedModel with a config; see "
             "examples/cifar_models.py."
+        )
+    if student.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"the student's weights are {student.dtype}: small updates would be lost in them. Load it with "
+            "dtype=torch.float32 and set bf16=True or fp16=True, which computes in half precision all the same."
         )
 
 

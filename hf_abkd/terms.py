@@ -14,6 +14,8 @@ from hf_abkd.objectives import OBJECTIVES, Objective
 from hf_abkd.schedules import Schedule
 
 LOGITS = "logits"
+# Keys of a log line that are not a term's.
+_RESERVED_NAMES = frozenset({"loss", "grad_norm", "learning_rate", "epoch", "step", "stage", "total_flos"})
 
 
 class Term(nn.Module):
@@ -69,6 +71,8 @@ class Term(nn.Module):
         weight = weight if isinstance(weight, Schedule) else float(weight)
         if not isinstance(weight, Schedule) and not 0 <= weight < math.inf:
             raise ValueError(f"weight must be finite and not negative, got {weight}")
+        if name in _RESERVED_NAMES or (name or "").startswith(("eval_", "train_", "weight/", "boundary_agreement/")):
+            raise ValueError(f"a term cannot be named {name!r}: the log uses that name for something else")
         if not isinstance(connector, nn.Module) and connector not in ("auto", "linear"):
             raise ValueError(f"connector must be 'auto', 'linear' or a module, got {connector!r}")
         self.objective = objective

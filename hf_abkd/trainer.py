@@ -518,11 +518,6 @@ class DistillationTrainer(StudentTrainer):
             self.spans[span.index] = replace(span, start=start, stop=span.stop + longer)
         self._flow.start(self.spans[now.index])
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # The order of the data is drawn next, and some models draw random numbers while they are made.
-        with _random_state_kept():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume: str | None) -> tuple[nn.Module, Any]:
         """Hand the distiller to Accelerate; to everything else the model is the student."""
         handler = self.accelerator.ddp_handler

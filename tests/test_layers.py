@@ -14,6 +14,7 @@ ROOT = Path(hf_abkd.__file__).parent
 # From the bottom up. A module imports what stands in lower rows, and in its own row only without a cycle. Some rows
 # name modules before they exist: the order was decided first.
 ROWS = [
+    {"version", "citations"},
     {"capture", "connectors", "objectives", "schedules", "augment"},
     {"terms", "pairing"},
     {

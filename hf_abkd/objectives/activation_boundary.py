@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from hf_abkd.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 
 
@@ -37,15 +38,7 @@ class ActivationBoundary(Objective):
     """
 
     boundary: ClassVar[bool] = True
-    citation: ClassVar[str] = """@inproceedings{heo2019knowledge,
-  title     = {Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons},
-  author    = {Heo, Byeongho and Lee, Minsik and Yun, Sangdoo and Choi, Jin Young},
-  booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
-  volume    = {33},
-  pages     = {3779--3787},
-  year      = {2019},
-  url       = {https://arxiv.org/abs/1811.03233}
-}"""
+    citation: ClassVar[str] = HEO_2019
 
     def __init__(self, *, margin: float = 1.0, reduction: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hf_abkd.objectives.activation_boundary import ActivationBoundary
+from hf_abkd.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 
 
@@ -24,7 +24,7 @@ class CenteredLogits(Objective):
         ValueError: If a batch has fewer than two classes.
     """
 
-    citation: ClassVar[str] = ActivationBoundary.citation
+    citation: ClassVar[str] = HEO_2019
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the mean squared difference of the logits after each sample's mean is removed, shape ()."""
