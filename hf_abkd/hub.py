@@ -72,7 +72,7 @@ class CardFacts:
     name: str
     student: str
     parameters: int
-    stages: Sequence[Mapping[str, Any]] = ()
+    stages: list[dict[str, Any]] = field(default_factory=list)
     teacher: Mapping[str, Any] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     scores_step: int | None = None

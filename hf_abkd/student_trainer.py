@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 from transformers.utils import PushInProgress
 
-from hf_abkd import checkpoints, hub
+from hf_abkd import checkpoints, hub, run_facts
 from hf_abkd.args import DistillationArguments
 from hf_abkd.capture import refuse_compiled
 
@@ -224,7 +224,8 @@ class StudentTrainer(Trainer):
 
     def card_facts(self) -> hub.CardFacts:
         """Return what the model card says of this run."""
-        scores, step = self._last_scores()
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        scores, step = run_facts.last_scores(self.state.log_history, best)
         return hub.CardFacts(
             name=Path(self.hub_model_id or self.args.output_dir).absolute().name,
             student=type(self.model).__name__,
@@ -237,40 +238,6 @@ class StudentTrainer(Trainer):
             needs_code=self.model.is_remote_code(),
             has_processor=self.processing_class is not None,
         )
-
-    def card_settings(self, args: DistillationArguments) -> dict[str, Any]:
-        """Return the settings that the model card lists, under the names of the training arguments."""
-        schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-        if args.lr_milestones:
-            schedule = f"lr_milestones={args.lr_milestones}, lr_gamma={args.lr_gamma}"
-        return {
-            "optim": getattr(args.optim, "value", args.optim),
-            "learning_rate": args.learning_rate,
-            "lr_scheduler_type": schedule,
-            "warmup_steps": args.warmup_steps,
-            "weight_decay": args.weight_decay,
-            "max_grad_norm": args.max_grad_norm,
-            "total_train_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-            "seed": args.seed,
-        }
-
-    def _last_scores(self) -> tuple[dict[str, float], int | None]:
-        """Return the last evaluation of the model as it is now, and its step; none if it was not evaluated."""
-        history = self.state.log_history
-        ends = [index for index, entry in enumerate(history) if "train_runtime" in entry]
-        end = ends[-1] + 1 if ends else 0
-        evaluations = [entry for entry in history[end:] if _scores(entry)]
-        if not evaluations:
-            # Nothing was measured since training ended. Then the best model was loaded, whose scores may be older.
-            evaluations = [entry for entry in history[:end] if _scores(entry)]
-            if self.args.load_best_model_at_end and self.state.best_global_step is not None:
-                evaluations = [entry for entry in evaluations if entry["step"] == self.state.best_global_step]
-        if not evaluations:
-            return {}, None
-        step: int = evaluations[-1]["step"]
-        # Several evaluation sets are several entries.
-        return {k: v for entry in evaluations if entry["step"] == step for k, v in _scores(entry).items()}, step
 
     def create_model_card(
         self,
@@ -418,13 +385,6 @@ def check_launch(args: DistillationArguments) -> None:
             f"{asked} processes were launched, but each of them works alone (world size {args.world_size}). Without a "
             "GPU, pass --use_cpu (or set ACCELERATE_USE_CPU=true) so that they find each other."
         )
-
-
-def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return the measurements of a log entry without those of speed and memory, and without the prefix `eval_`."""
-    cost = ("runtime", "per_second", "preparation_time", "_delta", "_peaked")
-    scores = {k.removeprefix("eval_"): v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(cost)}
-    return {name: value for name, value in scores.items() if isinstance(value, (int, float))}
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
