@@ -39,6 +39,7 @@ DEMO = {
     "learning_rate": 5e-3,
     "lr_scheduler_type": "cosine",
     "compare": True,
+    "seeds": [0, 1, 2],
 }
 
 

@@ -237,7 +237,12 @@ class StagedTrainer(StudentTrainer):
         Raises:
             ValueError: If models, data and stages do not fit, the checkpoint is not of this run, or `output_dir`
                 holds another run.
+            NotImplementedError: If a hyperparameter search is made over several stages.
         """
+        if trial is not None and len(self.stages) > 1:
+            raise NotImplementedError(
+                "a hyperparameter search sets arguments of the run, and stages have their own: search with one stage"
+            )
         run_args, model_init = self.args, self.model_init
         checkpoint = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, (str, os.PathLike)) else None
         if resume_from_checkpoint is True:

@@ -174,3 +174,10 @@ def test_description_changes_with_every_setting():
     texts = [str(sorted(term.describe().items())) for term in variants]
     assert len(set(texts)) == len(texts)
     assert copy.deepcopy(variants[4]).describe() == variants[4].describe()
+
+
+@pytest.mark.parametrize("name", ["loss", "stage", "eval_loss", "boundary_agreement/layer"])
+def test_names_of_other_log_entries_are_refused(name):
+    """A term named `loss` would overwrite the loss in every log line."""
+    with pytest.raises(ValueError, match=f"cannot be named '{name}'"):
+        Term(CrossEntropy(), name=name)

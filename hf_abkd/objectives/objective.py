@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -26,6 +27,19 @@ class Objective(nn.Module):
     boundary: ClassVar[bool] = False
     per_sample: ClassVar[bool] = True
     citation: ClassVar[str] = ""
+
+    def __new__(cls, *_: object, **settings: object) -> Objective:
+        """Refuse a setting that the objective does not have, and name those that it has.
+
+        Raises:
+            TypeError: If a setting is unknown.
+        """
+        parameters = [*inspect.signature(cls.__init__).parameters.values()][1:]
+        known = [parameter.name for parameter in parameters]
+        unknown = sorted(set(settings) - set(known))
+        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            raise TypeError(f"{cls.__name__} has no setting {unknown}; its settings are {known}")
+        return super().__new__(cls)
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the value of the objective for one batch, shape ()."""

@@ -169,3 +169,9 @@ def test_readme_has_a_row(name):
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     kind = OBJECTIVES[name].__name__
     assert any(f"`{name}`" in row or f"`{kind}`" in row for row in rows)
+
+
+def test_the_refusal_of_an_unknown_setting_names_those_that_there_are():
+    """`margn=3.0` must not train with the default margin, and the user should not have to look the name up."""
+    with pytest.raises(TypeError, match=r"no setting \['margn'\]; its settings are \['margin', 'reduction'\]"):
+        ActivationBoundary(margn=3.0)

@@ -1075,3 +1075,18 @@ def test_wrong_settings_are_refused_when_the_trainer_is_made(tmp_path):
     with pytest.raises(TypeError, match="must be DistillationArguments"):
         DistillationTrainer(resnet(4), {"output_dir": "x"})
     assert DistillationArguments is type(arguments(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_student_in_half_precision_is_refused(tmp_path, dtype):
+    """`from_pretrained` keeps the precision of a checkpoint: small updates would be rounded away in its weights."""
+    with pytest.raises(TypeError, match="dtype=torch.float32 and set bf16=True"):
+        make(tmp_path, resnet(4).to(dtype))
+
+
+def test_a_search_over_several_stages_is_refused(tmp_path):
+    """A trial sets arguments after the stages were planned, and a stage's own would win over it without a word."""
+    trainer = make(tmp_path)
+    with pytest.raises(NotImplementedError, match="with one stage"):
+        trainer.train(trial={"learning_rate": 1.0})
+    assert trainer.state.global_step == 0
