@@ -256,7 +256,9 @@ class DistillationTrainer(StagedTrainer):
             inputs["pixel_values"] = self.augmentation(inputs["pixel_values"], self._view())
         targets = self._targets(stage, inputs)
         progress = self._span.progress(self.state.global_step)
-        weights = torch.tensor([term.weight_at(progress) for term in stage.terms], device=self.args.device)
+        # Made on the CPU: a copy that waits for the device would hold up every step.
+        weights = torch.tensor([term.weight_at(progress) for term in stage.terms])
+        weights = weights.to(self.args.device, non_blocking=True)
         outputs: dict[str, Tensor] = model(inputs, targets, labels, weights)
         self._meter.add(outputs["terms"], outputs.get("agreement"), 1 / self.current_gradient_accumulation_steps)
         return outputs
