@@ -41,6 +41,7 @@ DEMO = {
     "per_device_eval_batch_size": 180,
     "learning_rate": 5e-3,
     "lr_scheduler_type": "cosine",
+    "dataloader_pin_memory": False,  # of no use to images this small, and torch warns of it without a GPU
     "compare": True,
     "seeds": [0, 1, 2],
 }
