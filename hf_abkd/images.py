@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
+from torch import Tensor
 from transformers import BaseImageProcessor
+
+from hf_abkd.views import View, Views, probes, processed
 
 # The default of 1,000 would hold 1,000 processed images in memory before the first step.
 STREAMING_BATCH_SIZE = 32
+# The column with the images as the teacher's own processor resizes and crops them.
+TEACHER_IMAGES = "teacher_pixel_values"
 
 
 class ImageTransform:
@@ -20,14 +26,22 @@ class ImageTransform:
     Images of any mode become grey (one channel) or RGB (three): transparent pixels are laid on white, 16-bit grey is
     scaled to 8 bits instead of being clipped to white.
 
+    With a processor of the teacher's own, images come as 8-bit pixels, resized and cropped but in no model's colours;
+    `hf_abkd.views.Views` makes of them what each model reads.
+
     Args:
         processor: The image processor of the model.
         image_column: Column with PIL images.
         label_column: Column with integer labels, or None for data without labels.
         num_channels: 1 for grey or 3 for RGB, as the model's ``config.num_channels``.
+        teacher_processor: The image processor of a teacher that needs another one.
+        shared: Whether a teacher with a processor of its own gets the same view as the student, as for images that are
+            augmented: one image, of the size and crop of the processor with the larger size. Otherwise each model gets
+            the size and crop of its own processor, made from one decoded image, as for evaluation.
 
     Raises:
-        ValueError: If `num_channels` is not 1 or 3, or the processor does not return that many channels.
+        ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
+            `teacher_processor`, a processor has no `View`.
     """
 
     def __init__(
@@ -37,6 +51,8 @@ class ImageTransform:
         image_column: str = "image",
         label_column: str | None = "label",
         num_channels: int = 3,
+        teacher_processor: BaseImageProcessor | None = None,
+        shared: bool = True,
     ) -> None:
         if num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}")
@@ -44,7 +60,15 @@ class ImageTransform:
         self.image_column = image_column
         self.label_column = label_column
         self.mode = "L" if num_channels == 1 else "RGB"
-        self._check_channels(num_channels)
+        processed(processor, PILImage.new(self.mode, (32, 32)))
+        self._pixels: dict[str, _Pixels] = {}
+        if teacher_processor is not None:
+            student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
+            if shared:
+                canvas_size = Views(student.view, teacher.view).canvas_size
+                self._pixels = {"pixel_values": student if student.view.size == canvas_size else teacher}
+            else:
+                self._pixels = {"pixel_values": student, TEACHER_IMAGES: teacher}
 
     @property
     def columns(self) -> list[str]:
@@ -54,12 +78,17 @@ class ImageTransform:
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """Return `pixel_values` (N, C, H, W) and, with a label column, `labels` (a list of N integers).
 
+        With a `teacher_processor` these are uint8 pixels, and where the view is not shared there are the teacher's
+        `teacher_pixel_values` (N, C, H, W) too.
+
         Raises:
             TypeError: If the image column holds something other than PIL images.
             ValueError: If an image has no known value range, or a label is missing.
         """
         images = [self._converted(image) for image in batch[self.image_column]]
-        result = {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
+        result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
+        if not result:
+            result["pixel_values"] = self.processor(images, return_tensors="pt")["pixel_values"]
         if self.label_column is not None:
             labels = batch[self.label_column]
             # Data in memory was checked when it was loaded; a stream can only be checked as it flows.
@@ -70,24 +99,6 @@ class ImageTransform:
                 )
             result["labels"] = list(labels)
         return result
-
-    def _check_channels(self, num_channels: int) -> None:
-        blank = PILImage.new(self.mode, (32, 32))
-        remedy = (
-            f"Use a processor for {num_channels}-channel images (length of image_mean and image_std, do_convert_rgb), "
-            "or a model with another config.num_channels."
-        )
-        try:
-            shape = tuple(self.processor([blank], return_tensors="pt")["pixel_values"].shape)
-        except ValueError as error:
-            raise ValueError(
-                f"{type(self.processor).__name__} cannot process a {self.mode} image: {error}. {remedy}"
-            ) from error
-        if len(shape) != 4 or shape[1] != num_channels:
-            raise ValueError(
-                f"{type(self.processor).__name__} turned one {self.mode} image into shape {shape}, "
-                f"but the model reads (N, {num_channels}, H, W). {remedy}"
-            )
 
     def _converted(self, image: object) -> PILImage.Image:
         if not isinstance(image, PILImage.Image):
@@ -110,6 +121,36 @@ class ImageTransform:
             image = image.convert("RGBA")
             image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image)
         return image.convert(self.mode)
+
+
+class _Pixels:
+    """What a processor makes of images before it rescales and normalises them: pixels, uint8 (N, C, H, W)."""
+
+    def __init__(self, processor: BaseImageProcessor, channels: int) -> None:
+        self.processor = processor
+        self.view = View.measured(processor, channels)
+        self._back = self.view.colour_map().inverse()
+        # Most processors can leave the colours alone, which takes a fraction of the time of undoing them.
+        self._can_skip = all(self._skips(image) for image in probes(channels))
+
+    def __call__(self, images: Sequence[PILImage.Image]) -> Tensor:
+        return self._resized(images) if self._can_skip else self._undone(images)
+
+    def _resized(self, images: Sequence[PILImage.Image]) -> Tensor:
+        pixels: Tensor = self.processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)[
+            "pixel_values"
+        ]
+        return pixels
+
+    def _undone(self, images: Sequence[PILImage.Image]) -> Tensor:
+        return self._back(self.processor(images, return_tensors="pt")["pixel_values"]).round_().clamp_(0, 255).byte()
+
+    def _skips(self, image: PILImage.Image) -> bool:
+        try:
+            pixels = self._resized([image])
+        except (TypeError, ValueError):
+            return False
+        return pixels.dtype == torch.uint8 and torch.equal(pixels, self._undone([image]))
 
 
 def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:
