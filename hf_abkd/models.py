@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import inspect
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -21,6 +26,8 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import has_file
+
+from hf_abkd.label_spaces import is_default, normalized
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +41,29 @@ class ModelArguments:
     """Which models to distil, as flags for ``transformers.HfArgumentParser``."""
 
     teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "Teacher: a model on the Hub, or a local folder with its weights."}
+        default=None,
+        metadata={
+            "help": "Teacher: a model on the Hub, a local folder with its weights, or package.module:factory, a "
+            "function without arguments that returns any torch.nn.Module; its module is imported, also from the "
+            "current folder."
+        },
     )
     student_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Student: a model on the Hub, a local folder with weights, or, for random weights, a local folder "
-            "with only a config.json or the path of such a file."
+            "help": "Student: a model on the Hub, a local folder with weights, for random weights a local folder with "
+            "only a config.json or the path of such a file, or package.module:factory, a function without arguments "
+            "that returns a transformers.PreTrainedModel."
         },
     )
     teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher on the Hub."})
     student_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the student on the Hub."})
     image_processor_name: str | None = field(
         default=None,
-        metadata={"help": "Image processor: a Hub id or local folder. Default: the student's, else the teacher's."},
+        metadata={
+            "help": "Image processor: a Hub id or local folder. Default: the student's, else the teacher's; a model of "
+            "package.module:factory has none."
+        },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data sets are kept."})
     token: str | None = field(default=None, metadata={"help": "Hub token for private models and data sets."})
@@ -69,11 +85,12 @@ def load_teacher(
     trust_remote_code: bool = False,
     cache_dir: str | None = None,
     token: str | None = None,
-) -> PreTrainedModel:
+) -> nn.Module:
     """Return the teacher in float32 and evaluation mode, without gradients and with its own head.
 
     Args:
-        name_or_path: Hub id or local folder with safetensors weights.
+        name_or_path: Hub id, local folder with safetensors weights, or ``package.module:factory``, which may return
+            any module. Whether that one is trained is not checked.
         labels: Class names of the data. The head is never changed to fit them; a difference is logged, and whether
             it can be trained with is for the trainer to decide.
         revision: Branch, tag or commit on the Hub.
@@ -86,28 +103,15 @@ def load_teacher(
         ValueError: If a tensor of the teacher would be random or a stored one would be dropped, or the folder holds
             no safetensors weights.
         OSError: If the Hub cannot deliver the model.
+        ImportError: If the module of a factory cannot be imported.
+        TypeError: If a factory is none, needs arguments, or returns no module.
     """
     what = f"teacher {name_or_path!r}"
-    path = _local_path(what, name_or_path)
-    if path is not None and not _has_weights(what, path):
-        raise ValueError(f"{what} has no weights: {path} holds no {_WEIGHTS[0]}. A teacher must be trained")
-    source = name_or_path if path is None else str(path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, "cache_dir": cache_dir, "token": token}
-    model, info = _load_weights(what, source, _load_config(what, source, hub), hub)
-    for problem, keys in (
-        ("missing in the checkpoint", info["missing_keys"]),
-        ("unexpected in the checkpoint", info["unexpected_keys"]),
-        ("of another shape", _described(info["mismatched_keys"])),
-    ):
-        if keys:
-            raise ValueError(
-                f"{what}: tensors {problem}: {_some(keys)}. The teacher would be partly random or lose trained "
-                "tensors. Use a checkpoint that was saved from an image classifier of this architecture"
-            )
-    if labels is not None and model.config.num_labels != len(labels):
-        logger.info("%s has %d classes, the data has %d", what, model.config.num_labels, len(labels))
-    model.requires_grad_(False)
-    return model.eval()
+    teacher = _made(what, name_or_path).float() if _is_factory(name_or_path) else _stored(what, name_or_path, hub)
+    if labels is not None and isinstance(teacher, PreTrainedModel) and teacher.config.num_labels != len(labels):
+        logger.info("%s has %d classes, the data has %d", what, teacher.config.num_labels, len(labels))
+    return teacher.requires_grad_(False).eval()
 
 
 def load_student(
@@ -123,31 +127,46 @@ def load_student(
     """Return the student in float32 and training mode, with a head for `labels`.
 
     Args:
-        name_or_path: Hub id, local folder with safetensors weights, or, for random weights, a local folder with only
-            a ``config.json`` or the path of such a ``.json`` file.
-        labels: Class names of the data in label order, written to the config; None leaves the config as it is.
+        name_or_path: Hub id, local folder with safetensors weights, for random weights a local folder with only a
+            ``config.json`` or the path of such a ``.json`` file, or ``package.module:factory``.
+        labels: Class names of the data in label order, written to the config; None leaves the config as it is. Other
+            names that a trained head had are logged, with a warning if it had these names in another order.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Whether to run model code from the Hub.
         cache_dir: Where downloads are kept.
         token: Hub token.
-        ignore_mismatched_sizes: Whether a head for another number of classes is replaced by a random one.
+        ignore_mismatched_sizes: Whether a head for another number of classes is replaced by a random one; not that of
+            a factory.
 
     Raises:
         FileNotFoundError: If the name looks like a path that does not exist.
         ValueError: If a tensor outside the head would be random, the head does not fit and may not be replaced, the
-            folder holds weights that are not safetensors, or the config is not of an image classifier.
+            folder holds weights that are not safetensors, or the config is not of an image classifier; or if a
+            factory returns a student of another number of classes.
         OSError: If the Hub cannot deliver the model.
+        ImportError: If the module of a factory cannot be imported.
+        TypeError: If a factory is none, needs arguments, or returns no `PreTrainedModel`.
     """
     what = f"student {name_or_path!r}"
+    if _is_factory(name_or_path):
+        student = _made_student(what, name_or_path).float()
+        if labels is not None:
+            if student.config.num_labels != len(labels):
+                raise ValueError(
+                    f"{what} was made for {student.config.num_labels} classes, the data has {len(labels)}. Let the "
+                    f"factory make it with num_labels={len(labels)}"
+                )
+            _tell_renamed(what, student.config.id2label, labels)
+            _name_classes(student.config, labels)
+        return student.train()
     path = _local_path(what, name_or_path)
     has_weights = path is None or _has_weights(what, path)
     source = name_or_path if path is None else str(path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, "cache_dir": cache_dir, "token": token}
     config = _load_config(what, source, hub)
-    stored_classes = config.num_labels
+    stored_names = config.id2label
     if labels is not None:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {name: index for index, name in enumerate(labels)}
+        _name_classes(config, labels)
     if not has_weights:
         logger.info("%s has no weights: all tensors are random", what)
         return AutoModelForImageClassification.from_config(
@@ -156,13 +175,103 @@ def load_student(
     model, info = _load_weights(what, source, config, hub)
     missing = set(info["missing_keys"])
     _check_backbone(what, model, missing)
-    _check_head(what, model, info["mismatched_keys"], stored_classes, ignore_mismatched_sizes)
+    _check_head(what, model, info["mismatched_keys"], len(stored_names), ignore_mismatched_sizes)
     new = sorted(missing | {key for key, _, _ in info["mismatched_keys"]})
+    if info["mismatched_keys"]:
+        logger.info("%s: its head for %d classes is replaced by one for %d", what, len(stored_names), config.num_labels)
     if new:
         logger.info("%s: new, random tensors: %s", what, ", ".join(new))
+    elif labels is not None:
+        _tell_renamed(what, stored_names, labels)
     if info["unexpected_keys"]:
         logger.info("%s: tensors not used: %s", what, ", ".join(sorted(info["unexpected_keys"])))
     return model.train()
+
+
+def student_config(
+    name_or_path: str,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> PreTrainedConfig:
+    """Return the config that is stored for a student, with its own class names, without building it.
+
+    A factory has to be called; the random state of torch's CPU generator is kept meanwhile.
+
+    Args:
+        name_or_path: What `load_student` takes.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether to run model code from the Hub.
+        cache_dir: Where downloads are kept.
+        token: Hub token.
+
+    Raises:
+        FileNotFoundError: If the name looks like a path that does not exist.
+        ValueError: If it is not the config of an image classifier.
+        OSError: If the Hub cannot deliver the config.
+        ImportError: If the module of a factory cannot be imported.
+        TypeError: If a factory is none, needs arguments, or returns no `PreTrainedModel`.
+    """
+    what = f"student {name_or_path!r}"
+    if _is_factory(name_or_path):
+        with torch.random.fork_rng(devices=[]):
+            return _made_student(what, name_or_path).config
+    path = _local_path(what, name_or_path)
+    if path is not None:
+        _has_weights(what, path)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code, "cache_dir": cache_dir, "token": token}
+    return _load_config(what, name_or_path if path is None else str(path), hub)
+
+
+def student_channels(name_or_path: str, **hub: Any) -> int:
+    """Return how many channels the images of a student have, 3 if its config does not say.
+
+    Args:
+        name_or_path: What `load_student` takes.
+        **hub: `revision`, `trust_remote_code`, `cache_dir` and `token`; see `student_config`, also for the errors.
+    """
+    channels: int = getattr(student_config(name_or_path, **hub), "num_channels", 3)
+    return channels
+
+
+def renamed_head(stored: Mapping[int, str], labels: Sequence[str]) -> str | None:
+    """Return what there is to say when the classes of a trained head get the names of the data, or None.
+
+    Nothing is to say of names that are the same but for case, spaces, underscores and hyphens, of default names
+    ("LABEL_0", ...), and of another number of classes, as that head is replaced.
+
+    Args:
+        stored: The names that the model was stored with, `config.id2label`.
+        labels: Class names of the data in label order.
+    """
+    before = _in_order(stored)
+    if len(before) != len(labels) or is_default(before):
+        return None
+    changed = [
+        f"class {index} {old!r} -> {new!r}"
+        for index, (old, new) in enumerate(zip(before, labels, strict=True))
+        if normalized(old) != normalized(new)
+    ]
+    if not changed:
+        return None
+    examples = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    if not _is_reordered(before, labels):
+        return f"the classes of the model's head are renamed after the data: {examples}"
+    return (
+        f"the model's head has the classes of the data in another order, and is renamed: {examples}. What it learnt of "
+        "one class now counts for another. Give the data set the model's order (a datasets.ClassLabel with the names "
+        "of config.id2label), or accept that the head is trained anew"
+    )
+
+
+def _in_order(id2label: Mapping[int, str]) -> list[str]:
+    return [id2label[index] for index in sorted(id2label)]
+
+
+def _is_reordered(before: Sequence[str], labels: Sequence[str]) -> bool:
+    return sorted(map(normalized, before)) == sorted(map(normalized, labels))
 
 
 def load_processor(
@@ -191,67 +300,129 @@ def load_processor(
         ValueError: If neither has an image processor.
         OSError: If there is one that cannot be loaded.
     """
-    failures: list[str] = []
-    for name, name_revision in ((name_or_path, revision), (fallback, fallback_revision)):
-        if name is None:
-            continue
-        what = f"image processor of {name!r}"
-        path = _local_path(what, name)
-        source = name if path is None else str(path)
-        if path is not None and path.is_file() and not _is_processor_file(path):
-            # transformers would take a model's config for a processor, and fill it with default values.
-            failures.append(f"{name!r} is not the file of an image processor")
-            continue
-        hub = {"revision": name_revision, "cache_dir": cache_dir, "token": token}
-        try:
-            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
-        except (OSError, ValueError) as error:
-            if (path is not None and path.is_file()) or has_file(source, _PROCESSOR_FILE, **hub):
-                raise OSError(f"{what} could not be loaded: {error}") from error
-            failures.append(f"{name!r}: {error}")
-            continue
-        if failures:
-            logger.info("%r has no image processor: using that of %r", name_or_path, name)
-        return processor
-    raise ValueError(f"no image processor found; name one with --image_processor_name. {' '.join(failures)}")
+    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code, "cache_dir": cache_dir, "token": token}
+    processor, reason = _find_processor(name_or_path, revision=revision, **hub)
+    if processor is None and fallback is not None:
+        processor, fallback_reason = _find_processor(fallback, revision=fallback_revision, **hub)
+        reason = f"{reason} {fallback_reason}"
+        if processor is not None:
+            logger.info("%r has no image processor: using that of %r", name_or_path, fallback)
+    if processor is None:
+        raise ValueError(f"no image processor found; name one with --image_processor_name. {reason}")
+    return processor
 
 
-def check_same_preprocessing(
-    processor: BaseImageProcessor, teacher_name_or_path: str, *, revision: str = "main", **hub: Any
-) -> None:
-    """Refuse images that are prepared otherwise than the teacher was trained on; without a word it would guess.
-
-    A teacher that has no image processor of its own is not checked.
+def own_processor(name_or_path: str, **hub: Any) -> BaseImageProcessor | None:
+    """Return the image processor that is stored with a model, or None if there is none, as for a factory.
 
     Args:
-        processor: What prepares the images.
-        teacher_name_or_path: Hub id or local folder of the teacher.
-        revision: Branch, tag or commit of the teacher on the Hub.
-        **hub: `trust_remote_code`, `cache_dir` and `token`.
+        name_or_path: Hub id, local folder, or ``package.module:factory``.
+        **hub: `revision`, `trust_remote_code`, `cache_dir` and `token`, as for `load_processor`.
 
     Raises:
-        ValueError: If the teacher's own processor resizes or normalises in another way.
+        FileNotFoundError: If the name looks like a path that does not exist.
+        OSError: If there is one that cannot be loaded.
     """
-    path = _local_path(f"teacher {teacher_name_or_path!r}", teacher_name_or_path)
-    source = teacher_name_or_path if path is None else str(path)
-    if not has_file(source, _PROCESSOR_FILE, revision=revision, cache_dir=hub.get("cache_dir"), token=hub.get("token")):
-        return
-    own = load_processor(teacher_name_or_path, revision=revision, **hub)
-    settings = ("size", "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-    ours, theirs = ({key: _plain(getattr(one, key, None)) for key in settings} for one in (processor, own))
-    different = {key: (ours[key], theirs[key]) for key in settings if ours[key] != theirs[key]}
-    if different:
-        raise ValueError(
-            f"the images would be prepared otherwise than for the teacher {teacher_name_or_path!r} "
-            f"(here, teacher's): {different}. Use the teacher's for both with "
-            f"--image_processor_name {teacher_name_or_path}, or name another one that suits both."
+    return _find_processor(name_or_path, **hub)[0]
+
+
+def _find_processor(
+    name: str,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> tuple[BaseImageProcessor | None, str]:
+    """Return the processor of a model, or None and the reason."""
+    if _is_factory(name):
+        return None, f"{name!r} is made by a function and has no image processor."
+    what = f"image processor of {name!r}"
+    path = _local_path(what, name)
+    source = name if path is None else str(path)
+    if path is not None and path.is_file() and not _is_processor_file(path):
+        # transformers would take a model's config for a processor, and fill it with default values.
+        return None, f"{name!r} is not the file of an image processor."
+    hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    try:
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **hub), ""
+    except (OSError, ValueError) as error:
+        if (path is not None and path.is_file()) or has_file(source, _PROCESSOR_FILE, **hub):
+            raise OSError(f"{what} could not be loaded: {error}") from error
+        return None, f"{name!r}: {error}"
+
+
+def _is_factory(name: str) -> bool:
+    """Whether a name is of the form ``package.module:factory``, and no path."""
+    module, _, factory = name.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), factory)) and not Path(name).exists()
+
+
+def _made(what: str, name: str) -> nn.Module:
+    """Return what a factory makes; its module may lie in the current folder, as for `python -m`."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        model = _factory(what, *name.split(":"))()
+    finally:
+        # Only this entry: the module may have put others on the path, to import from them later.
+        if here in sys.path:
+            sys.path.remove(here)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{what} returned {type(model).__name__}; it must return a torch.nn.Module")
+    return model
+
+
+def _factory(what: str, module_name: str, attribute: str) -> Callable[[], object]:
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        found = error.name is None or not f"{module_name}.".startswith(f"{error.name}.")
+        where = f"in {Path.cwd()} and among the installed packages; write its name with dots and without '.py'"
+        raise ImportError(
+            f"{what}: the module {module_name!r} cannot be imported: {error}"
+            + ("" if found else f". It is looked for {where}")
+        ) from error
+    if not hasattr(module, attribute):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        near = difflib.get_close_matches(attribute, public) or public
+        raise ValueError(f"{what}: the module {module_name!r} has no {attribute!r}; it has {_some(near)}")
+    factory: Callable[[], object] = getattr(module, attribute)
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise TypeError(
+            f"{what}: {attribute!r} is of type {type(factory).__name__}; name a function without arguments that "
+            "returns the model"
         )
+    signature = inspect.signature(factory)
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise TypeError(
+            f"{what}: {attribute}{signature} is called without arguments: {error}. Give them default values, or name "
+            "a function without arguments that calls it"
+        ) from error
+    return factory
 
 
-def _plain(setting: Any) -> Any:
-    if isinstance(setting, (list, tuple)):
-        return [round(float(number), 6) for number in setting]
-    return dict(setting) if isinstance(setting, Mapping) else setting
+def _made_student(what: str, name: str) -> PreTrainedModel:
+    model = _made(what, name)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"{what} is a {type(model).__name__}; a student must be a transformers.PreTrainedModel, so that it can be "
+            "saved and loaded with its config"
+        )
+    return model
+
+
+def _tell_renamed(what: str, stored: Mapping[int, str], labels: Sequence[str]) -> None:
+    text = renamed_head(stored, labels)
+    if text is not None:
+        logger.log(logging.WARNING if _is_reordered(_in_order(stored), labels) else logging.INFO, "%s: %s", what, text)
+
+
+def _name_classes(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in enumerate(labels)}
 
 
 def _local_path(what: str, name: str) -> Path | None:
@@ -260,10 +431,11 @@ def _local_path(what: str, name: str) -> Path | None:
     if path.exists():
         return path
     like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
-    if like_a_path or name.endswith(".json") or (path.parent != Path() and path.parent.is_dir()):
+    if ":" in name or like_a_path or name.endswith(".json") or (path.parent != Path() and path.parent.is_dir()):
         raise FileNotFoundError(
             f"{what}: no such file or folder (looked for {path.absolute()}). "
-            "A model on the Hub is named 'owner/name', and no folder 'owner' may exist in the current folder"
+            "A model on the Hub is named 'owner/name', and no folder 'owner' may exist in the current folder; a "
+            "function that makes a model is named 'package.module:factory'"
         )
     return None
 
@@ -288,6 +460,27 @@ def _has_weights(what: str, path: Path) -> bool:
             f"AutoModelForImageClassification.from_pretrained({str(path)!r}).save_pretrained('NEW_FOLDER')"
         )
     return False
+
+
+def _stored(what: str, name: str, hub: Mapping[str, Any]) -> nn.Module:
+    """Return a stored model exactly as it was saved, its head included."""
+    path = _local_path(what, name)
+    if path is not None and not _has_weights(what, path):
+        raise ValueError(f"{what} has no weights: {path} holds no {_WEIGHTS[0]}. A teacher must be trained")
+    source = name if path is None else str(path)
+    model, info = _load_weights(what, source, _load_config(what, source, hub), hub)
+    for problem, keys in (
+        ("missing in the checkpoint", info["missing_keys"]),
+        ("unexpected in the checkpoint", info["unexpected_keys"]),
+        ("of another shape", _described(info["mismatched_keys"])),
+    ):
+        if keys:
+            raise ValueError(
+                f"{what}: tensors {problem}: {_some(keys)}. The teacher would be partly random or lose trained "
+                "tensors. Use a checkpoint that was saved from an image classifier of this architecture"
+            )
+    stored: nn.Module = model
+    return stored
 
 
 def _load_config(what: str, source: str, hub: Mapping[str, Any]) -> PreTrainedConfig:

@@ -7,11 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_abkd.data import DataArguments, ImageDatasets, load_image_datasets
 from hf_abkd.images import ImageTransform, prepare
-from hf_abkd.models import ModelArguments, check_same_preprocessing, load_processor, load_student, load_teacher
+from hf_abkd.models import (
+    ModelArguments,
+    load_processor,
+    load_student,
+    load_teacher,
+    own_processor,
+    student_channels,
+)
+from hf_abkd.views import same_preprocessing
 
 
 @dataclass(frozen=True)
@@ -26,19 +35,21 @@ class Workload:
         validation: The prepared evaluation set, or None.
         name: The name of the data, for logs and model cards.
         dataset_id: The data set on the Hub, if it is there.
+        teacher_processor: The teacher's image processor, if it prepares images otherwise than the student's.
     """
 
-    teacher: PreTrainedModel | None
+    teacher: nn.Module | None
     make_student: Callable[[], PreTrainedModel]
     processor: BaseImageProcessor
     train: Dataset | IterableDataset
     validation: Dataset | IterableDataset | None
     name: str
     dataset_id: str | None = None
+    teacher_processor: BaseImageProcessor | None = None
 
 
 def prepared(
-    teacher: PreTrainedModel | None,
+    teacher: nn.Module | None,
     make_student: Callable[[], PreTrainedModel],
     processor: BaseImageProcessor,
     images: ImageDatasets,
@@ -46,18 +57,34 @@ def prepared(
     num_channels: int = 3,
     image_column: str = "image",
     label_column: str = "label",
+    teacher_processor: BaseImageProcessor | None = None,
 ) -> Workload:
-    """Return a workload of models and images, with the images prepared by the processor."""
-    transform = ImageTransform(
-        processor, image_column=image_column, label_column=label_column, num_channels=num_channels
-    )
+    """Return a workload of models and images, with the images prepared by the processor, or by both.
+
+    A teacher's processor that does the same as the student's is left out.
+    """
+    if teacher_processor is not None and same_preprocessing(processor, teacher_processor, num_channels):
+        teacher_processor = None
+
+    def transform(shared: bool) -> ImageTransform:
+        return ImageTransform(
+            processor,
+            image_column=image_column,
+            label_column=label_column,
+            num_channels=num_channels,
+            teacher_processor=teacher_processor,
+            shared=shared,
+        )
+
     return Workload(
         teacher=teacher,
         make_student=make_student,
         processor=processor,
-        train=prepare(images.train, transform),
-        validation=None if images.validation is None else prepare(images.validation, transform),
+        train=prepare(images.train, transform(shared=True)),
+        # Not augmented, so that each model can have exactly what its own processor makes.
+        validation=None if images.validation is None else prepare(images.validation, transform(shared=False)),
         name=images.name,
+        teacher_processor=teacher_processor,
     )
 
 
@@ -94,22 +121,27 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         teacher = load_teacher(
             models.teacher_name_or_path, labels=images.labels, revision=models.teacher_revision, **hub
         )
+    named = models.image_processor_name
     processor = load_processor(
-        models.image_processor_name or student_name,
-        fallback=models.teacher_name_or_path,
-        revision="main" if models.image_processor_name else models.student_revision,
+        named or student_name,
+        # A processor that was asked for is not replaced by another one.
+        fallback=None if named else models.teacher_name_or_path,
+        revision="main" if named else models.student_revision,
         fallback_revision=models.teacher_revision,
         **hub,
     )
-    if models.teacher_name_or_path is not None and models.image_processor_name is None:
-        check_same_preprocessing(processor, models.teacher_name_or_path, revision=models.teacher_revision, **hub)
+    # One that was named is for both models.
+    teacher_processor = None
+    if models.teacher_name_or_path is not None and named is None:
+        teacher_processor = own_processor(models.teacher_name_or_path, revision=models.teacher_revision, **hub)
     work = prepared(
         teacher,
         make_student,
         processor,
         images,
-        num_channels=getattr(make_student().config, "num_channels", 3),
+        num_channels=student_channels(student_name, revision=models.student_revision, **hub),
         image_column=data.image_column_name,
         label_column=data.label_column_name,
+        teacher_processor=teacher_processor,
     )
     return replace(work, dataset_id=data.dataset_name)

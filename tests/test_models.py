@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import (
     DeiTForImageClassificationWithTeacher,
     HfArgumentParser,
     LevitConfig,
+    PPLCNetConfig,
     ResNetConfig,
     ResNetForImageClassification,
     TrainingArguments,
@@ -24,7 +26,16 @@ from transformers import (
 
 import hf_abkd.models as models_module
 from hf_abkd.data import DataArguments
-from hf_abkd.models import ModelArguments, load_processor, load_student, load_teacher
+from hf_abkd.models import (
+    ModelArguments,
+    load_processor,
+    load_student,
+    load_teacher,
+    own_processor,
+    renamed_head,
+    student_channels,
+    student_config,
+)
 
 LABELS = ["cat", "dog", "owl"]
 VIT = {
@@ -55,6 +66,13 @@ def resnet_config(classes=3, **changes):
 def saved(path, model):
     model.save_pretrained(path)
     return str(path)
+
+
+def name_classes(folder, names):
+    """Edit the names that are stored with a model."""
+    path = Path(folder, "config.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "id2label": dict(enumerate(names))}))
 
 
 def change_tensors(folder, change):
@@ -226,6 +244,7 @@ def test_a_head_of_another_label_count_needs_the_flag(resnet, logged):
     assert backbone
     assert all(torch.equal(student.state_dict()[name], tensor) for name, tensor in backbone.items())
     assert "new, random tensors: classifier.1.bias, classifier.1.weight" in logged.text
+    assert "its head for 3 classes is replaced by one for 4" in logged.text
 
 
 def test_a_backbone_without_a_head_gets_one(tmp_path, logged):
@@ -260,6 +279,243 @@ def test_a_model_that_is_no_image_classifier_is_refused(tmp_path):
     BertConfig(hidden_size=8, num_attention_heads=2).save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match=r"student .*no image classifier of model type 'bert'"):
         load_student(str(tmp_path / "bert"), labels=LABELS)
+
+
+# Renamed heads -------------------------------------------------------------------------------------------------------
+
+
+def messages(logged, level):
+    return [record.getMessage() for record in logged.records if record.levelno == level]
+
+
+def test_a_head_with_the_same_classes_in_another_order_is_a_warning(resnet, logged):
+    """The accuracy starts below chance: the trained row of "dog" is now called "cat"."""
+    name_classes(resnet, ["dog", "Cat", "owl"])
+    student = load_student(resnet, labels=LABELS)
+    (warning,) = messages(logged, logging.WARNING)
+    assert warning.startswith(f"student {resnet!r}: the model's head has the classes of the data in another order")
+    assert "class 0 'dog' -> 'cat', class 1 'Cat' -> 'dog'. What" in warning
+    assert "Give the data set the model's order" in warning
+    assert student.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_a_head_with_other_names_is_told(resnet, logged):
+    """Another data set is the usual reason to train, but who named the wrong one should see it."""
+    name_classes(resnet, ["elk", "ant", "owl"])
+    load_student(resnet, labels=LABELS)
+    assert not messages(logged, logging.WARNING)
+    assert "renamed after the data: class 0 'elk' -> 'cat', class 1 'ant' -> 'dog'\n" in logged.text
+
+
+@pytest.mark.parametrize("names", [["LABEL_0", "LABEL_1", "LABEL_2"], LABELS, ["Cat", "dog ", "OWL"]])
+def test_a_head_that_means_the_datas_classes_is_no_news(resnet, names, logged):
+    """Messages about nothing bury the one that counts."""
+    name_classes(resnet, names)
+    load_student(resnet, labels=LABELS)
+    assert "rename" not in logged.text
+
+
+def test_random_heads_have_nothing_to_lose(tmp_path, logged):
+    """A warning about a head that was never trained, or is replaced, sends people to look for a mistake."""
+    names = {0: "dog", 1: "cat", 2: "owl"}
+    resnet_config(id2label=names).save_pretrained(tmp_path / "config")
+    load_student(str(tmp_path / "config"), labels=LABELS)
+    backbone = saved(tmp_path / "backbone", ViTModel(ViTConfig(**VIT, id2label=names), add_pooling_layer=True))
+    load_student(backbone, labels=LABELS)
+    resnet = saved(tmp_path / "resnet", ResNetForImageClassification(resnet_config(id2label=names)))
+    load_student(resnet, labels=["dog", "owl"], ignore_mismatched_sizes=True)
+    load_student(resnet, labels=None)
+    assert "rename" not in logged.text
+
+
+def test_renamed_heads_are_told_in_a_few_words():
+    """A thousand names would fill the screen; the order is by class, not by text."""
+    names = [f"thing {index}" for index in range(12)]
+    text = renamed_head(dict(enumerate(names)), names[::-1])
+    assert "class 0 'thing 0' -> 'thing 11', class 1 'thing 1' -> 'thing 10', class 2 'thing 2' -> 'thing 9'" in text
+    assert "and 9 more. What it learnt" in text
+    assert renamed_head({2: "owl", 0: "cat", 1: "dog"}, LABELS) is None
+    assert renamed_head({0: "elk", 1: "ant"}, LABELS) is None
+
+
+# Factories -----------------------------------------------------------------------------------------------------------
+
+FACTORIES = """
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification
+
+model = torch.nn.Linear(2, 2)
+
+def plain():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2), torch.nn.BatchNorm1d(2)).half()
+
+def student(classes=3, names=("cat", "dog", "owl")):
+    sizes = dict(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_channels=1)
+    return ResNetForImageClassification(ResNetConfig(**sizes, id2label=dict(enumerate(names)))).half().eval()
+
+def reordered():
+    return student(names=["owl", "dog", "cat"])
+
+def lazy():
+    from own_package import nets
+    return nets.plain()
+
+def needs(width, *, depth):
+    return plain()
+
+def broken():
+    return student(1, 2, 3)
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def factories(tmp_path, monkeypatch):
+    """A module in the current folder, and one in a package, that are forgotten afterwards."""
+    folder = tmp_path / "project"
+    (folder / "own_package").mkdir(parents=True)
+    (folder / "own_factories.py").write_text(FACTORIES)
+    (folder / "own_package" / "nets.py").write_text(FACTORIES)
+    (folder / "own_needy.py").write_text("import own_absent")
+    monkeypatch.chdir(folder)
+    before, path = set(sys.modules), list(sys.path)
+    yield folder
+    assert sys.path == path
+    for name in set(sys.modules) - before:
+        if name.startswith("own_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["own_factories:plain", "own_package.nets:plain", "own_factories:lazy"])
+def test_a_teacher_may_be_any_module_of_a_factory(factories, name):
+    """A teacher that trains along, or in half precision on a CPU, is the same mistake wherever it comes from."""
+    teacher = load_teacher(name, labels=LABELS)
+    assert isinstance(teacher, torch.nn.Sequential)
+    assert not any(module.training for module in teacher.modules())
+    assert {(p.dtype, p.requires_grad) for p in teacher.parameters()} == {(torch.float32, False)}
+
+
+def test_a_teacher_of_a_factory_keeps_its_head_and_tells_it(factories, logged):
+    """As of a stored teacher, the class count is the first thing to compare."""
+    assert load_teacher("own_factories:student", labels=["a", "b"]).config.id2label[2] == "owl"
+    assert "has 3 classes, the data has 2" in logged.text
+
+
+def test_a_student_of_a_factory_is_named_after_the_data(factories, logged):
+    """The published student must say "owl" whatever made it, and train in float32."""
+    student = load_student("own_factories:student", labels=LABELS)
+    assert student.training
+    assert {(p.dtype, p.requires_grad) for p in student.parameters()} == {(torch.float32, True)}
+    assert "rename" not in logged.text
+    student = load_student("own_factories:student", labels=["a", "b", "c"])
+    assert student.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert student.config.label2id == {"a": 0, "b": 1, "c": 2}
+    assert load_student("own_factories:student", labels=None).config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_a_student_of_a_factory_with_reordered_classes_is_a_warning(factories, logged):
+    """Only the factory knows whether its head is trained."""
+    load_student("own_factories:reordered", labels=LABELS)
+    (warning,) = messages(logged, logging.WARNING)
+    assert "'own_factories:reordered': the model's head has the classes of the data in another order" in warning
+
+
+def test_a_student_of_a_factory_needs_the_datas_class_count(factories):
+    """A label of 3 in a head of 3 is an index error on a CPU, and on a GPU an assertion that names nothing."""
+    with pytest.raises(ValueError, match=r"was made for 3 classes, the data has 4.*num_labels=4"):
+        load_student("own_factories:student", labels=["a", "b", "c", "d"], ignore_mismatched_sizes=True)
+
+
+def test_a_student_must_be_a_transformers_model(factories):
+    """Any other is trained for hours before it turns out that it cannot be saved with a config."""
+    for load in (load_student, student_config):
+        with pytest.raises(TypeError, match=r"student 'own_factories:plain' is a Sequential; .*PreTrainedModel"):
+            load("own_factories:plain", **({"labels": LABELS} if load is load_student else {}))
+
+
+@pytest.mark.parametrize("load", [load_teacher, load_student])
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("own_gone:make", ImportError, r"'own_gone' cannot be imported: No .* looked for in .*project and .*'.py'"),
+        ("own_factories.py:plain", ImportError, r"'own_factories.py' cannot be imported: .*without '.py'"),
+        ("own_needy:make", ImportError, r"'own_needy' cannot be imported: No module named 'own_absent'$"),
+        ("own_factories:plein", ValueError, r"'own_factories' has no 'plein'; it has plain"),
+        ("own_factories:x", ValueError, r"has no 'x'; it has ResNetConfig.* and \d more"),
+        ("own_factories:model", TypeError, r"'model' is of type Linear; name a function without arguments"),
+        ("own_factories:needs", TypeError, r"needs\(width, \*, depth\) is called without arguments: missing .*'width'"),
+        ("own_factories:number", TypeError, r"returned int; it must return a torch.nn.Module"),
+    ],
+)
+def test_a_wrong_factory_is_named(factories, load, name, kind, message):
+    """With two models in one command, "No module named 'x'" does not tell which flag is wrong, or where was looked."""
+    role = "teacher" if load is load_teacher else "student"
+    with pytest.raises(kind, match=rf"{role} '{name}'.*{message}"):
+        load(name, labels=LABELS)
+
+
+def test_a_mistake_inside_a_factory_keeps_its_own_error(factories):
+    """A report that the factory needs arguments would send its author to the wrong line."""
+    with pytest.raises(TypeError, match=r"student\(\) takes from 0 to 2 positional"):
+        load_teacher("own_factories:broken", labels=LABELS)
+
+
+def test_a_module_keeps_what_it_puts_on_the_path(factories):
+    """Many research repositories put their folders on the path, and import from them later."""
+    (factories / "own_path.py").write_text("import sys\nsys.path.insert(0, 'extra')\nfrom own_factories import plain")
+    load_teacher("own_path:plain", labels=None)
+    assert sys.path.pop(0) == "extra"
+
+
+def test_a_path_with_a_colon_is_a_path(factories, resnet):
+    """A folder that exists must be loaded, not imported; one that does not must not be sought on the Hub."""
+    shutil.move(resnet, factories / "own_factories:plain")
+    assert load_teacher("own_factories:plain", labels=LABELS).config.num_labels == 3
+    for name in ("nets/own.py:plain", "own-package.nets:plain", "own_package:", "a:b:c"):
+        with pytest.raises(FileNotFoundError, match=rf"{name}': no such.*named 'package.module:factory'"):
+            load_teacher(name, labels=LABELS)
+
+
+# Config --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_channels_are_read_without_the_weights(tmp_path, resnet, factories):
+    """Images are prepared before the student is built; grey ones for a colour student stop the first batch."""
+    Path(resnet, "model.safetensors").write_bytes(b"not read")
+    assert student_channels(resnet) == 3
+    resnet_config(num_channels=1).save_pretrained(tmp_path / "grey")
+    assert student_channels(str(tmp_path / "grey")) == 1
+    assert student_channels(str(tmp_path / "grey" / "config.json")) == 1
+    assert student_channels("own_factories:student") == 1
+    PPLCNetConfig().save_pretrained(tmp_path / "silent")
+    assert student_channels(str(tmp_path / "silent")) == 3
+
+
+def test_a_config_from_the_hub_is_of_the_revision_asked_for(tmp_path, hub_cache):
+    """Another revision may have another input."""
+    resnet_config(num_channels=1).save_pretrained(hub_cache("owner/grey"))
+    assert student_channels("owner/grey", cache_dir=str(tmp_path), revision="main") == 1
+    with pytest.raises(OSError, match=r"'owner/grey' \(revision 'v2'\) could not be loaded"):
+        student_channels("owner/grey", cache_dir=str(tmp_path), revision="v2")
+
+
+def test_a_config_has_the_stored_names(resnet):
+    """`renamed_head` compares them with the data's."""
+    name_classes(resnet, ["dog", "cat", "owl"])
+    assert student_config(resnet).id2label == {0: "dog", 1: "cat", 2: "owl"}
+
+
+def test_reading_a_config_changes_nothing(tmp_path, factories):
+    """With the random state moved on, the student would start from other weights than the seed says."""
+    state = torch.get_rng_state()
+    student_channels("own_factories:student")
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        student_channels("./gone")
+    with pytest.raises(ValueError, match="holds no config.json"):
+        student_channels(str(factories))
 
 
 # Paths and files -----------------------------------------------------------------------------------------------------
@@ -374,6 +630,38 @@ def test_a_hub_student_without_a_processor_uses_the_teachers(tmp_path, hub_cache
     ViTImageProcessorPil(size={"height": 20, "width": 20}).save_pretrained(hub_cache("owner/teacher"))
     processor = load_processor("owner/student", fallback="owner/teacher", cache_dir=str(tmp_path))
     assert processor.size["height"] == 20
+    refs = hub_cache("owner/branched").parents[1] / "refs"
+    (refs / "main").rename(refs / "v2")
+    ViTImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(refs.parent / "snapshots" / ("0" * 40))
+    processor = load_processor(
+        "owner/student", fallback="owner/branched", fallback_revision="v2", cache_dir=str(tmp_path)
+    )
+    assert processor.size["height"] == 24
+
+
+def test_a_factory_has_no_processor(tmp_path, factories):
+    """Looked up on the Hub, the name would be reported as a malformed repository."""
+    ViTImageProcessorPil(size={"height": 20, "width": 20}).save_pretrained(tmp_path / "teacher")
+    assert load_processor("own_factories:student", fallback=str(tmp_path / "teacher")).size["height"] == 20
+    with pytest.raises(ValueError, match=r"--image_processor_name.*'own_factories:student' is made by a function"):
+        load_processor("own_factories:student", fallback="own_factories:plain")
+    assert "own_factories" not in sys.modules
+
+
+def test_a_models_own_processor_is_found_or_none(tmp_path, factories, hub_cache):
+    """A teacher shown images that were prepared for the student teaches what it sees in wrong colours."""
+    ViTImageProcessorPil(size={"height": 20, "width": 20}).save_pretrained(tmp_path / "teacher")
+    assert own_processor(str(tmp_path / "teacher")).size["height"] == 20
+    ViTImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(hub_cache("owner/teacher"))
+    assert own_processor("owner/teacher", revision="main", cache_dir=str(tmp_path), token=None).size["height"] == 24
+    resnet_config().save_pretrained(tmp_path / "without")
+    for name in (str(tmp_path / "without"), "own_factories:plain"):
+        assert own_processor(name, trust_remote_code=False) is None
+    (tmp_path / "teacher" / "preprocessor_config.json").write_text('{"image_processor_type": "Gone"}')
+    with pytest.raises(OSError, match=r"image processor of .*teacher' could not be loaded"):
+        own_processor(str(tmp_path / "teacher"))
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        own_processor("./gone")
 
 
 def test_no_processor_at_all_tells_the_flag(tmp_path):
