@@ -21,6 +21,12 @@ class DistillationArguments(TrainingArguments):
         eval_agreement: Run the teacher during evaluation too, and report how often the student predicts the
             teacher's class and, per layer, lies on the teacher's side of the activation boundaries.
         teacher_precision: `auto` (as the student: the training precision), `fp32`, `bf16` or `fp16`.
+        term_gradient_steps: In how many first steps of each stage with several terms the norm of each term's gradient
+            on the student is measured and logged, as its ratio to the largest other one (`gradient_ratio/...`; each
+            process measures its own batch). Each costs a forward pass and a backward pass per term. 0 measures
+            nothing.
+        balance_terms: Give a term whose gradient is more than ten times that of every other the weight that makes it
+            equal to the next.
         overwrite_output_dir: Delete the checkpoints of another run in `output_dir` instead of refusing to start.
 
     Raises:
@@ -48,6 +54,13 @@ class DistillationArguments(TrainingArguments):
         default="auto",
         metadata={"help": "Precision of the teacher: auto (as the student), fp32, bf16 or fp16."},
     )
+    term_gradient_steps: int = field(
+        default=3,
+        metadata={"help": "First steps of a stage in which the gradient of each term is measured; 0 measures nothing."},
+    )
+    balance_terms: bool = field(
+        default=False, metadata={"help": "Balance a term whose gradient is over ten times that of every other."}
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the checkpoints of another run in --output_dir."}
     )
@@ -60,6 +73,10 @@ class DistillationArguments(TrainingArguments):
             raise ValueError(f"lr_gamma must be positive, got {self.lr_gamma}")
         if self.teacher_precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"teacher_precision must be auto, fp32, bf16 or fp16, got {self.teacher_precision!r}")
+        if self.term_gradient_steps < 0:
+            raise ValueError(f"term_gradient_steps must be 0 or more, got {self.term_gradient_steps}")
+        if self.balance_terms and self.term_gradient_steps == 0:
+            raise ValueError("balance_terms needs steps in which it measures: set term_gradient_steps above 0")
         # The first two are transformers' own; torch takes the rest, and is reentrant unless they say otherwise.
         checkpointing = dict(self.activation_checkpointing_kwargs or {})
         passed_on = set(checkpointing) - {"every_n_layers", "offload"}

@@ -1,24 +1,105 @@
-"""Connectors: small trainable adapters from a student tensor to the shape of a teacher tensor."""
+"""Connectors: small trainable adapters from a student tensor to the form in which it is compared with the teacher's."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from hf_abkd.layouts import Layout, check_layout, plain_layout
+
+Kind = Literal["auto", "identity", "map", "tokens", "linear"]
+KINDS: tuple[Kind, ...] = ("auto", "identity", "map", "tokens", "linear")
 
 
-class MapConnector(nn.Sequential):
-    """1x1 convolution without bias, then BatchNorm: (N, C_student, H, W) to (N, C_teacher, H, W).
+class AsMap(nn.Module):
+    """The same responses as a map without special tokens: any layout to (N, C, H, W). Nothing to train.
+
+    Args:
+        layout: How the responses lie. Tokens need a grid.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        positions = None if layout.positions is None else torch.tensor(layout.positions)
+        self.positions: Tensor | None
+        # Not saved: it follows from the models, and is found out again.
+        self.register_buffer("positions", positions, persistent=False)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Return a map, (N, C, H, W).
+
+        Raises:
+            ValueError: If tokens form no grid.
+        """
+        if not self.layout.has_tokens:
+            return tensor.movedim(self.layout.channel_dim, 1)
+        if self.layout.grid is None:
+            raise ValueError(f"tokens of shape {tuple(tensor.shape)} lie on no grid over the image")
+        tokens = tensor.movedim(self.layout.channel_dim, 1)[..., self.layout.special_tokens :]
+        if self.positions is not None:
+            tokens = tokens[..., self.positions]
+        return tokens.reshape(*tokens.shape[:2], *self.layout.grid)
+
+    def extra_repr(self) -> str:
+        """Return how the responses lie."""
+        return self.layout.describe()
+
+
+class MapConnector(nn.Module):
+    """1x1 convolution without bias, BatchNorm, and a change of the grid: any layout to (N, C_teacher, H, W).
+
+    A finer grid is averaged before the convolution, a coarser one is interpolated bilinearly after BatchNorm, so that
+    the convolution sees the fewer positions.
 
     Paper: Heo et al., AAAI 2019, https://huggingface.co/papers/1811.03233 (weights from N(0, sqrt(2 / C_teacher)),
         BatchNorm weight 1 and bias 0).
+    Differs: the paper has equal grids only.
+
+    Args:
+        student_channels: Channels of the student's tensor.
+        teacher_channels: Channels of the teacher's.
+        layout: How the student's tensor lies; (N, C, H, W) by default.
+        grid: The teacher's grid; None leaves the student's as it is.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int) -> None:
-        convolution = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
-        nn.init.normal_(convolution.weight, std=math.sqrt(2 / teacher_channels))
-        super().__init__(convolution, nn.BatchNorm2d(teacher_channels))
+    def __init__(
+        self,
+        student_channels: int,
+        teacher_channels: int,
+        *,
+        layout: Layout | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.as_map = AsMap(Layout("NCHW") if layout is None else layout)
+        self.grid = grid
+        self.convolution = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
+        nn.init.normal_(self.convolution.weight, std=math.sqrt(2 / teacher_channels))
+        self.normalization = nn.BatchNorm2d(teacher_channels)
+
+    def forward(self, student: Tensor) -> Tensor:
+        """Return a map on the teacher's grid, (N, C_teacher, H, W)."""
+        maps: Tensor = self.as_map(student)
+        own = (maps.shape[2], maps.shape[3])
+        grid = own if self.grid is None else self.grid
+        coarser = (min(own[0], grid[0]), min(own[1], grid[1]))
+        if own != coarser:
+            maps = functional.adaptive_avg_pool2d(maps, coarser)
+        maps = self.normalization(self.convolution(maps))
+        if coarser != grid:
+            maps = functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+        return maps
+
+    def extra_repr(self) -> str:
+        """Return what does not show in the parts."""
+        return "" if self.grid is None else f"to {self.grid[0]}x{self.grid[1]}"
 
 
 class TokenConnector(nn.Module):
@@ -48,24 +129,110 @@ class LinearHead(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(student_features, teacher_classes))
 
 
-def connector_for(student_shape: torch.Size, teacher_shape: torch.Size) -> nn.Module:
-    """Return the connector that brings a student tensor to a teacher tensor's shape.
+class ClassSelection(nn.Module):
+    """Some of the classes, in another order: (N, K) to (N, number of chosen classes). Nothing to train."""
 
-    Identity where the shapes are equal already, as in the paper. Shapes include the batch.
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.classes: Tensor
+        self.register_buffer("classes", torch.tensor(classes, dtype=torch.long), persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the logits of the chosen classes."""
+        return logits[:, self.classes]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How two tensors are brought to one form.
+
+    Args:
+        connector: What the student's tensor goes through.
+        target_view: What the teacher's tensor goes through; it has nothing to train.
+        description: Both in a few words, for tables.
+    """
+
+    connector: nn.Module
+    target_view: nn.Module
+    description: str
+
+    @property
+    def parameters(self) -> int:
+        """The number of trainable parameters."""
+        return sum(parameter.numel() for parameter in self.connector.parameters())
+
+
+def connect(
+    student_shape: Sequence[int],
+    teacher_shape: Sequence[int],
+    *,
+    student_layout: Layout | None = None,
+    teacher_layout: Layout | None = None,
+    kind: Kind = "auto",
+) -> Connection:
+    """Return the connection of a student tensor with a teacher tensor.
+
+    By default: identity where shape and layout are equal, as in the paper; a token connector where both have the same
+    tokens, special ones included; else the responses of both as maps, with a 1x1 convolution, BatchNorm and a change
+    of the grid. A teacher's (N, K) is met by an extra linear head.
+
+    Args:
+        student_shape: The shape of the student's tensor, with the batch.
+        teacher_shape: Likewise the teacher's.
+        student_layout: How the student's tensor lies; None takes what the shape suggests.
+        teacher_layout: Likewise the teacher's.
+        kind: "identity", "map", "tokens" or "linear" instead of the choice by shape.
 
     Raises:
-        ValueError: If the two tensors lie on different grids or have layouts that cannot be mapped.
+        ValueError: If the two cannot be connected, or not so.
     """
-    student, teacher = tuple(student_shape), tuple(teacher_shape)
-    if student == teacher:
-        return nn.Identity()
-    if len(student) == len(teacher) == 4 and student[2:] == teacher[2:]:
-        return MapConnector(student[1], teacher[1])
-    if len(student) == len(teacher) == 3 and student[1] == teacher[1]:
-        return TokenConnector(student[2], teacher[2])
-    if len(teacher) == 2 and len(student) >= 2 and math.prod(student[1:]) == student[1]:
-        return LinearHead(student[1], teacher[1])
-    raise ValueError(
-        f"no connector maps {student[1:]} (student) to {teacher[1:]} (teacher). Maps (C, H, W) need the same H and W, "
-        "tokens (L, D) the same L. Pair layers on equal grids, or give the term your own module as `connector`."
+    ours, theirs = tuple(student_shape), tuple(teacher_shape)
+    own = plain_layout(ours) if student_layout is None else student_layout
+    other = plain_layout(theirs) if teacher_layout is None else teacher_layout
+    check_layout(own, ours)
+    check_layout(other, theirs)
+    same_places = own.order == other.order and own.positions == other.positions
+    same_tokens = (
+        same_places and own.order == "NLC" and own.special_tokens == other.special_tokens and ours[1] == theirs[1]
     )
+    if kind == "auto":
+        if ours == theirs and same_places and own.special_tokens == other.special_tokens:
+            kind = "identity"
+        elif same_tokens:
+            kind = "tokens"
+        elif len(theirs) == 2 and math.prod(ours[1:]) == ours[1]:
+            kind = "linear"
+        else:
+            kind = "map"
+    text = f"{ours[1:]} {own.order} (student) with {theirs[1:]} {other.order} (teacher)"
+    if kind == "identity":
+        if ours == theirs and same_places:
+            return Connection(nn.Identity(), nn.Identity(), "identity")
+        if own.grid is not None and own.grid == other.grid and _channels(ours, own) == _channels(theirs, other):
+            return Connection(AsMap(own), AsMap(other), "identity")
+        raise ValueError(f"identity cannot connect {text}: grid and channels differ")
+    if kind == "tokens":
+        if not same_tokens:
+            raise ValueError(f"a token connector cannot connect {text}: it needs the same tokens; use 'map'")
+        return Connection(TokenConnector(ours[2], theirs[2]), nn.Identity(), "linear + BatchNorm")
+    if kind == "linear":
+        if len(theirs) != 2 or math.prod(ours[1:]) != ours[1]:
+            raise ValueError(f"a linear head cannot connect {text}: it maps a vector (N, D) to the teacher's (N, K)")
+        return Connection(LinearHead(ours[1], theirs[1]), nn.Identity(), "linear head")
+    if own.grid is None or other.grid is None:
+        lost = [who for who, layout in (("student", own), ("teacher", other)) if layout.grid is None]
+        raise ValueError(
+            f"no connector brings together {text}: the {' and the '.join(lost)} tensor lies on no grid over the image. "
+            "Pair other layers, or give the term your own module as `connector`."
+        )
+    resized = own.grid != other.grid
+    connector = MapConnector(
+        _channels(ours, own), _channels(theirs, other), layout=own, grid=other.grid if resized else None
+    )
+    resize = f", {own.grid[0]}x{own.grid[1]} to {other.grid[0]}x{other.grid[1]}" if resized else ""
+    view = nn.Identity() if other.order == "NCHW" else AsMap(other)
+    return Connection(connector, view, f"1x1 convolution + BatchNorm{resize}")
+
+
+def _channels(shape: Sequence[int], layout: Layout) -> int:
+    return shape[layout.channel_dim]

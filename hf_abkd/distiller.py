@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_abkd.capture import Capture, CapturePoint
 from hf_abkd.objectives import boundary_agreement
+from hf_abkd.outputs import logits_of
 from hf_abkd.terms import LOGITS, Term
 
 
@@ -79,14 +80,30 @@ class Distiller(nn.Module):
             `loss` (), the weighted sum; `logits` (N, K); `terms` (T,), the values without weights, detached;
             `agreement` (N, B), per sample the boundary agreement of each of the B boundary terms, detached.
         """
+        logits, values, agreements = self.run(inputs, targets, labels)
+        stacked = torch.stack(values) if values else weights.new_zeros(0)
+        result = {"loss": (weights * stacked).sum(), "logits": logits, "terms": stacked.detach()}
+        if agreements:
+            result["agreement"] = torch.stack(agreements, dim=1)
+        return result
+
+    def run(
+        self, inputs: Mapping[str, Any], targets: Mapping[str, Tensor], labels: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Run the student and every term, and keep the terms apart; the arguments are those of `forward`.
+
+        Returns:
+            The logits (N, K); per term its value (), without its weight, with its graph; per boundary term its
+            agreement (N,), detached.
+        """
         output, captured = self.capture.run(lambda: self.student(**inputs))
-        logits: Tensor = output.logits
+        logits = logits_of(output, self.student, "student")
         values: list[Tensor] = []
         agreements: list[Tensor] = []
         for term in self.terms:
             student = term.adapt(logits if term.student == LOGITS else captured[self.points[term.student]])
             if term.teacher is not None:
-                target = targets[term.teacher]
+                target = term.view(targets[term.teacher])
             elif labels is not None:
                 target = labels
             else:
@@ -95,8 +112,4 @@ class Distiller(nn.Module):
             if term.objective.boundary:
                 with torch.no_grad():
                     agreements.append(boundary_agreement(student, target))
-        stacked = torch.stack(values) if values else weights.new_zeros(0)
-        result = {"loss": (weights * stacked).sum(), "logits": logits, "terms": stacked.detach()}
-        if agreements:
-            result["agreement"] = torch.stack(agreements, dim=1)
-        return result
+        return logits, values, agreements

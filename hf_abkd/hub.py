@@ -53,6 +53,7 @@ class CardFacts:
         stages: Description of each stage, with `name`, `steps`, `epochs`, `freeze`, `terms` and `settings`; a term
             has its `loss` and `agreement` at the end of the stage if they are known.
         teacher: Class, source, fingerprint and parameters of the teacher; None for a model trained without one.
+        plan: Which layers were paired, as YAML; None if none were.
         scores: The last evaluation, by metric name without the prefix `eval_`.
         scores_step: The step of the run at which it was made.
         citations: BibTeX entries.
@@ -74,6 +75,7 @@ class CardFacts:
     parameters: int
     stages: list[dict[str, Any]] = field(default_factory=list)
     teacher: Mapping[str, Any] | None = None
+    plan: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     scores_step: int | None = None
     citations: Sequence[str] = ()
@@ -215,6 +217,8 @@ def _body(facts: CardFacts) -> str:
     for number, stage in enumerate(facts.stages, 1):
         title = stage["name"] or "training"
         parts += [f"### Stage {number}: {title}" if len(facts.stages) > 1 else "### Loss", *_stage(stage)]
+    if facts.plan is not None:
+        parts += ["### Layers", f"```yaml\n{facts.plan.rstrip()}\n```"]
     if facts.stages:
         parts += ["### Settings", _settings(facts.stages)]
     parts += [_versions()]

@@ -31,7 +31,7 @@ def stage_facts(
         # Fewer than planned in a run that was stopped early, or goes on.
         steps = max(0, min(step, span.stop) - span.start)
         logs = [entry for entry in history if span.start < entry["step"] <= span.stop]
-        for facts, term in zip(terms, stage.terms, strict=True):
+        for facts, term in zip(terms, stage.each_term(), strict=True):
             for key, name in (("loss", term.name), ("agreement", f"boundary_agreement/{term.layer}")):
                 if values := [entry[name] for entry in logs if name in entry]:
                     facts[key] = values[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Schedule:
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""
         raise NotImplementedError
+
+    def times(self, factor: float) -> Schedule:
+        """Return the same schedule between other weights."""
+        return replace(self, start=self.start * factor, end=self.end * factor)
 
 
 class Linear(Schedule):

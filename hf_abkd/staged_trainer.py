@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from hf_abkd.distiller import Distiller
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.progress import Meter, OneRunHandler, Span, StageFlow, StageProgress
 from hf_abkd.stages import Stage, frozen_parts, own_terms, stage_arguments
-from hf_abkd.student_trainer import StudentTrainer, check_student
+from hf_abkd.student_trainer import StudentTrainer
 from hf_abkd.terms import Term
 
 
@@ -47,7 +47,7 @@ class StagedTrainer(StudentTrainer):
         if len(stages) > 1 and tuple(trainer_arguments.get("optimizers", ())) not in ((), (None, None)):
             raise ValueError("`optimizers` serves one stage; with several, give each Stage its own `optimizer`")
         super().__init__(model, args, **trainer_arguments)
-        self._given_stages = list(stages)
+        self._given_stages = self._complete(stages)
         self._given_optimizers = (self.optimizer, self.lr_scheduler)
         self._given_optimizer_class = self.optimizer_cls_and_kwargs
         self.stages = self._own_stages()
@@ -57,9 +57,7 @@ class StagedTrainer(StudentTrainer):
         #: Where each stage lies in the run, in steps; known once `train` was called.
         self.spans: list[Span] = []
         self._distiller: Distiller | None = None
-        self._teacher_reference: dict[str, Any] | None = None
         self._meter = Meter()
-        self._micro_batch = (-1, 0)
         self._early_logs: list[dict[str, float]] = []
         self._loss_sum, self._first_step, self._start_time = 0.0, 0, 0.0
         self._flow = StageFlow()
@@ -68,6 +66,10 @@ class StagedTrainer(StudentTrainer):
         self.callback_handler = OneRunHandler(
             self._flow, callbacks, self.model, self.processing_class, self.optimizer, self.lr_scheduler
         )
+
+    def _complete(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Return the stages with what only models and data can tell."""
+        return list(stages)
 
     def _prepare_run(self) -> None:
         """Check models, data and stages against each other; nothing has been trained or deleted yet."""
@@ -85,7 +87,7 @@ class StagedTrainer(StudentTrainer):
     @property
     def _terms(self) -> list[Term]:
         """The terms of all stages, each once."""
-        return list({id(term): term for stage in self.stages for term in stage.terms}.values())
+        return list({id(term): term for stage in self.stages for term in stage.each_term()}.values())
 
     @property
     def _span(self) -> Span:
@@ -100,7 +102,7 @@ class StagedTrainer(StudentTrainer):
     def _own_stages(self) -> list[Stage]:
         """Return the stages with connectors of their own, so that two trainers never share one."""
         stages = own_terms(self._given_stages)
-        for term in (term for stage in stages for term in stage.terms):
+        for term in (term for stage in stages for term in stage.each_term()):
             if isinstance(term.objective, CrossEntropy) and term.objective.label_smoothing is None:
                 term.objective.label_smoothing = self.args.label_smoothing_factor
         return stages
@@ -109,16 +111,15 @@ class StagedTrainer(StudentTrainer):
         """Return the terms of all stages, by the names under which checkpoints hold their connectors."""
         named: dict[int, tuple[str, nn.Module]] = {}
         for index, stage in enumerate(self.stages):
-            for position, term in enumerate(stage.terms):
+            for position, term in enumerate(stage.each_term()):
                 named.setdefault(id(term), (f"{index}.{position}", term))
         return dict(named.values())
 
     def run_state(self) -> dict[str, Any]:
-        """Return the position in the stages, what they are, and which teacher they use."""
+        """Return the position in the stages, and what they are."""
         return {
             "stage": self._span.index,
             "world_size": self.args.world_size,
-            "teacher": self._teacher_reference,
             "stages": [
                 {"start": span.start, "stop": span.stop, **stage.describe()}
                 for stage, span in zip(self.stages, self.spans, strict=True)
@@ -172,12 +173,7 @@ class StagedTrainer(StudentTrainer):
         there = checkpoints.load_state(checkpoint)
         self._flow.span = self.spans[0]
         here = self.run_state()
-        theirs, ours = ((state["teacher"] or {}).get("fingerprint") for state in (there, here))
-        if theirs != ours:
-            raise ValueError(
-                f"{checkpoint} was made with another teacher: {there['teacher']} there, {here['teacher']} here. "
-                "Pass the teacher of that run, or start a new run in another output_dir."
-            )
+        self._check_same_run(there, here, checkpoint)
         for number, (old, new) in enumerate(itertools.zip_longest(there["stages"], here["stages"])):
             before = number < there["stage"]
             # How long the current and later stages are may change, as with any Trainer; what they are may not.
@@ -204,13 +200,15 @@ class StagedTrainer(StudentTrainer):
         self._load_callback_state()
         return index + 1, None
 
+    def _check_same_run(self, there: Mapping[str, Any], here: Mapping[str, Any], checkpoint: Path) -> None:
+        """Check that a checkpoint is of this run, besides its stages."""
+
     def _start_student(self, model_init: Callable[..., PreTrainedModel], trial: Any) -> None:
         """Make the student of this call of `train`, and connectors of its own."""
         self._set_seed(0)
         self.model_init = model_init
         self.model = self.model_wrapped = self.call_model_init(trial).to(self.args.device)
         self.model_init = None
-        check_student(self.model)
         self.stages = self._own_stages()
 
     def _set_seed(self, index: int) -> None:
@@ -311,7 +309,7 @@ class StagedTrainer(StudentTrainer):
         """Keep the state of the run from stage to stage, and place a resumed run inside its stage."""
         self._fit_span(max_steps)
         span, before = self._span, self.state
-        self._meter, self._micro_batch = Meter(), (-1, 0)
+        self._meter = Meter()
         epochs, skipped = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial
         )

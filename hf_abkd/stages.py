@@ -6,7 +6,7 @@ import copy
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hf_abkd.args import DistillationArguments, rising_shares
-from hf_abkd.terms import Term
+from hf_abkd.plans import Plan
+from hf_abkd.terms import PairedTerms, Term
 
 
 def _number(
@@ -73,7 +74,7 @@ class Stage:
     schedule. Connectors live as long as their term: a `Term` object that stands in two stages keeps its connector.
 
     Args:
-        terms: The loss: a weighted sum.
+        terms: The loss: a weighted sum. `PairedTerms` stand for one term per pair of layers.
         name: What it is called in logs, the progress bar and the model card.
         freeze: Patterns (`*` matches anything) of names of student modules or parameters that are not trained;
             frozen modules stay in eval mode, so that their statistics do not move. Parameters that no term reaches
@@ -89,7 +90,7 @@ class Stage:
         ValueError: If there is no term, two terms share a name, or a length or argument is not possible.
     """
 
-    terms: Sequence[Term]
+    terms: Sequence[Term | PairedTerms]
     name: str = ""
     freeze: Sequence[str] = ()
     epochs: float | None = None
@@ -128,6 +129,17 @@ class Stage:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where}: {key}={value!r} is not possible: {error}") from error
 
+    def each_term(self) -> list[Term]:
+        """Return the terms, once the pairs of layers are known.
+
+        Raises:
+            RuntimeError: If they are not: the trainer completes its stages by `with_pairs`.
+        """
+        terms = [term for term in self.terms if isinstance(term, Term)]
+        if len(terms) != len(self.terms):
+            raise RuntimeError(f"the layers of stage {self.name!r} are not paired yet")
+        return terms
+
     def describe(self) -> dict[str, Any]:
         """Return what defines this stage, for checkpoints, logs and cards."""
         optimizer = None
@@ -135,7 +147,7 @@ class Stage:
             optimizer = f"{self.optimizer[0].__name__}({', '.join(f'{k}={v!r}' for k, v in self.optimizer[1].items())})"
         return {
             "name": self.name,
-            "terms": [term.describe() for term in self.terms],
+            "terms": [term.describe() for term in self.each_term()],
             "freeze": list(self.freeze),
             "optimizer": optimizer,
             "arguments": {key: str(value) for key, value in self.arguments.items()},
@@ -222,6 +234,34 @@ def frozen_parts(student: nn.Module, patterns: Sequence[str]) -> tuple[list[nn.M
         names |= set(matched_parameters)
         names |= {other for other in parameters for name in matched_modules if other.startswith(name + ".")}
     return frozen, names
+
+
+def with_pairs(stages: Sequence[Stage], propose: Callable[[], Plan]) -> list[Stage]:
+    """Return the stages with a term for every pair of layers in the place of their `PairedTerms`.
+
+    `PairedTerms` that stand in two stages become the same terms in both, so that connectors go on where they were.
+
+    Args:
+        stages: The stages.
+        propose: Makes the plan of those without one; called at most once.
+    """
+    plan: Plan | None = None
+    made: dict[int, list[Term]] = {}
+    result = []
+    for stage in stages:
+        terms: list[Term] = []
+        for term in stage.terms:
+            if isinstance(term, PairedTerms):
+                if id(term) not in made:
+                    own = term.plan
+                    if own is None:
+                        own = plan = plan or propose()
+                    made[id(term)] = term.terms(own)
+                terms += made[id(term)]
+            else:
+                terms.append(term)
+        result.append(replace(stage, terms=terms))
+    return result
 
 
 def own_terms(stages: Sequence[Stage]) -> list[Stage]:

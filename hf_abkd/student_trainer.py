@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 from transformers.utils import PushInProgress
 
-from hf_abkd import checkpoints, hub, run_facts
+from hf_abkd import adapters, checkpoints, hub, run_facts
 from hf_abkd.args import DistillationArguments
 from hf_abkd.capture import refuse_compiled
 
@@ -50,14 +50,14 @@ class StudentTrainer(Trainer):
     _tr_loss: Tensor
     _initial_global_step: int
 
-    def __init__(self, model: PreTrainedModel | None, args: DistillationArguments, **trainer_arguments: Any) -> None:
+    def __init__(self, model: nn.Module | None, args: DistillationArguments, **trainer_arguments: Any) -> None:
         if not isinstance(args, DistillationArguments):
             raise TypeError(f"args must be DistillationArguments, got {type(args).__name__}; it takes the same flags")
         check_launch(args)
         if model is not None:
+            model = adapters.unwrapped(model)
             check_student(model)
         super().__init__(model=model, args=args, **trainer_arguments)
-        check_student(self.model)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise NotImplementedError(
                 "DistillationTrainer runs on one device or with DDP; FSDP and DeepSpeed are not supported"
@@ -67,6 +67,12 @@ class StudentTrainer(Trainer):
         self._owns_output_dir = False
         self._saving_checkpoint = False
         self._saved_names: list[str] = []
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Return a student made by `model_init`, checked; of a `PeftModel` the model inside, its adapters in place."""
+        student = adapters.unwrapped(super().call_model_init(trial))
+        check_student(student)
+        return student
 
     # ---- Data ----
 
@@ -209,8 +215,9 @@ class StudentTrainer(Trainer):
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
         self._saved_names = checkpoints.save_student(self.model, self.processing_class, folder)
         if self._saving_checkpoint:
+            unmerged = checkpoints.save_unmerged(self.model, folder)
             checkpoints.save_modules(self.stage_modules(), folder)
-            checkpoints.save_state(self.run_state(), folder)
+            checkpoints.save_state({**self.run_state(), "unmerged": unmerged}, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoints.load_student(self.model, Path(resume_from_checkpoint))
@@ -229,7 +236,7 @@ class StudentTrainer(Trainer):
         return hub.CardFacts(
             name=Path(self.hub_model_id or self.args.output_dir).absolute().name,
             student=type(self.model).__name__,
-            parameters=self.model.num_parameters(),
+            parameters=adapters.merged(self.model).num_parameters(),
             scores=scores,
             scores_step=step,
             repo_id=self.hub_model_id,
@@ -334,7 +341,9 @@ def check_student(student: nn.Module) -> None:
     """Refuse a student that could not be saved, resumed and published.
 
     Raises:
-        TypeError: If it is compiled, no `PreTrainedModel`, or its weights are in half precision.
+        TypeError: If it is compiled, no `PreTrainedModel`, its weights are in half precision, or it has adapters that
+            cannot be merged into its weights.
+        ValueError: If it has adapters that are merged already, switched off, or not trainable.
     """
     refuse_compiled(student)
     if not isinstance(student, PreTrainedModel):
@@ -348,6 +357,7 @@ def check_student(student: nn.Module) -> None:
             f"the student's weights are {student.dtype}: small updates would be lost in them. Load it with "
             "dtype=torch.float32 and set bf16=True or fp16=True, which computes in half precision all the same."
         )
+    adapters.check_adapters(student)
 
 
 def refuse_reentrant(student: nn.Module) -> None:

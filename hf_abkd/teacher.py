@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.capture import Capture, CapturePoint
+from hf_abkd.outputs import logits_of
 from hf_abkd.terms import LOGITS
 
 
@@ -77,16 +78,7 @@ class LiveTeacher:
             output = self.model(**kept)
         else:
             output = self.model(inputs["pixel_values"])
-        logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
-        if isinstance(logits, (tuple, list)) and logits:
-            logits = logits[0]
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
-            raise TypeError(
-                f"the teacher {type(self.model).__name__} must return logits of shape (N, K), as a tensor or as "
-                f"`.logits`; it returned {what}. Wrap it in a module that does."
-            )
-        return logits
+        return logits_of(output, self.model, "teacher")
 
 
 def _is_floating(value: object) -> bool:

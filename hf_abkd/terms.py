@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.connectors import LinearHead, connector_for
+from hf_abkd.connectors import KINDS, ClassSelection, Connection, Kind, connect
+from hf_abkd.layouts import Layout, plain_layout
 from hf_abkd.objectives import OBJECTIVES, Objective
+from hf_abkd.plans import LayerPair, Plan, PlannedTensor
 from hf_abkd.schedules import Schedule
 
 LOGITS = "logits"
@@ -29,9 +33,12 @@ class Term(nn.Module):
         teacher: Likewise for the teacher. None for an objective that compares with the labels; for the others it
             is `"logits"` when `student` is.
         weight: A number, or a `Schedule` over the stage.
-        connector: A module that brings the student's tensor to the teacher's shape. `"auto"` picks one from the two
-            shapes (identity where they are equal), `"linear"` is an extra linear head.
+        connector: A module that brings the student's tensor to the teacher's shape. `"auto"` picks one from shapes
+            and layouts (identity where they are equal); `"identity"`, `"map"`, `"tokens"` and `"linear"` (an extra
+            linear head) ask for one; see `hf_abkd.connectors.connect`.
         name: What it is called in logs and cards; by default the objective's, with the student's module.
+        student_layout: How the student's tensor lies, if that cannot be found out by running the model.
+        teacher_layout: Likewise the teacher's.
 
     Raises:
         TypeError: If the objective is none, or the weight is neither a number nor a schedule.
@@ -45,8 +52,10 @@ class Term(nn.Module):
         student: str = LOGITS,
         teacher: str | None = None,
         weight: float | Schedule = 1.0,
-        connector: nn.Module | Literal["auto", "linear"] = "auto",
+        connector: nn.Module | Kind = "auto",
         name: str | None = None,
+        student_layout: Layout | None = None,
+        teacher_layout: Layout | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(objective, Objective):
@@ -66,15 +75,11 @@ class Term(nn.Module):
             if student != LOGITS:
                 raise ValueError(f"say which tensor of the teacher {student!r} is compared with: teacher='...'")
             teacher = LOGITS
-        if not isinstance(weight, (Real, Schedule)):
-            raise TypeError(f"weight must be a number or a Schedule, got {weight!r}")
-        weight = weight if isinstance(weight, Schedule) else float(weight)
-        if not isinstance(weight, Schedule) and not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be finite and not negative, got {weight}")
+        weight = _checked(weight)
         if name in _RESERVED_NAMES or (name or "").startswith(("eval_", "train_", "weight/", "boundary_agreement/")):
             raise ValueError(f"a term cannot be named {name!r}: the log uses that name for something else")
-        if not isinstance(connector, nn.Module) and connector not in ("auto", "linear"):
-            raise ValueError(f"connector must be 'auto', 'linear' or a module, got {connector!r}")
+        if not isinstance(connector, nn.Module) and connector not in KINDS:
+            raise ValueError(f"connector must be one of {list(KINDS)} or a module, got {connector!r}")
         self.objective = objective
         self.student = student
         self.teacher = teacher
@@ -82,24 +87,74 @@ class Term(nn.Module):
         self.name = name or _default_name(objective, student)
         # What the agreement of a boundary term is logged as: the layer, unless the user gave the term a name.
         self.layer = name or student
-        self.connector_kind = connector if isinstance(connector, str) else "given"
+        self.connector_kind: Kind | None = connector if isinstance(connector, str) else None
         self.connector: nn.Module | None = connector if isinstance(connector, nn.Module) else None
+        self.target_view: nn.Module = nn.Identity()
+        self.student_layout, self.teacher_layout = student_layout, teacher_layout
+        #: The factor that `balance_terms` has found; 1 otherwise.
+        self.balance = 1.0
+        #: The weight of its pair in a plan, without that of the objective.
+        self.pair_weight = weight if isinstance(weight, float) else 1.0
+        self._layer_pair: LayerPair | None = None
 
-    def connect(self, student_shape: torch.Size, teacher_shape: torch.Size) -> None:
+    def connect(
+        self,
+        student_shape: Sequence[int],
+        teacher_shape: Sequence[int],
+        student_layout: Layout | None = None,
+        teacher_layout: Layout | None = None,
+    ) -> None:
         """Make the connector, once both shapes are known.
+
+        Args:
+            student_shape: The shape of the student's tensor, with the batch.
+            teacher_shape: Likewise the teacher's.
+            student_layout: How the student's tensor lies, as far as that was found out; the user's word goes first.
+            teacher_layout: Likewise the teacher's.
 
         Raises:
             ValueError: If no connector maps the one to the other.
         """
-        if self.connector is not None:
+        own = _layout(self.student_layout, student_layout)
+        other = _layout(self.teacher_layout, teacher_layout)
+        if self.connector is None:
+            try:
+                connection = connect(
+                    student_shape,
+                    teacher_shape,
+                    student_layout=own,
+                    teacher_layout=other,
+                    kind=self.connector_kind or "auto",
+                )
+            except ValueError as error:
+                raise ValueError(f"term {self.name!r} ({self.pair}): {error}") from error
+            self.connector, self.target_view = connection.connector, connection.target_view
+            description = connection.description
+        else:
+            # Of the user's, or made in an earlier run over the same layers.
+            given = Connection(self.connector, self.target_view, type(self.connector).__name__)
+            connection, description = given, "" if self._layer_pair is None else self._layer_pair.description
+        if LOGITS in (self.student, self.teacher) or self.teacher is None:
             return
-        try:
-            if self.connector_kind == "linear":
-                self.connector = LinearHead(student_shape[1], teacher_shape[1])
-            else:
-                self.connector = connector_for(student_shape, teacher_shape)
-        except ValueError as error:
-            raise ValueError(f"term {self.name!r} ({self.pair}): {error}") from error
+        self._layer_pair = LayerPair(
+            _planned(self.student, student_shape, own),
+            _planned(self.teacher, teacher_shape, other),
+            self.pair_weight,
+            self.connector_kind or self.connector,
+            description or connection.description,
+            connection.parameters,
+        )
+
+    def connect_classes(self, student_classes: Sequence[int], teacher_classes: Sequence[int]) -> None:
+        """Compare the logits of some classes only: of each model these, in this order."""
+        if self.connector is None:
+            self.connector = ClassSelection(student_classes)
+            self.target_view = ClassSelection(teacher_classes)
+
+    @property
+    def layer_pair(self) -> LayerPair | None:
+        """The pair of layers that is compared, once it was connected; None for logits and labels."""
+        return self._layer_pair
 
     @property
     def pair(self) -> str:
@@ -108,18 +163,23 @@ class Term(nn.Module):
 
     def weight_at(self, progress: float) -> float:
         """Return the weight when this share of the stage is done, from 0 to 1."""
-        return self.weight(progress) if isinstance(self.weight, Schedule) else self.weight
+        return self.balance * (self.weight(progress) if isinstance(self.weight, Schedule) else self.weight)
 
     def adapt(self, student: Tensor) -> Tensor:
         """Return the student's tensor behind the connector, in float32."""
         return (student if self.connector is None else self.connector(student)).float()
+
+    def view(self, target: Tensor) -> Tensor:
+        """Return the teacher's tensor in the form in which it is compared."""
+        viewed: Tensor = self.target_view(target)
+        return viewed
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the value of the objective, without its weight, shape ().
 
         Args:
             student: The student's tensor behind the connector (see `adapt`).
-            target: The teacher's tensor, or the labels.
+            target: The teacher's tensor in the same form (see `view`), or the labels.
 
         Raises:
             ValueError: If the two shapes do not fit.
@@ -144,8 +204,90 @@ class Term(nn.Module):
             "student": self.student,
             "teacher": self.teacher or "labels",
             "weight": repr(self.weight),
-            "connector": self.connector_kind if self.connector is None else type(self.connector).__name__,
+            "connector": str(self.connector_kind) if self.connector is None else type(self.connector).__name__,
         }
+
+
+class PairedTerms:
+    """One term for every pair of layers of a plan; a stage may hold it in the place of terms.
+
+    Args:
+        objective: The formula; every pair has a copy.
+        plan: The pairs. None lets the trainer propose them from one batch.
+        weight: The weight of all of them; a pair's own weight is a factor to it.
+
+    Raises:
+        TypeError: If the objective compares with labels.
+    """
+
+    def __init__(self, objective: Objective, *, plan: Plan | None = None, weight: float | Schedule = 1.0) -> None:
+        if not isinstance(objective, Objective) or objective.target != "teacher":
+            raise TypeError(f"a pair of layers needs an objective that compares with a teacher, got {objective!r}")
+        self.objective = objective
+        self.plan = plan
+        self.weight = _checked(weight)
+
+    @property
+    def name(self) -> str:
+        """What stands for it before the pairs are known."""
+        return f"{_default_name(self.objective, LOGITS)} of every pair"
+
+    def terms(self, plan: Plan) -> list[Term]:
+        """Return the terms, one for each pair."""
+        layers = [pair.student.layer for pair in plan.pairs]
+        terms = []
+        for pair in plan.pairs:
+            name = None
+            if layers.count(pair.student.layer) > 1:
+                # One layer of the student learns from several of the teacher.
+                name = f"{_default_name(self.objective, pair.student.layer)}~{pair.teacher.layer}"
+            term = Term(
+                copy.deepcopy(self.objective),
+                student=pair.student.layer,
+                teacher=pair.teacher.layer,
+                weight=self.weight.times(pair.weight)
+                if isinstance(self.weight, Schedule)
+                else self.weight * pair.weight,
+                connector=copy.deepcopy(pair.connector),
+                name=name,
+                student_layout=pair.student.layout,
+                teacher_layout=pair.teacher.layout,
+            )
+            term.pair_weight = pair.weight
+            terms.append(term)
+        return terms
+
+
+def plan_of(terms: Sequence[Term]) -> Plan | None:
+    """Return the plan that connected terms amount to; None if none of them compares layers."""
+    pairs: dict[tuple[str, str], LayerPair] = {}
+    for term in terms:
+        if term.layer_pair is not None:
+            pair = term.layer_pair
+            pairs.setdefault((pair.student.layer, pair.teacher.layer), pair)
+    return Plan(list(pairs.values())) if pairs else None
+
+
+def _checked(weight: float | Schedule) -> float | Schedule:
+    if not isinstance(weight, (Real, Schedule)):
+        raise TypeError(f"weight must be a number or a Schedule, got {weight!r}")
+    if isinstance(weight, Schedule):
+        return weight
+    if not 0 <= float(weight) < math.inf:
+        raise ValueError(f"weight must be finite and not negative, got {weight}")
+    return float(weight)
+
+
+def _layout(given: Layout | None, found: Layout | None) -> Layout | None:
+    """Return the layout that a user gave, completed by what was found out."""
+    if given is None or found is None:
+        return given or found
+    return found if replace(found, positions=None) == given else given
+
+
+def _planned(layer: str, shape: Sequence[int], layout: Layout | None) -> PlannedTensor:
+    layout = plain_layout(shape) if layout is None else layout
+    return PlannedTensor(layer, layout, shape[layout.channel_dim])
 
 
 def _default_name(objective: Objective, student: str) -> str:

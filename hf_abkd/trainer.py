@@ -7,29 +7,39 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import ClassLabel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from tqdm.auto import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_abkd import hub
+from hf_abkd import adapters, checkpoints, hub
 from hf_abkd.args import DistillationArguments
 from hf_abkd.augment import Augmentation
+from hf_abkd.batches import Batch, read_batch
 from hf_abkd.capture import refuse_compiled
 from hf_abkd.distiller import Distiller
+from hf_abkd.images import TEACHER_IMAGES
+from hf_abkd.label_spaces import LabelMatch
 from hf_abkd.objectives import CrossEntropy
+from hf_abkd.outputs import logits_of
+from hf_abkd.plans import PLAN_NAME, Plan
 from hf_abkd.staged_trainer import StagedTrainer
-from hf_abkd.stages import Stage, frozen_parts
+from hf_abkd.stages import Stage, frozen_parts, with_pairs
 from hf_abkd.student_trainer import refuse_reentrant
 from hf_abkd.teacher import LiveTeacher, reference
-from hf_abkd.terms import LOGITS, Term
-from hf_abkd.wiring import Wiring, check_names, unreached, wire
+from hf_abkd.term_balance import TermBalance
+from hf_abkd.terms import LOGITS, Term, plan_of
+from hf_abkd.tracing import Trace
+from hf_abkd.views import View, Views
+from hf_abkd.wiring import Wiring, check_names, label_match, other_size, propose_plan, unreached, wire
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +57,18 @@ class DistillationTrainer(StagedTrainer):
     activation boundaries, do not count for the best model: their accuracy is that of an untrained head.
 
     Args:
-        model: The student, a Hugging Face model that returns logits. With `model_init` leave it out.
+        model: The student, a Hugging Face model that returns logits, or a `peft.PeftModel` with LoRA around one:
+            `trainer.model` is then the model inside, and what is saved has the adapters merged. With `model_init`
+            leave it out.
         args: The training arguments.
         teacher: A Hugging Face model, or any module that takes the images and returns logits. None trains without
             one. It is put in eval mode and never trained, saved or uploaded.
-        stages: What to train; see `hf_abkd.methods`. None, without a teacher, is cross-entropy fine-tuning.
+        teacher_processor: The teacher's image processor, if it needs another one than the student, which is
+            `processing_class`: both models then see the same augmented view, each in its own size and colours. Prepare
+            the images with `ImageTransform(processor, teacher_processor=...)`; images of the student's processor will
+            do as well, if they are not smaller than the teacher's.
+        stages: What to train; see `hf_abkd.methods`. Layers that are not named are paired here, on a batch of the
+            data; `trainer.plan` says how. None, without a teacher, is cross-entropy fine-tuning.
         augmentation: Changes the images of each training batch on the device, `(images, generator) -> images`;
             teacher and student see the same view.
         **trainer_arguments: The other arguments of `transformers.Trainer`.
@@ -69,6 +86,7 @@ class DistillationTrainer(StagedTrainer):
         args: DistillationArguments | None = None,
         *,
         teacher: nn.Module | None = None,
+        teacher_processor: BaseImageProcessor | None = None,
         stages: Sequence[Stage] | None = None,
         augmentation: Augmentation | None = None,
         **trainer_arguments: Any,
@@ -86,16 +104,64 @@ class DistillationTrainer(StagedTrainer):
                 )
             stages = [Stage(terms=[Term(CrossEntropy())], name="fine-tuning")]
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
-        super().__init__(model, args, stages, **trainer_arguments)
         self.augmentation = augmentation
-        self.teacher = None if teacher is None else _live_teacher(teacher, self.model, self._teacher_precision)
-        if teacher is not None:
-            teacher.to(self.args.device)
-        check_names(self.model, teacher, self._terms)
+        self.teacher: LiveTeacher | None = None
+        self._teacher_model, self._teacher_processor = teacher, teacher_processor
+        self._teacher_reference: dict[str, Any] | None = None
+        self._views: Views | None = None
         self._wiring: Wiring | None = None
-        self._sample: tuple[dict[str, Any], Tensor | None] | None = None
+        self._sample: Batch | None = None
+        self._proposed = False
+        self._traces: tuple[Trace, Trace] | None = None
+        self._labels: LabelMatch | None = None
         self._agreement: Distiller | None = None
         self._agreements: list[Tensor] = []
+        self._micro_batch = (-1, 0)
+        self._balance = TermBalance(0, balance=False)
+        super().__init__(model, args, stages, **trainer_arguments)
+
+    def _complete(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Take the teacher in, and pair the layers that the stages leave open."""
+        teacher = self._teacher_model
+        if teacher is not None:
+            self.teacher = _live_teacher(teacher, self.model, self._teacher_precision)
+            teacher.to(self.args.device)
+        if self._teacher_processor is not None:
+            self._views = self._measured_views(self._teacher_processor)
+        completed = with_pairs(stages, self._propose)
+        check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
+        return completed
+
+    def _measured_views(self, teacher_processor: BaseImageProcessor) -> Views:
+        if not isinstance(self.processing_class, BaseImageProcessor):
+            raise ValueError(
+                "teacher_processor needs the student's image processor too, to bring the images from the one to the "
+                f"other: pass processing_class=..., got {self.processing_class!r}"
+            )
+        channels = getattr(self.model.config, "num_channels", 3)
+        return Views(View.measured(self.processing_class, channels), View.measured(teacher_processor, channels))
+
+    def _propose(self) -> Plan:
+        if self.teacher is None:
+            raise ValueError("layers cannot be paired without a teacher; pass `teacher`")
+        batch = self._sample_batch()
+        self._proposed = True
+        with _random_state_kept():
+            # Depths are those of the plain model: the small matrices of adapters would make layers look deeper.
+            plain = adapters.merged(self.model).to(self.args.device)
+            plan, self._traces = propose_plan(
+                plain, self.teacher, batch.student, batch.teacher(), self.model.main_input_name
+            )
+        return plan
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which layers are paired and how they are connected; None if no layers are compared.
+
+        Runs both models on a batch the first time.
+        """
+        self._wire()
+        return plan_of(self._terms)
 
     # ---- What is said of the run ----
 
@@ -108,6 +174,11 @@ class DistillationTrainer(StagedTrainer):
                 **(self._teacher_reference or reference(self.teacher.model)),
                 "parameters": sum(parameter.numel() for parameter in self.teacher.model.parameters()),
             }
+        if self._wiring is not None and (plan := plan_of(self._terms)) is not None:
+            facts.plan = plan.to_yaml()
+        for index, factors in self._balance.factors.items():
+            for term, factor in zip(facts.stages[index]["terms"], factors, strict=True):
+                term["weight"] += f" * {factor:.4g} (balanced)" if factor != 1 else ""
         if measured := [entry for entry in self.state.log_history if "teacher_accuracy" in entry]:
             facts.scores = {**facts.scores, **{k: v for k, v in measured[-1].items() if k.endswith("_accuracy")}}
         if self.augmentation is not None:
@@ -129,6 +200,7 @@ class DistillationTrainer(StagedTrainer):
         return torch.autocast(device, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
     def _prepare_run(self) -> None:
+        self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._wire()
         self._teacher_reference = None if self.teacher is None else reference(self.teacher.model)
 
@@ -139,38 +211,64 @@ class DistillationTrainer(StagedTrainer):
     def _wire(self) -> Wiring:
         """Find the tensors that the terms name and make their connectors, on one batch; done once."""
         if self._wiring is None:
-            inputs, labels = self._sample_batch()
+            batch = self._sample_batch()
             for term in self._terms:
-                if term.teacher is None and labels is None:
+                if term.teacher is None and batch.labels is None:
                     raise ValueError(
-                        f"term {term.name!r} needs labels, and the training set gives only {sorted(inputs)}. Name the "
-                        "label column, or use terms that need no labels."
+                        f"term {term.name!r} needs labels, and the training set gives only {sorted(batch.student)}. "
+                        "Name the label column, or use terms that need no labels."
                     )
             needed = self.teacher if any(term.teacher is not None for term in self._terms) else None
             # The seed makes connectors start equal whatever was drawn before; restoring the state keeps them from
             # changing what is drawn afterwards.
             with _random_state_kept():
                 torch.manual_seed(self.args.seed)
-                self._wiring = wire(self.model, needed, self._terms, inputs)
+                self._wiring = wire(
+                    self.model,
+                    needed,
+                    self._terms,
+                    batch.student,
+                    None if needed is None else batch.teacher(),
+                    self.model.main_input_name,
+                    self._traces,
+                )
+            self._tell_labels(self._wiring.labels)
+            if needed is not None:
+                self._tell_sizes()
         return self._wiring
 
-    def _sample_batch(self) -> tuple[dict[str, Any], Tensor | None]:
-        """Return the first two rows of the training set (or else the evaluation set) as inputs and labels."""
+    def _tell_sizes(self) -> None:
+        """Warn of images on which the teacher is worse than on its own."""
+        if self.teacher is None or not self.is_world_process_zero():
+            return
+        batch = self._sample_batch()
+        if self._views is None:
+            warning = other_size(self.teacher.model, batch.teacher()[self.model.main_input_name])
+        else:
+            warning = self._views.upsampling(batch.canvas_size)
+        if warning:
+            logger.warning("%s", warning)
+
+    def _tell_labels(self, labels: LabelMatch | None) -> None:
+        if labels is None or not self.is_world_process_zero():
+            return
+        compared = any(term.student == term.teacher == LOGITS for term in self._terms)
+        if compared and labels.kind in ("superset", "overlap"):
+            logger.warning("%s; the logits of the others are not compared", labels.describe())
+        else:
+            logger.info("%s", labels.describe())
+
+    def _sample_batch(self) -> Batch:
+        """Return the first two rows of the training set, or else of the evaluation set."""
         if self._sample is None:
             dataset = self.train_dataset if self.train_dataset is not None else _first(self.eval_dataset)
             if dataset is None:
                 raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
             self._check_labels(dataset)
-            inputs, labels = self._first_rows(dataset)
-            if self.model.main_input_name not in inputs:
-                raise ValueError(
-                    f"{type(self.model).__name__} takes {self.model.main_input_name!r}, and the data set gives "
-                    f"{sorted(inputs)}. Prepare the images with `dataset.with_transform(ImageTransform(processor))`."
-                )
-            self._sample = (inputs, labels)
+            self._sample = self._first_rows(dataset)
         return self._sample
 
-    def _first_rows(self, dataset: Any) -> tuple[dict[str, Any], Tensor | None]:
+    def _first_rows(self, dataset: Any) -> Batch:
         with _random_state_kept():
             if hasattr(dataset, "format") and hasattr(dataset, "__len__"):
                 dataset, collator = self._remove_unused_columns(dataset), self.data_collator
@@ -179,7 +277,21 @@ class DistillationTrainer(StagedTrainer):
             rows = list(itertools.islice(iter(dataset), 2))
             if not rows:
                 raise ValueError("the data set is empty: nothing to train on or to measure")
-            return self._split(self._prepare_inputs(collator(rows)))
+            return self._batch(self._prepare_inputs(collator(rows)))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._views is not None:
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, TEACHER_IMAGES]))
+
+    def _batch(self, inputs: Mapping[str, Any], augment: Callable[[Tensor], Tensor] | None = None) -> Batch:
+        return read_batch(
+            inputs,
+            images=self.model.main_input_name,
+            labels=self.label_names[0],
+            views=self._views,
+            augment=augment,
+        )
 
     def _check_labels(self, dataset: Any) -> None:
         features = (getattr(dataset, "features", None) or {}).items()
@@ -200,13 +312,13 @@ class DistillationTrainer(StagedTrainer):
         frozen, names = frozen_parts(self.model, stage.freeze)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in names)
-        distiller = Distiller(self.model, stage.terms, wiring.student, wiring.overwritten, frozen).attach()
-        inputs, labels = self._sample_batch()
+        distiller = Distiller(self.model, stage.each_term(), wiring.student, wiring.overwritten, frozen).attach()
+        batch = self._sample_batch()
         self._select_targets(stage)
         # DDP waits for every trainable parameter in each step, and an optimiser would decay those that get no
         # gradient. What no term reaches is therefore frozen before anything is wrapped.
         try:
-            left_out = unreached(distiller, inputs, self._targets(stage, inputs), labels)
+            left_out = unreached(distiller, batch.student, self._targets(stage, batch), batch.labels)
         except BaseException:
             distiller.detach()
             raise
@@ -218,17 +330,17 @@ class DistillationTrainer(StagedTrainer):
 
     def _select_targets(self, stage: Stage) -> None:
         if self.teacher is not None:
-            self.teacher.select(self._wire().teacher_points(stage.terms))
+            self.teacher.select(self._wire().teacher_points(stage.each_term()))
 
-    def _targets(self, stage: Stage, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def _targets(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         """Return what the teacher says of a batch; a stage that does not compare with it costs no teacher pass."""
-        if self.teacher is None or all(term.teacher is None for term in stage.terms):
+        if self.teacher is None or all(term.teacher is None for term in stage.each_term()):
             return {}
-        return self.teacher(inputs)
+        return self.teacher(batch.teacher())
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Leave stages out that do not train the logits, unless the metric is about features."""
-        trains_logits = any(term.student == LOGITS for term in self._stage.terms)
+        trains_logits = any(term.student == LOGITS for term in self._stage.each_term())
         if not trains_logits and "boundary_agreement" not in (self.args.metric_for_best_model or ""):
             return False
         is_best: bool = super()._determine_best_metric(metrics, trial)
@@ -246,48 +358,82 @@ class DistillationTrainer(StagedTrainer):
         Shapes: the loss is (); with `return_outputs` also a dictionary with `logits` (N, K). Without labels the loss
         of an evaluation is None.
         """
-        batch, labels = self._split(inputs)
-        outputs = (self._train_on if model.training else self._evaluate_on)(model, batch, labels)
+        outputs = (self._train_on if model.training else self._evaluate_on)(model, inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
-    def _train_on(self, model: nn.Module, inputs: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
-        stage = self._stage
-        if self.augmentation is not None:
-            inputs["pixel_values"] = self.augmentation(inputs["pixel_values"], self._view())
-        targets = self._targets(stage, inputs)
+    def _train_on(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        stage, terms = self._stage, self._stage.each_term()
+        step, count = self._micro_batch
+        count = count + 1 if step == self.state.global_step else 0
+        self._micro_batch = (self.state.global_step, count)
+        augmentation = self.augmentation
+        augment = None if augmentation is None else lambda images: augmentation(images, self._view(count))
+        batch = self._batch(inputs, augment)
+        targets = self._targets(stage, batch)
         progress = self._span.progress(self.state.global_step)
+        if count == 0 and self._distiller is not None:
+            measured = self._balance.measure(self._distiller, batch, targets, progress, self.accelerator)
+            if measured is not None:
+                self.log(measured)
         # Made on the CPU: a copy that waits for the device would hold up every step.
-        weights = torch.tensor([term.weight_at(progress) for term in stage.terms])
+        weights = torch.tensor([term.weight_at(progress) for term in terms])
         weights = weights.to(self.args.device, non_blocking=True)
-        outputs: dict[str, Tensor] = model(inputs, targets, labels, weights)
+        outputs: dict[str, Tensor] = model(batch.student, targets, batch.labels, weights)
         self._meter.add(outputs["terms"], outputs.get("agreement"), 1 / self.current_gradient_accumulation_steps)
         return outputs
 
-    def _view(self) -> torch.Generator:
+    def _view(self, count: int) -> torch.Generator:
         """Return the random numbers of this batch's view: a function of seed, process, step and micro-batch only.
 
         So a resumed run sees the views it would have seen, and methods compared on one seed see the same views.
         """
-        step, count = self._micro_batch
-        count = count + 1 if step == self.state.global_step else 0
-        self._micro_batch = (self.state.global_step, count)
         key = f"{self.args.seed} {self.args.process_index} {self.state.global_step} {count}"
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little")
         return torch.Generator().manual_seed(seed)
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Place a resumed run inside its stage; see `hf_abkd.staged_trainer.StagedTrainer`."""
+        result = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
+        self._micro_batch = (-1, 0)
+        state = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
+        self._balance.start(self._span.index, self._stage.each_term(), state)
+        return result
+
+    def run_state(self) -> dict[str, Any]:
+        """Return the position and the make-up of the run, for the checkpoint's state file."""
+        return {**super().run_state(), "teacher": self._teacher_reference, "balance": self._balance.state()}
+
+    def _check_same_run(self, there: Mapping[str, Any], here: Mapping[str, Any], checkpoint: Path) -> None:
+        theirs, ours = ((state["teacher"] or {}).get("fingerprint") for state in (there, here))
+        if theirs != ours:
+            raise ValueError(
+                f"{checkpoint} was made with another teacher: {there['teacher']} there, {here['teacher']} here. "
+                "Pass the teacher of that run, or start a new run in another output_dir."
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the student and its processor, and which layers were paired; into a checkpoint what resuming needs."""
+        super()._save(output_dir, state_dict)
+        if self._wiring is not None and (plan := plan_of(self._terms)) is not None:
+            plan.save(Path(self.args.output_dir if output_dir is None else output_dir) / PLAN_NAME)
+
+    # ---- Logging ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean of every term and agreement since the last line; see `transformers.Trainer.log`."""
         if "loss" in logs and (means := self._meter.drain()) is not None:
             # One reduction and one read of the device for all of them.
             values = self.accelerator.reduce(means, "mean").tolist()
-            terms, span = self._stage.terms, self._span
+            terms, span = self._stage.each_term(), self._span
             names = [term.name for term in terms]
             names += [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
             logs = {**logs, **dict(zip(names, values, strict=True))}
             # Of the step that was done, like the logged learning rate.
             progress = span.progress(self.state.global_step - 1)
-            scheduled = [term for term in terms if not isinstance(term.weight, (int, float))]
-            logs.update({f"weight/{term.name}": term.weight_at(progress) for term in scheduled})
+            changing = [term for term in terms if not isinstance(term.weight, (int, float)) or term.balance != 1]
+            logs.update({f"weight/{term.name}": term.weight_at(progress) for term in changing})
             if span.count > 1:
                 logs["stage"] = span.index + 1
         super().log(logs, start_time)
@@ -311,16 +457,16 @@ class DistillationTrainer(StagedTrainer):
         right, truth = [], []
         try:
             for batch in self.get_eval_dataloader(dataset):
-                inputs, labels = self._split(self._prepare_inputs(batch))
-                if labels is None:
+                prepared = self._batch(self._prepare_inputs(batch))
+                if prepared.labels is None:
                     raise ValueError("the evaluation set has no labels to measure the teacher against")
-                logits = self.teacher(inputs)[LOGITS]
-                if logits.shape[1] != self.model.config.num_labels:
-                    raise ValueError(
-                        f"the teacher predicts {logits.shape[1]} classes, and the data set has "
-                        f"{self.model.config.num_labels}: its accuracy is not defined"
-                    )
-                matches, labels = self.accelerator.gather_for_metrics((logits.argmax(1) == labels, labels))
+                logits = self.teacher(prepared.teacher())[LOGITS]
+                match = self._label_match(logits)
+                if match.kind in ("disjoint", "unknown"):
+                    raise ValueError(f"the teacher's accuracy is not defined: {match.describe()}")
+                matches, labels = self.accelerator.gather_for_metrics(
+                    (match.teacher_in_student_space(logits).argmax(1) == prepared.labels, prepared.labels)
+                )
                 right.append(matches)
                 truth.append(labels)
         finally:
@@ -333,17 +479,30 @@ class DistillationTrainer(StagedTrainer):
             "chance_accuracy": (all_labels.bincount().max() / len(all_labels)).item(),
         }
 
+    def _label_match(self, teacher_logits: Tensor) -> LabelMatch:
+        if self._labels is None and self.teacher is not None:
+            self._labels = label_match(
+                self.model, self.teacher.model, self.model.config.num_labels, teacher_logits.shape[1]
+            )
+        if self._labels is None:
+            raise RuntimeError("there is no teacher")
+        return self._labels
+
     def _before_first_step(self) -> list[dict[str, float]]:
         """Measure the teacher before the first step: a teacher that guesses is the commonest silent mistake."""
+        if self._proposed and self.plan is not None and self.is_world_process_zero():
+            # Chosen for the user, who should see it.
+            tqdm.write(f"Layers paired automatically:\n{self.plan.table()}")
         dataset = _first(self.eval_dataset)
         if not self.args.evaluate_teacher or self.teacher is None or dataset is None:
             return []
-        inputs, labels = self._first_rows(dataset)
-        if labels is None:
+        batch = self._first_rows(dataset)
+        if batch.labels is None:
             return []
         self.teacher.select({})
-        if self.teacher(inputs)[LOGITS].shape[1] != self.model.config.num_labels:
-            logger.info("the teacher predicts other classes than the student: its accuracy is not measured")
+        match = self._label_match(self.teacher(batch.teacher())[LOGITS])
+        if match.kind in ("disjoint", "unknown"):
+            logger.info("the teacher's accuracy is not measured: %s", match.describe())
             return []
         scores = self.evaluate_teacher()
         # An earlier call of `train` left its last step.
@@ -397,22 +556,23 @@ class DistillationTrainer(StagedTrainer):
             if self._distiller is not None:
                 self._select_targets(self._stage)
 
-    def _evaluate_on(self, model: nn.Module, inputs: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
+    def _evaluate_on(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        batch = self._batch(inputs)
         if self._agreement is None or self.teacher is None:
-            logits: Tensor = model(**inputs).logits
+            logits = logits_of(model(**batch.student), model, "student")
         else:
-            targets = self.teacher(inputs)
+            targets = self.teacher(batch.teacher())
             weights = torch.zeros(len(self._agreement.terms), device=self.args.device)
-            outputs = self._agreement(inputs, targets, labels, weights)
+            outputs = self._agreement(batch.student, targets, batch.labels, weights)
             logits, taught = outputs["logits"], targets[LOGITS]
-            same = (
-                (logits.argmax(1) == taught.argmax(1)).float()
-                if logits.shape == taught.shape
-                else logits.new_full((len(logits),), math.nan)
-            )
+            match = self._label_match(taught)
+            if match.kind in ("disjoint", "unknown"):
+                same = logits.new_full((len(logits),), math.nan)
+            else:
+                same = (logits.argmax(1) == match.teacher_in_student_space(taught).argmax(1)).float()
             parts = [same[:, None], *([outputs["agreement"]] if "agreement" in outputs else [])]
             self._agreements.append(self.accelerator.gather_for_metrics(torch.cat(parts, dim=1)))
-        return {"loss": self.evaluation_loss(logits, labels), "logits": logits}
+        return {"loss": self.evaluation_loss(logits, batch.labels), "logits": logits}
 
 
 def _live_teacher(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,17 @@ from torch import Tensor, nn
 
 from hf_abkd.capture import Capture, CapturePoint, evaluating, parse_name, resolve_boundaries
 from hf_abkd.distiller import Distiller
+from hf_abkd.label_spaces import LabelMatch, match_labels
+from hf_abkd.layouts import Layout
+from hf_abkd.outputs import logits_of
+from hf_abkd.pairing import propose
+from hf_abkd.plans import Plan
 from hf_abkd.teacher import LiveTeacher
+from hf_abkd.term_gradients import leaving_no_trace
 from hf_abkd.terms import LOGITS, Term
+from hf_abkd.tracing import Trace, trace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,11 +33,13 @@ class Wiring:
         student: The tensor of the student behind each name.
         teacher: The tensor of the teacher behind each name.
         overwritten: The tensors of the student that a later operation overwrites in place.
+        labels: Which classes of the teacher are which of the student's; None without a teacher.
     """
 
     student: dict[str, CapturePoint]
     teacher: dict[str, CapturePoint]
     overwritten: set[CapturePoint]
+    labels: LabelMatch | None = None
 
     def teacher_points(self, terms: Sequence[Term]) -> dict[str, CapturePoint]:
         """Return the tensors of the teacher that these terms need besides its logits."""
@@ -51,32 +63,99 @@ def check_names(student: nn.Module, teacher: nn.Module | None, terms: Sequence[T
             parse_name(teacher, term.teacher)
 
 
-def check_images(model: nn.Module, role: str, images: Tensor) -> None:
-    """Check the size and the channels of a batch of images against what a model's config says it was made for.
+def check_channels(model: nn.Module, role: str, images: Tensor) -> None:
+    """Check the channels of a batch of images against what a model's config says it was made for.
 
     Raises:
         ValueError: If they differ.
     """
-    config = getattr(model, "config", None)
-    channels = getattr(config, "num_channels", None)
+    channels = getattr(getattr(model, "config", None), "num_channels", None)
     if isinstance(channels, int) and channels != images.shape[1]:
         raise ValueError(
             f"the {role} {type(model).__name__} takes images of {channels} channels, the batch has {images.shape[1]}: "
             f"pixel_values {tuple(images.shape)}. Convert the images, or use a {role} for {images.shape[1]} channels."
         )
-    size = getattr(config, "image_size", None)
+
+
+def other_size(teacher: nn.Module, images: Tensor) -> str | None:
+    """Return a sentence if a teacher gets images of another size than its config names, else None.
+
+    A student learns at any size that it can run; a trained teacher is at its best at its own.
+    """
+    size = getattr(getattr(teacher, "config", None), "image_size", None)
     if size is None:
-        return
+        return None
     expected = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if tuple(images.shape[2:]) != expected:
-        raise ValueError(
-            f"the {role} {type(model).__name__} was made for images of {expected[0]}x{expected[1]} pixels "
-            f"(config.image_size), the batch has {images.shape[2]}x{images.shape[3]}. Set the processor's size to the "
-            f"{role}'s, use a {role} for this size, or, if it does work at this size, set {role}.config.image_size."
+    if tuple(images.shape[2:]) == expected:
+        return None
+    return (
+        f"the teacher {type(teacher).__name__} was made for images of {expected[0]}x{expected[1]} pixels "
+        f"(config.image_size), the batch has {images.shape[2]}x{images.shape[3]}. Give the trainer the teacher's own "
+        "processor (`teacher_processor`), or set the processor's size to the teacher's."
+    )
+
+
+def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object], images: Tensor) -> Trace:
+    """Trace a model; see `hf_abkd.tracing.trace`.
+
+    Raises:
+        ValueError: If it cannot run the images.
+    """
+    # A data set of one row is enough to wire; tracing has to tell the batch from other dimensions.
+    images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
+    found: Trace = _run(role, model, lambda: trace(model, forward, images))
+    for name, stride, size in found.cropped:
+        logger.warning(
+            "%s of the %s cuts images of %dx%d pixels into patches of %dx%d and leaves the last rows or columns out; "
+            "an image size that is a multiple of the patch would use all pixels",
+            name,
+            role,
+            *size,
+            *stride,
         )
+    return found
 
 
-def wire(student: nn.Module, teacher: LiveTeacher | None, terms: Sequence[Term], inputs: Mapping[str, Any]) -> Wiring:
+def propose_plan(
+    student: nn.Module, teacher: LiveTeacher, inputs: Mapping[str, Any], teacher_inputs: Mapping[str, Any], images: str
+) -> tuple[Plan, tuple[Trace, Trace]]:
+    """Return the pairs of layers that suit two models, and the traces of both that they come from.
+
+    Args:
+        student: The student.
+        teacher: The teacher.
+        inputs: A batch for the student, without labels.
+        teacher_inputs: The same images for the teacher.
+        images: The name of the images in it: "pixel_values".
+
+    Raises:
+        ValueError: If a model cannot run the batch, or has no layers that can be paired.
+    """
+    ours = trace_model("student", student, lambda pixels: student(**{**inputs, images: pixels}), inputs[images])
+    theirs = trace_model(
+        "teacher",
+        teacher.model,
+        lambda pixels: teacher.logits({**teacher_inputs, images: pixels}),
+        teacher_inputs[images],
+    )
+    return Plan.of_sites(propose(ours, theirs)), (ours, theirs)
+
+
+def label_match(student: nn.Module, teacher: nn.Module, num_student: int, num_teacher: int) -> LabelMatch:
+    """Return which classes of the teacher are which of the student's; see `hf_abkd.label_spaces.match_labels`."""
+    ours, theirs = (getattr(getattr(model, "config", None), "id2label", None) for model in (student, teacher))
+    return match_labels(ours, theirs, num_student, num_teacher)
+
+
+def wire(
+    student: nn.Module,
+    teacher: LiveTeacher | None,
+    terms: Sequence[Term],
+    inputs: Mapping[str, Any],
+    teacher_inputs: Mapping[str, Any] | None = None,
+    images: str = "pixel_values",
+    traces: tuple[Trace, Trace] | None = None,
+) -> Wiring:
     """Find the tensors that the terms name, and make their connectors on the device of the student.
 
     Runs both models on one batch, in eval mode and without gradients.
@@ -85,18 +164,18 @@ def wire(student: nn.Module, teacher: LiveTeacher | None, terms: Sequence[Term],
         student: The student.
         teacher: The teacher, if a term needs one.
         terms: The terms of all stages.
-        inputs: A batch without labels.
+        inputs: A batch for the student, without labels.
+        teacher_inputs: The same images for the teacher; by default those of the student.
+        images: The name of the images in the batch.
+        traces: What a forward pass of student and teacher showed, if that is known already.
 
     Raises:
         ValueError: If a name, an image size or a pair of shapes is not possible, or a model cannot run the batch.
     """
+    teacher_inputs = inputs if teacher_inputs is None else teacher_inputs
+    check_channels(student, "student", inputs[images])
     with evaluating(student), torch.no_grad():
-        logits = getattr(_run("student", student, lambda: student(**inputs)), "logits", None)
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                f"the student {type(student).__name__} returns no `.logits`. Use a class for image classification, "
-                "with config.return_dict left at True."
-            )
+        logits = logits_of(_run("student", student, lambda: student(**inputs)), student, "student")
         student_points = _points(student, [(term.student, term) for term in terms], lambda: student(**inputs))
         with Capture(student, student_points.values()) as capture:
             captured = capture.probe(lambda: student(**inputs))
@@ -105,35 +184,66 @@ def wire(student: nn.Module, teacher: LiveTeacher | None, terms: Sequence[Term],
     student_tensors = {LOGITS: logits, **{name: captured[point] for name, point in student_points.items()}}
     if teacher is None:
         return Wiring(student_points, {}, capture.overwritten)
-    if "pixel_values" in inputs:
-        check_images(teacher.model, "teacher", inputs["pixel_values"])
+    check_channels(teacher.model, "teacher", teacher_inputs[images])
+    hint = other_size(teacher.model, teacher_inputs[images])
     with torch.no_grad():
-        _run("teacher", teacher.model, lambda: teacher.logits(inputs))
+        try:
+            _run("teacher", teacher.model, lambda: teacher.logits(teacher_inputs))
+        except ValueError as error:
+            raise ValueError(f"{error} {hint or ''}".rstrip()) from error
         teacher_points = _points(
             teacher.model,
             [(term.teacher, term) for term in terms if term.teacher is not None],
-            lambda: teacher.logits(inputs),
+            lambda: teacher.logits(teacher_inputs),
         )
     teacher.select(teacher_points)
-    targets = teacher.probe(inputs)
+    targets = teacher.probe(teacher_inputs)
+    student_layouts: dict[CapturePoint, Layout] = {}
+    teacher_layouts: dict[CapturePoint, Layout] = {}
+    if any(term.teacher not in (None, LOGITS) and term.connector_kind is not None for term in terms):
+        known = (None, None) if traces is None else traces
+        student_layouts = _layouts(
+            "student",
+            student,
+            student_points,
+            lambda pixels: student(**{**inputs, images: pixels}),
+            inputs[images],
+            known[0],
+        )
+        teacher_layouts = _layouts(
+            "teacher",
+            teacher.model,
+            teacher_points,
+            lambda pixels: teacher.logits({**teacher_inputs, images: pixels}),
+            teacher_inputs[images],
+            known[1],
+        )
+    labels = label_match(student, teacher.model, logits.shape[1], targets[LOGITS].shape[1])
     for term in terms:
         if term.teacher is None:
             continue
         student_tensor, target = student_tensors[term.student], targets[term.teacher]
         if term.student == term.teacher == LOGITS and term.connector_kind == "auto":
-            _check_label_space(term, student_tensor.shape, target.shape)
-            _check_label_order(term, student, teacher.model)
-        term.connect(student_tensor.shape, target.shape)
+            labels.check_logits(term.name)
+            if labels.kind not in ("same", "assumed"):
+                term.connect_classes(labels.student_classes, labels.teacher_classes)
+        term.connect(
+            student_tensor.shape,
+            target.shape,
+            student_layouts.get(student_points[term.student]) if term.student != LOGITS else None,
+            teacher_layouts.get(teacher_points[term.teacher]) if term.teacher != LOGITS else None,
+        )
         term.to(logits.device)
-        with evaluating(term), torch.no_grad():
+        # An objective may keep statistics of what it saw.
+        with leaving_no_trace(term), evaluating(term), torch.no_grad():
             try:
-                term(term.adapt(student_tensor), target)
+                term(term.adapt(student_tensor), term.view(target))
             except RuntimeError as error:
                 raise ValueError(
                     f"the connector of term {term.name!r} ({term.pair}) cannot take {tuple(student_tensor.shape)}: "
                     f"{error}"
                 ) from error
-    return Wiring(student_points, teacher_points, capture.overwritten)
+    return Wiring(student_points, teacher_points, capture.overwritten, labels)
 
 
 def unreached(
@@ -146,7 +256,7 @@ def unreached(
     """
     trainable = {name: parameter for name, parameter in distiller.named_parameters() if parameter.requires_grad}
     weights = torch.ones(len(distiller.terms), device=next(distiller.parameters()).device)
-    with evaluating(distiller), torch.enable_grad():
+    with leaving_no_trace(distiller), evaluating(distiller), torch.enable_grad():
         loss = distiller(inputs, targets, labels, weights)["loss"]
         gradients = (
             torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
@@ -186,21 +296,18 @@ def _run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
         raise ValueError(f"the {role} {type(model).__name__} cannot run a batch of the data set: {error}") from error
 
 
-def _check_label_space(term: Term, student: torch.Size, teacher: torch.Size) -> None:
-    if student != teacher:
-        raise ValueError(
-            f"term {term.name!r} compares the logits of two label spaces: the student has {student[1]} classes, the "
-            f"teacher {teacher[1]}. Use a teacher with the student's classes, or terms on features and, for the "
-            "teacher's own classes, a term with `connector='linear'` on a feature of the student."
-        )
-
-
-def _check_label_order(term: Term, student: nn.Module, teacher: nn.Module) -> None:
-    ours, theirs = (getattr(getattr(model, "config", None), "id2label", None) or {} for model in (student, teacher))
-    moved = sorted(index for index in ours if ours[index] != theirs.get(index))
-    if moved and sorted(ours.values()) == sorted(theirs.values()):
-        raise ValueError(
-            f"term {term.name!r} compares logits class by class, but the two models order the same classes "
-            f"differently: class {moved[0]} is {ours[moved[0]]!r} for the student and {theirs[moved[0]]!r} for the "
-            "teacher. Give data set and student the teacher's order."
-        )
+def _layouts(
+    role: str,
+    model: nn.Module,
+    points: Mapping[str, CapturePoint],
+    forward: Callable[[Tensor], object],
+    images: Tensor,
+    known: Trace | None,
+) -> dict[CapturePoint, Layout]:
+    """Return how the tensors at these points lie."""
+    wanted = set(points.values())
+    if known is None or not wanted <= {site.point for site in known.sites}:
+        images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
+        known = _run(role, model, lambda: trace(model, forward, images, wanted))
+    layouts = {site.point: site.layout for site in known.sites if site.point in wanted and site.layout is not None}
+    return {**known.layouts, **layouts}

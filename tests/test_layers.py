@@ -14,9 +14,13 @@ ROOT = Path(hf_abkd.__file__).parent
 # From the bottom up. A module imports what stands in lower rows, and in its own row only without a cycle. Some rows
 # name modules before they exist: the order was decided first.
 ROWS = [
-    {"version", "citations"},
+    {"version", "citations", "adapters", "outputs", "layouts", "label_spaces", "views"},
     {"capture", "connectors", "objectives", "schedules", "augment"},
-    {"terms", "pairing"},
+    {"token_order"},
+    {"tracing"},
+    {"pairing"},
+    {"plans"},
+    {"terms"},
     {
         "args",
         "checkpoints",
@@ -32,11 +36,14 @@ ROWS = [
         "stages",
         "teacher",
     },
-    {"student_trainer", "wiring", "workload"},
+    {"student_trainer", "wiring", "workload", "batches", "term_gradients", "term_balance"},
     {"staged_trainer"},
     {"trainer"},
     {"methods"},
+    {"runs"},
+    {"doctor"},
     {"cli"},
+    {"__main__"},
     {"__init__"},
 ]
 RANKS = {name: rank for rank, row in enumerate(ROWS) for name in row}

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
+from hf_abkd.plans import Plan
 from hf_abkd.stages import Stage
-from hf_abkd.terms import Term
+from hf_abkd.terms import PairedTerms, Term
 
 # The learning rate schedule of the paper's second phase: divided by 5 at these shares of it.
 CLASSIFICATION_SCHEDULE: Mapping[str, Any] = {"lr_milestones": [0.3, 0.6, 0.8], "lr_gamma": 0.2}
 
 
 def activation_boundary(
-    layers: Sequence[tuple[str, str]],
+    layers: Sequence[tuple[str, str]] | Plan | None = None,
     *,
     margin: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
@@ -39,12 +40,14 @@ def activation_boundary(
         (`classification_arguments=CLASSIFICATION_SCHEDULE` has their drops).
 
     Args:
-        layers: Pairs of module names, student's first. A module stands for the response before the activation that
-            gives its output; `"module:input"` and `"module:output"` name a response directly.
+        layers: Pairs of module names, student's first, or a plan (`Plan.load("plan.yaml")`). A module stands for the
+            response before the activation that gives its output; `"module:input"` and `"module:output"` name a
+            response directly. None pairs layers automatically.
         margin: How far past the boundary counts as safe (mu in the paper).
         reduction: "mean" over elements, or the authors' "sum" over elements and mean over samples.
         weight: The weight of the boundary objective of every layer.
-        layer_weights: A factor for each layer; 1 by default. The authors' are 1/4, 1/2, 1 with "sum".
+        layer_weights: A factor for each pair of names; 1 by default. The authors' are 1/4, 1/2, 1 with "sum". A plan
+            has its own.
         initialization_share: Share of the run that the first stage takes.
         initialization_epochs: Its length in epochs, instead of a share.
         initialization_arguments: Training arguments of the first stage only.
@@ -59,22 +62,12 @@ def activation_boundary(
     Raises:
         ValueError: If there are no layers, or not one weight for each.
     """
-    if not layers:
-        raise ValueError("give at least one pair of layers: [('student.module', 'teacher.module'), ...]")
-    if wrong := [pair for pair in layers if isinstance(pair, str) or len(pair) != 2]:
-        raise ValueError(f"layers must be pairs of names, student's first; got {wrong[0]!r}")
-    factors = [1.0] * len(layers) if layer_weights is None else list(layer_weights)
-    if len(factors) != len(layers):
-        raise ValueError(f"{len(layers)} layers need as many layer_weights, got {len(factors)}")
-    boundaries = [
-        Term(
-            ActivationBoundary(margin=margin, reduction=reduction),
-            student=student,
-            teacher=teacher,
-            weight=weight * factor,
-        )
-        for (student, teacher), factor in zip(layers, factors, strict=True)
-    ]
+    if layers is not None and not isinstance(layers, Plan):
+        layers = Plan.of_names(layers, layer_weights)
+    elif layer_weights is not None:
+        raise ValueError("layer_weights belong to named layers; a plan has the weights of its pairs in it")
+    paired = PairedTerms(ActivationBoundary(margin=margin, reduction=reduction), plan=layers, weight=weight)
+    boundaries = [paired] if layers is None else paired.terms(layers)
     # One term object in both stages: its head goes on where it was.
     transfer = (
         [Term(CenteredLogits(), student=transfer_head, teacher="logits", weight=transfer_weight, connector="linear")]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from killed_runs import stages, trainer_for
 from tiny import RESNET_LAYERS, VIT_LAYERS, differing, images, resnet, tensors, vit
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, LevitConfig, LevitForImageClassification, TrainerCallback
 
 from hf_abkd import CrossEntropy, Stage, Term, checkpoints
 
@@ -205,3 +205,35 @@ def test_a_run_without_stages_loads_its_best_model_too(tmp_path):
     trainer, spoil = run(tmp_path, "vit", after=7, parts=parts)
     best = trainer.state.best_global_step
     assert best <= 8 and differing(tensors(trainer.model), spoil.seen[best]) == []
+
+
+def test_a_student_that_was_measured_and_then_loaded_computes_with_what_was_loaded(tmp_path):
+    """LeViT keeps its attention biases from the first evaluation on: the best model would be measured with old ones."""
+    student, other = levit(0), levit(1)
+    batch = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = student.eval()(pixel_values=batch).logits
+        expected = other.eval()(pixel_values=batch).logits
+    assert not torch.allclose(before, expected)
+    checkpoints.save_student(other, None, tmp_path)
+    checkpoints.load_student(student, tmp_path)
+    assert not any(module.training for module in student.modules())
+    with torch.no_grad():
+        assert torch.equal(student(pixel_values=batch).logits, expected)
+
+
+def levit(seed):
+    torch.manual_seed(seed)
+    config = LevitConfig(
+        image_size=64,
+        hidden_sizes=[16, 24, 32],
+        num_attention_heads=[2, 2, 2],
+        key_dim=[8, 8, 8],
+        depths=[1, 1, 1],
+        num_labels=4,
+    )
+    model = LevitForImageClassification(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model

@@ -15,7 +15,8 @@ from loopback_hub import LoopbackHub
 TESTS = Path(__file__).parents[1]
 PUBLISHED = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 CHECKPOINT = [
-    *("config.json", "distillation_modules.safetensors", "distillation_state.json", "model.safetensors"),
+    *("config.json", "distillation_modules.safetensors", "distillation_plan.yaml", "distillation_state.json"),
+    "model.safetensors",
     *("optimizer.pt", "preprocessor_config.json", "rng_state.pth", "scheduler.pt", "trainer_state.json"),
 ]
 STRATEGIES = {"end": "vit", "every_save": "resnet", "checkpoint": "vit", "all_checkpoints": "resnet"}

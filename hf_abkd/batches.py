@@ -1,0 +1,80 @@
+"""Batches: what the data loader gives, as each model takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_abkd.images import TEACHER_IMAGES
+from hf_abkd.views import Views
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One view of some images, as student and teacher take it.
+
+    Args:
+        student: Keyword arguments of the student, without labels.
+        labels: The labels, (N,), or None.
+        teacher: Makes the keyword arguments of the teacher; costs something only if it is called.
+        canvas_size: Height and width of the images that both are made of.
+    """
+
+    student: dict[str, Any]
+    labels: Tensor | None
+    teacher: Callable[[], dict[str, Any]]
+    canvas_size: tuple[int, int]
+
+
+def read_batch(
+    inputs: Mapping[str, Any],
+    *,
+    images: str,
+    labels: str,
+    views: Views | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Batch:
+    """Return a batch as each model takes it: one view of the images, in the size and colours of each.
+
+    Args:
+        inputs: What the data loader gives, on the device.
+        images: The name of the images in it.
+        labels: The name of the labels in it.
+        views: The size and colours of each model; None if they are the same.
+        augment: Changes the images that both models see.
+
+    Raises:
+        ValueError: If the images are missing, or are pixels that no processor says the colours of.
+    """
+    student = dict(inputs)
+    truth, own = student.pop(labels, None), student.pop(TEACHER_IMAGES, None)
+    if images not in student:
+        raise ValueError(
+            f"the student takes {images!r}, and the data set gives {sorted(student)}. Prepare the images with "
+            "`dataset.with_transform(ImageTransform(processor))`."
+        )
+    pixels = student[images]
+    if views is None and (own is not None or pixels.dtype == torch.uint8):
+        raise ValueError(
+            f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
+            "teacher_processor=..."
+        )
+    if own is not None and augment is not None:
+        raise ValueError(
+            f"the training set has images for the teacher alone ({TEACHER_IMAGES!r}), which the augmentation would "
+            "not change with the student's. Prepare it with ImageTransform(..., shared=True)."
+        )
+    canvas = pixels if views is None else views.canvas(pixels)
+    canvas = canvas if augment is None else augment(canvas)
+    student[images] = canvas if views is None else views.student(canvas)
+
+    def teacher() -> dict[str, Any]:
+        if views is None:
+            return student
+        return {**student, images: views.teacher(canvas) if own is None else views.teacher_only(own)}
+
+    return Batch(student, truth, teacher, (canvas.shape[-2], canvas.shape[-1]))
