@@ -55,13 +55,12 @@ def propose(student: Trace, teacher: Trace, *, most: int = MOST_PAIRS) -> list[S
         ValueError: If one of them shows no activation on a grid over the image.
     """
     ours, theirs = (_stages(found, role) for found, role in ((student, "student"), (teacher, "teacher")))
-    flat = [len(own) == 1 for own in (ours, theirs)]
     own, other = (_blocks(stages[0]) if len(stages) == 1 else [*map(stage_tap, stages)] for stages in (ours, theirs))
-    if all(flat):
+    if len(ours) == len(theirs) == 1:
         # Without stages, evenly spaced layers of the shallower model stand for its depth.
         count = min(most, len(own), len(other))
         own, other = (_spread(own, count), other) if len(own) <= len(other) else (own, _spread(other, count))
-    pairs = _assign(own, other, most, scales=not any(flat))
+    pairs = _assign(own, other, most)
     return [SitePair(*pair) for pair in pairs]
 
 
@@ -114,7 +113,7 @@ def _spread(layers: Sequence[Site], count: int) -> list[Site]:
     return [layers[math.ceil(len(layers) * number / count) - 1] for number in range(1, count + 1)]
 
 
-def _assign(ours: Sequence[Site], theirs: Sequence[Site], most: int, *, scales: bool) -> list[tuple[Site, Site]]:
+def _assign(ours: Sequence[Site], theirs: Sequence[Site], most: int) -> list[tuple[Site, Site]]:
     """Pair sites in order, by the cheapest of all ways to leave some out."""
 
     @cache
@@ -127,7 +126,7 @@ def _assign(ours: Sequence[Site], theirs: Sequence[Site], most: int, *, scales: 
         pair = ours[first - 1], theirs[second - 1]
         cost, pairs = cheapest(first - 1, second - 1, count - 1)
         ways = [
-            (cost + _cost(*pair, scales=scales), (*pairs, pair)),
+            (cost + _cost(*pair), (*pairs, pair)),
             cheapest(first - 1, second, count),
             cheapest(first, second - 1, count),
         ]
@@ -140,10 +139,8 @@ def _assign(ours: Sequence[Site], theirs: Sequence[Site], most: int, *, scales: 
     return [*cheapest(len(ours) - 1, len(theirs) - 1, count - 1)[1], (ours[-1], theirs[-1])]
 
 
-def _cost(student: Site, teacher: Site, *, scales: bool) -> float:
-    distance = 2 * abs(student.depth - teacher.depth)
-    if scales:
-        distance += abs(_scale(student) - _scale(teacher))
+def _cost(student: Site, teacher: Site) -> float:
+    distance = abs(_scale(student) - _scale(teacher)) + 2 * abs(student.depth - teacher.depth)
     # Of similar fits the deeper one.
     return distance - student.depth - teacher.depth
 

@@ -125,26 +125,17 @@ class Plan:
         )
 
     def table(self) -> str:
-        """Return the plan as a table in Markdown."""
-        head = ("student", "", "teacher", "", "connector", "parameters", "weight")
-        rows = [
-            (
-                pair.student.layer,
-                _tensor_text(pair.student),
-                pair.teacher.layer,
-                _tensor_text(pair.teacher),
-                pair.description or _kind(pair),
-                "" if pair.parameters is None else f"{pair.parameters:,}",
-                f"{pair.weight:g}",
-            )
-            for pair in self.pairs
-        ]
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-        lines = [head, tuple("-" * max(width, 3) for width in widths), *rows]
-        return "\n".join(
-            "| " + " | ".join(cell.ljust(max(width, 3)) for cell, width in zip(line, widths, strict=True)) + " |"
-            for line in lines
-        )
+        """Return the plan as a table: two layers and their connector per pair, narrow enough for a terminal."""
+        width = max(len(tensor.layer) for pair in self.pairs for tensor in (pair.student, pair.teacher))
+        lines = [f"pair  model    {'layer':<{width}}  channels x grid (layout)"]
+        for number, pair in enumerate(self.pairs, 1):
+            size = f", {pair.parameters:,} parameters" if pair.parameters else ""
+            lines += [
+                f"{number:<6}student  {pair.student.layer:<{width}}  {_tensor_text(pair.student)}".rstrip(),
+                f"      teacher  {pair.teacher.layer:<{width}}  {_tensor_text(pair.teacher)}".rstrip(),
+                f"               {pair.description or _kind(pair)}{size}, weight {pair.weight:g}",
+            ]
+        return "\n".join(lines)
 
     def to_yaml(self) -> str:
         """Return the plan as the text of a YAML file."""

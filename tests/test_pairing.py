@@ -100,7 +100,15 @@ def test_block_outputs_go_before_activations_inside_a_block():
         assert ".layer." not in pair.student.module and ".layer." not in pair.teacher.module
     inner, output = site("stage.0.layer.0.act", (8, 8), 0.9), site("stage.0.act", (8, 8), 0.8)
     assert stage_tap([site("act", (8, 8), 0.1), output, inner]) is output
-    assert stage_tap([output, site("stage.1.act", (8, 8), 0.95)]).module == "stage.1.act", "the last of equal ones"
+    last = site("stage.1.act", (8, 8), 0.85)
+    assert stage_tap([site("act", (8, 8), 0.1), output, last, inner]) is last, "the last of equal ones"
+
+
+def test_blocks_of_a_model_without_stages_are_represented_by_their_outputs():
+    """Four activations inside one block would be four times the same lesson."""
+    blocks = [site(f"layer.{n // 3}.{'act' if n % 3 == 2 else 'inner.act'}", (8, 8), (n + 1) / 13) for n in range(12)]
+    found = made(site("act", (8, 8), 0.01), *blocks)
+    assert names(propose(found, found)) == [(f"layer.{n}.act",) * 2 for n in range(4)]
 
 
 def test_stems_are_not_paired_where_there_are_stages_enough():

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_abkd.data import digits
+from hf_abkd.plans import Plan
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8"]
@@ -71,7 +72,7 @@ def test_first_command_prints_one_table_and_leaves_a_model_that_loads(tmp_path: 
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    rows = _results(done.stdout)
     assert [row.split(" | ")[0] for row in rows] == ["| model", "| teacher", "| student alone", "| KD", "| AB, then KD"]
     assert rows[-1].count("->") == 3  # the boundary agreement of each layer, before and after
     folder = tmp_path / "out" / "ab-seed3"
@@ -127,6 +128,8 @@ def test_streamed_files_train_alike(run_ab: ModuleType, workspace: Path, monkeyp
             "no module 'layer9.0.relu2'; close names: .*layer3.0.relu2",
         ),
         ({"--student_layers": "layer1.0.relu2"}, "as many layers"),
+        ({"--plan": "absent.yaml"}, "no plan absent.yaml"),
+        ({"--plan": "plan.yaml", "--student_layers": "layer1.0.relu2"}, "leave out --student_layers"),
         ({"--student_name_or_path": "./absent"}, "absent"),
         ({"--initialization_share": "1.5"}, "share is in"),
         ({"--kd_weight": "-1"}, "weight must be finite and not negative"),
@@ -162,14 +165,32 @@ def test_second_run_into_one_folder_is_refused(
     assert (workspace / "out" / "model.safetensors").read_bytes() == before
 
 
-def test_students_processor_must_be_the_teachers(
+def test_students_own_processor_is_used_beside_the_teachers(
     run_ab: ModuleType, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A teacher that gets images normalised for the student guesses, and nothing would say so."""
-    importlib.import_module("cifar_models").cifar_processor("wide_resnet").save_pretrained(workspace / "student")
-    with pytest.raises(ValueError, match="image_mean"):
-        call(run_ab, monkeypatch, *real(workspace))
+    """A teacher that gets images normalised for the student guesses, and the student is published with its own."""
+    own = importlib.import_module("cifar_models").cifar_processor("wide_resnet")
+    own.save_pretrained(workspace / "student")
+    call(run_ab, monkeypatch, *real(workspace))
+    assert AutoImageProcessor.from_pretrained(workspace / "out").image_mean == own.image_mean
 
 
-def _accuracies(table: str) -> list[str]:
-    return [line.split("|")[3] for line in table.splitlines() if line.startswith("| ")]
+def test_layers_of_a_plan_and_named_ones_are_printed_once(
+    run_ab: ModuleType, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which layers are paired decides the result: a comparison must show it, and not once for every seed."""
+    Plan.of_names([("layer3.0.relu2", "layer2.0.relu2")]).save(workspace / "plan.yaml")
+    flags = real(workspace, "--plan", workspace / "plan.yaml", "--compare", "--seeds", "0", "1")
+    call(run_ab, monkeypatch, *flags)
+    shown = capsys.readouterr().out
+    assert shown.count("| layer3.0.relu2 | 8 x 8x8 (NCHW)") == 1
+    assert "layer1.0.relu2" not in shown
+
+
+def _results(shown: str) -> list[str]:
+    """The table of results; that of the layers stands before it."""
+    return [line for line in shown[shown.index("| model |") :].splitlines() if line.startswith("| ")]
+
+
+def _accuracies(shown: str) -> list[str]:
+    return [line.split("|")[3] for line in _results(shown)]

@@ -1,0 +1,280 @@
+"""The command line: `hf-abkd inspect` looks into models, `hf-abkd doctor` examines a run before it starts."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import BaseImageProcessor
+
+from hf_abkd import doctor, runs
+from hf_abkd.models import load_student, load_teacher, own_processor
+from hf_abkd.objectives import ActivationBoundary
+from hf_abkd.pairing import propose
+from hf_abkd.plans import Plan
+from hf_abkd.teacher import LiveTeacher
+from hf_abkd.terms import PairedTerms, plan_of
+from hf_abkd.tracing import Site, Trace, trace
+from hf_abkd.version import __version__
+from hf_abkd.views import View
+from hf_abkd.wiring import wire
+
+# Rows of a stage before those in its middle are left out.
+_MOST_ROWS = 8
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status.
+
+    Args:
+        words: The words of the command line; by default those of this process.
+    """
+    parser = argparse.ArgumentParser(prog="hf-abkd")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "command",
+        choices=_COMMANDS,
+        help="inspect: what can be captured in a model, and how two models would be paired; doctor: what would go "
+        "wrong in a run, in seconds, with the flags of the run",
+    )
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="see the --help of the command")
+    given = parser.parse_args(words)
+    # They would stand between the lines of the report.
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        return _COMMANDS[given.command](given.words)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        parser.exit(2, f"hf-abkd {given.command}: {error}\n")
+
+
+# ---- doctor ----
+
+
+@dataclass
+class DoctorArguments:
+    """What the doctor adds to the flags of a run."""
+
+    json: str | None = field(default=None, metadata={"help": "Write the findings to this file, as JSON."})
+
+
+def examine(words: Sequence[str]) -> int:
+    """Examine a run; return 1 if it has an error, else 0."""
+    if "LOCAL_RANK" not in os.environ:
+        # One device is enough to examine a run; several without a launcher would be refused.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    parser = runs.parser(DoctorArguments)
+    parser.prog = "hf-abkd doctor"
+    run, models, data, args, own = runs.parse(parser, words)
+    findings = []
+    for finding in doctor.examine_flags(run, models, data, args):
+        findings.append(finding)
+        _write(finding.text())
+    count = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning", "note")}
+    _write(", ".join(f"{number} {level}{'' if number == 1 else 's'}" for level, number in count.items()))
+    if own.json is not None:
+        Path(own.json).write_text(json.dumps(doctor.as_json(findings), indent=2) + "\n", encoding="utf-8")
+    return 1 if count["error"] else 0
+
+
+# ---- inspect ----
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A model, the images it was run on, and what that showed."""
+
+    model: Any
+    images: Tensor
+    trace: Trace
+
+
+def inspect(words: Sequence[str]) -> int:
+    """Print what can be captured in a model, and with a teacher the pairs of layers that training would take."""
+    parser = argparse.ArgumentParser(
+        prog="hf-abkd inspect", description="What can be captured in a model, and how two models would be paired."
+    )
+    parser.add_argument(
+        "model", help="a model on the Hub, a local folder, a config in a .json file, or package.module:factory"
+    )
+    parser.add_argument("--teacher", help="pair the layers of the model with those of this one")
+    parser.add_argument("--plan", metavar="FILE", help="write the pairs to this YAML file, to edit and train with")
+    parser.add_argument("--all", action="store_true", help="show every activation, not only some of each stage")
+    parser.add_argument(
+        "--image_size", type=int, nargs="+", metavar="N", help="side, or height and width, of the images"
+    )
+    parser.add_argument("--revision", default="main", help="branch, tag or commit of the model")
+    parser.add_argument("--teacher_revision", default="main", help="branch, tag or commit of the teacher")
+    parser.add_argument("--token", help="Hub token")
+    parser.add_argument("--cache_dir", help="where downloads are kept")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run model code from the Hub or the folder")
+    given = parser.parse_args(words)
+    if given.plan and not given.teacher:
+        parser.error("--plan needs --teacher")
+    if given.image_size and (len(given.image_size) > 2 or min(given.image_size) < 1):
+        parser.error(f"--image_size takes one or two positive numbers, got {given.image_size}")
+    hub = {"trust_remote_code": given.trust_remote_code, "cache_dir": given.cache_dir, "token": given.token}
+    size = None if given.image_size is None else (given.image_size[0], given.image_size[-1])
+    if given.teacher is None:
+        model = _load(given.model, revision=given.revision, **hub)
+        processor = own_processor(given.model, revision=given.revision, **hub)
+        _show("model", given.model, model, _images(model, processor, size), every=given.all)
+        return 0
+    student = load_student(given.model, labels=None, revision=given.revision, **hub).eval()
+    teacher = load_teacher(given.teacher, labels=None, revision=given.teacher_revision, **hub)
+    theirs = own_processor(given.teacher, revision=given.teacher_revision, **hub)
+    ours = own_processor(given.model, revision=given.revision, **hub) or theirs
+    seen = [
+        _show("student", given.model, student, _images(student, ours, size), every=given.all),
+        _show("teacher", given.teacher, teacher, _images(teacher, theirs or ours, size), every=given.all),
+    ]
+    plan, labels = _paired(*seen)
+    parameters = sum(pair.parameters or 0 for pair in plan.pairs)
+    _write(f"{len(plan.pairs)} pairs of layers, {parameters:,} parameters to connect them\n")
+    _write(_indented(plan.table()))
+    _write(f"\nlabels: {labels}")
+    if given.plan:
+        plan.save(given.plan)
+        _write(f"The plan is in {given.plan}: edit it, and train with --plan {given.plan}")
+    return 0
+
+
+def _load(name: str, **hub: Any) -> nn.Module:
+    """Return a model as a student may be given: a config suffices; a factory may make any module."""
+    try:
+        model: nn.Module = load_student(name, labels=None, **hub).eval()
+    except TypeError:
+        model = load_teacher(name, labels=None, **hub)
+    return model
+
+
+def _images(model: nn.Module, processor: BaseImageProcessor | None, size: tuple[int, int] | None) -> tuple[Tensor, str]:
+    """Return three random images as a model takes them, (3, C, H, W), and where their size comes from."""
+    config = getattr(model, "config", None)
+    channels = getattr(config, "num_channels", 3)
+    origin = "--image_size"
+    if size is None and processor is not None:
+        # A processor without a fixed size is no reason to refuse: there are other ways to know one.
+        with contextlib.suppress(ValueError):
+            size, origin = View.measured(processor, channels).size, "image processor"
+    if size is None:
+        own = getattr(config, "image_size", None)
+        origin = "the usual size: --image_size sets another" if own is None else "config.image_size"
+        size = (224, 224) if own is None else tuple(own) if isinstance(own, (list, tuple)) else (own, own)
+    return torch.randn(3, channels, *size, generator=torch.Generator().manual_seed(0)), origin
+
+
+def _paired(student: _Seen, teacher: _Seen) -> tuple[Plan, str]:
+    """Return the pairs that training would take, with their connectors, and how the labels lie to each other."""
+    terms = PairedTerms(ActivationBoundary()).terms(Plan.of_sites(propose(student.trace, teacher.trace)))
+    name = student.model.main_input_name
+    inputs, teacher_inputs = {name: student.images}, {name: teacher.images}
+    traces = student.trace, teacher.trace
+    wiring = wire(student.model, LiveTeacher(teacher.model), terms, inputs, teacher_inputs, name, traces)
+    plan = plan_of(terms)
+    if plan is None or wiring.labels is None:
+        raise RuntimeError("no pair of layers was connected")
+    return plan, wiring.labels.describe()
+
+
+def _show(role: str, name: str, model: Any, sized: tuple[Tensor, str], *, every: bool) -> _Seen:
+    """Print what one forward pass shows of a model, and return it."""
+    (images, origin), runner = sized, LiveTeacher(model)
+    found = trace(model, lambda pixels: runner.logits({"pixel_values": pixels}), images)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    _write(f"{role} {name}: {type(model).__name__}, {size:,} parameters")
+    _write(f"images of {images.shape[1]} channels, {images.shape[2]}x{images.shape[3]} pixels ({origin})\n")
+    usable = [site for site in found.sites if not site.left_out]
+    if usable:
+        _write(_indented("\n".join(_table(usable, every=every))))
+    for line in _remarks(found, every=every):
+        _write(f"  {line}")
+    _write("")
+    return _Seen(model, images, found)
+
+
+def _table(sites: Sequence[Site], *, every: bool) -> Iterator[str]:
+    """Return the activations that can be paired, stage by stage: those on equal grids."""
+    stages: dict[Any, list[Site]] = {}
+    for site in sites:
+        stages.setdefault(site.layout and site.layout.grid, []).append(site)
+    width = max(len(site.module) for site in sites)
+    kind = max(len(site.activation) for site in sites)
+    head = ("module", "activation", "layout", "grid", "channels", "depth")
+    layouts = max(len(_layout(site)) for site in sites)
+    widths = (max(width, 6), max(kind, 10), max(layouts, 6), 7, 8, 5)
+    yield _row(head, widths)
+    for grid, stage in stages.items():
+        shown = stage if every or len(stage) <= _MOST_ROWS else [*stage[:2], *stage[-4:]]
+        hidden = len(stage) - len(shown)
+        for number, site in enumerate(shown):
+            if hidden and number == 2:
+                yield f"... {hidden} more on this grid (--all)"
+            channels = site.shape[site.layout.channel_dim] if site.layout else ""
+            by = "x".join(map(str, grid or ()))
+            yield _row((site.module, site.activation, _layout(site), by, f"{channels}", f"{site.depth:.0%}"), widths)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return cells in columns: names to the left, numbers to the right."""
+    columns = [
+        cell.ljust(width) if number < 3 else cell.rjust(width)
+        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(columns).rstrip()
+
+
+def _remarks(found: Trace, *, every: bool) -> Iterator[str]:
+    """Return what cannot be paired, and why."""
+    reasons: dict[str, list[str]] = {}
+    for site in found.sites:
+        if site.left_out:
+            reasons.setdefault(site.left_out, []).append(site.module)
+    for reason, modules in reasons.items():
+        yield f"not paired, {reason}: {_some(modules, every=every)}"
+    calls: dict[str, list[str]] = {}
+    for module, function, source in found.functional:
+        calls.setdefault(function, []).append(
+            (module or "the model itself") + (f" (name {source}:output)" if source else "")
+        )
+    for function, modules in calls.items():
+        yield f"not seen by hooks, calls of {function} in: {_some(modules, every=every)}"
+    for name, stride, size in found.cropped:
+        lost = f"{size[0] % stride[0]} rows and {size[1] % stride[1]} columns"
+        yield f"{name} leaves out the last {lost} of {size[0]}x{size[1]}: its patches are {stride[0]}x{stride[1]}"
+    if not found.sites and not found.functional:
+        yield "no activation was seen; name layers with ':input' or ':output'"
+
+
+def _layout(site: Site) -> str:
+    return site.layout.describe() if site.layout else ""
+
+
+def _some(names: Sequence[str], *, every: bool) -> str:
+    shown = names if every else names[:3]
+    more = f" and {len(names) - len(shown)} more (--all)" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "  ")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"doctor": examine, "inspect": inspect}
