@@ -2,7 +2,7 @@
 
     python benchmarks/pairs.py --json pairs.json
 
-takes about half an hour on 2 CPU cores. Tiny models with random weights, one batch of noise images: this shows that
+takes about 15 minutes on 2 CPU cores. Tiny models with random weights, one batch of noise images: this shows that
 layers are found, connected and trained by, not how good the student gets. A pair of models *fell* if its boundary loss
 after the last step is below that of the first.
 """

@@ -34,7 +34,7 @@ from hf_abkd.objectives import CrossEntropy
 from hf_abkd.outputs import logits_of
 from hf_abkd.runs import RunArguments, TrainingArguments, make_trainer, method_of, stages_of
 from hf_abkd.stages import Stage, frozen_parts
-from hf_abkd.teacher import LiveTeacher
+from hf_abkd.teacher import LiveTeacher, is_near_chance
 from hf_abkd.term_gradients import dominating, gradient_norms, ratios
 from hf_abkd.terms import LOGITS, Term
 from hf_abkd.trainer import DistillationTrainer
@@ -337,7 +337,7 @@ def check_teacher(subject: Subject) -> Iterator[Finding]:
     images = "the first images" if isinstance(dataset, IterableDataset) else _count(len(dataset), "image")
     message = f"accuracy {accuracy:.1%} on {images} of the evaluation set, where the commonest class has {chance:.1%}"
     # Of two classes with 70 % no teacher could be 1.5 times as good as chance.
-    if accuracy < min(1.5 * chance, (1 + chance) / 2):
+    if is_near_chance(accuracy, chance):
         remedy = (
             "Is it trained? Is its preprocessing the one it was trained with, and are its classes in the order of "
             "this data set? A teacher that guesses teaches nothing."

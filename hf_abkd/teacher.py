@@ -94,6 +94,12 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def is_near_chance(accuracy: float, chance: float) -> bool:
+    """Whether a teacher is hardly better than always answering the commonest class; both are shares in [0, 1]."""
+    # Where one class is most of the data, no teacher has one and a half times its share.
+    return accuracy < min(1.5 * chance, (1 + chance) / 2)
+
+
 def reference(model: nn.Module) -> dict[str, str]:
     """Return what identifies a teacher without copying it: class, source and fingerprint."""
     config = getattr(model, "config", None)

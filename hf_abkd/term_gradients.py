@@ -189,9 +189,9 @@ class Dominance:
         """Return the warning."""
         return (
             f"the gradient of term {self.name!r} on the student is {self.ratio:.3g} times as large as the next "
-            f"largest, that of {self.runner_up!r}: the student hardly learns from the other terms. A weight of "
-            f"{self.balancing_weight:.3g} instead of {self.weight:.3g} balances the two; balance_terms=True "
-            "(--balance_terms) sets it."
+            f"largest, that of {self.runner_up!r}: in these first steps the other terms hardly count. If they should, "
+            f"a weight of {self.balancing_weight:.3g} instead of {self.weight:.3g} balances the two; "
+            "balance_terms=True (--balance_terms) sets it."
         )
 
 

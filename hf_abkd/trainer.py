@@ -34,7 +34,7 @@ from hf_abkd.plans import PLAN_NAME, Plan
 from hf_abkd.staged_trainer import StagedTrainer
 from hf_abkd.stages import Stage, frozen_parts, with_pairs
 from hf_abkd.student_trainer import refuse_reentrant
-from hf_abkd.teacher import LiveTeacher, reference
+from hf_abkd.teacher import LiveTeacher, is_near_chance, reference
 from hf_abkd.term_balance import TermBalance
 from hf_abkd.terms import LOGITS, Term, plan_of
 from hf_abkd.tracing import Trace
@@ -508,7 +508,8 @@ class DistillationTrainer(StagedTrainer):
         # An earlier call of `train` left its last step.
         self.state.global_step, self.state.epoch = 0, None
         self.log(dict(scores))
-        if self.is_world_process_zero() and scores["teacher_accuracy"] < 1.5 * scores["chance_accuracy"]:
+        near_chance = is_near_chance(scores["teacher_accuracy"], scores["chance_accuracy"])
+        if self.is_world_process_zero() and near_chance:
             logger.warning(
                 "the teacher's accuracy is %.3f, and always answering the commonest class gives %.3f: is it trained, "
                 "and are its preprocessing and label order those of this data set? (evaluate_teacher=False skips this)",

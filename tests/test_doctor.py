@@ -292,7 +292,7 @@ def test_term_that_is_too_large_is_named_with_the_weight_that_balances_it(tmp_pa
     boundary = Term(ActivationBoundary(), student=LAYER, teacher="activation", weight=1e5)
     examined = subject(tmp_path, stages=[Stage([boundary, Term(CrossEntropy())], "both")])
     message = only(examined, "terms", "warning")
-    assert f"term 'activation_boundary/{LAYER}'" in message and "A weight of" in message
+    assert f"term 'activation_boundary/{LAYER}'" in message and "a weight of" in message
     examined.trainer.args.balance_terms = True
     only(examined, "terms", "note")
 

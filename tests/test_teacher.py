@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_abkd.capture import CapturePoint
 from hf_abkd.objectives import ActivationBoundary, KnowledgeDistillation
-from hf_abkd.teacher import LiveTeacher, fingerprint, reference
+from hf_abkd.teacher import LiveTeacher, fingerprint, is_near_chance, reference
 from hf_abkd.terms import Term
 
 POINT = CapturePoint("resnet.encoder.stages.0.layers.0.activation", "input")
@@ -260,3 +260,12 @@ def test_reference_identifies_without_copying():
         "fingerprint": fingerprint(model),
     }
     assert reference(Net())["name_or_path"] == ""
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "chance", "near"),
+    [(0.1, 0.1, True), (0.14, 0.1, True), (0.16, 0.1, False), (0.9, 0.9, True), (0.94, 0.9, True), (0.96, 0.9, False)],
+)
+def test_a_teacher_near_chance_is_told_from_one_on_uneven_classes(accuracy, chance, near):
+    """One and a half times nine in ten is more than all, and every teacher would be warned of."""
+    assert is_near_chance(accuracy, chance) is near
