@@ -359,3 +359,11 @@ def _outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, tuple
         for handle in handles:
             handle.remove()
     return outputs
+
+
+def leaves_pixels_out(module: nn.Module, value: object) -> bool:
+    """Whether a module cuts its input (N, C, H, W) into patches and has no patch for the last rows or columns."""
+    if not isinstance(module, nn.Conv2d) or not isinstance(value, Tensor):
+        return False
+    patches = module.stride == module.kernel_size and max(module.stride) > 1 and module.padding in ((0, 0), "valid")
+    return patches and any(size % step for size, step in zip(value.shape[-2:], module.stride, strict=True))

@@ -38,7 +38,7 @@ from hf_abkd.teacher import LiveTeacher, is_near_chance
 from hf_abkd.term_gradients import dominating, gradient_norms, ratios
 from hf_abkd.terms import LOGITS, Term
 from hf_abkd.trainer import DistillationTrainer
-from hf_abkd.wiring import other_size, trace_model
+from hf_abkd.wiring import other_size
 from hf_abkd.workload import Workload, from_flags
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -268,9 +268,6 @@ def check_images(subject: Subject) -> Iterator[Finding]:
         message = "the teacher comes without an image processor, and gets the student's images"
         remedy = "Make sure that it was trained on this size, mean and standard deviation."
         yield Finding("note", "images", message, remedy)
-    for role, model, forward, pixels in subject.models(batch):
-        # It warns of patches that do not fit the size.
-        trace_model(role, model, forward, pixels)
 
 
 def _lacks_processor(flags: ModelArguments) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hf_abkd.capture import CapturePoint, evaluating, is_boundary_activation
+from hf_abkd.capture import CapturePoint, evaluating, is_boundary_activation, leaves_pixels_out
 from hf_abkd.layouts import Layout, Order
 from hf_abkd.token_order import Forward, Place, find_order
 
@@ -151,6 +151,14 @@ class _Output:
     channels: int
     dim: int
 
+    def channels_in(self, value: Tensor) -> int | None:
+        """Return the dimension that steps like the channels, in a view or what was computed element by element."""
+        stride = self.tensor.stride(self.dim)
+        same = [
+            dim for dim in range(1, value.ndim) if value.shape[dim] == self.channels and value.stride(dim) == stride
+        ]
+        return same[0] if len(same) == 1 else None
+
 
 @dataclass
 class _Recorder:
@@ -218,8 +226,8 @@ class _Recorder:
                 self._site(name, module, value)
             elif point in self.points:
                 self._point(point, value)
-            if isinstance(module, nn.Conv2d):
-                self._check_stride(name, module, value)
+            if isinstance(module, nn.Conv2d) and leaves_pixels_out(module, value):
+                self.cropped[name] = ((module.stride[0], module.stride[1]), (value.shape[-2], value.shape[-1]))
             giver = self.givers.get(id(value), ("",))[0]
             if _is_spatial(module) and value.ndim == 4 and giver in self.sites:
                 # What a convolution slides over is a map.
@@ -270,13 +278,6 @@ class _Recorder:
         caller = self.stack[-1] if self.stack else ""
         if function in _ACTIVATIONS and not (caller and is_boundary_activation(self.model.get_submodule(caller))):
             self.functional.setdefault((caller, function), self.givers.get(id(value), (None,))[0])
-
-    def _check_stride(self, name: str, module: nn.Conv2d, value: Tensor) -> None:
-        kernel, stride = module.kernel_size, module.stride
-        patches = stride == kernel and max(kernel) > 1 and module.padding in ((0, 0), "valid")
-        size = (value.shape[-2], value.shape[-1])
-        if patches and (size[0] % stride[0] or size[1] % stride[1]):
-            self.cropped[name] = ((stride[0], stride[1]), size)
 
     def _site(self, name: str, module: nn.Module, value: Tensor) -> None:
         if name in self.sites:
@@ -337,21 +338,15 @@ class _Recorder:
         """Return the dimension of the channels: where the layer before has put them."""
         memory = value.untyped_storage().data_ptr()
         for output in reversed(self.outputs):
-            if output.tensor.untyped_storage().data_ptr() == memory:
-                stride = output.tensor.stride(output.dim)
-                same = [
-                    dim
-                    for dim in range(1, value.ndim)
-                    if value.shape[dim] == output.channels and value.stride(dim) == stride
-                ]
-                if len(same) == 1:
-                    return same[0]
+            if output.tensor.untyped_storage().data_ptr() == memory and (dim := output.channels_in(value)) is not None:
+                return dim
         # A sum or a transposed copy has memory of its own; the layer before has the same number of channels.
         for output in reversed(self.outputs):
             first, last = value.shape[1] == output.channels, value.shape[-1] == output.channels
             if output.tensor.ndim == value.ndim and (first or last):
                 if first and last:
-                    return 1 if output.dim == 1 else value.ndim - 1
+                    dim = output.channels_in(value)
+                    return output.dim if dim is None else dim
                 return 1 if first else value.ndim - 1
         for output in reversed(self.outputs):
             if value.shape[-1] == output.channels:
@@ -393,9 +388,6 @@ def _is_spatial(module: nn.Module) -> bool:
 def _is_pooled(sites: Sequence[Site], index: int) -> bool:
     """Whether a site holds one position only because the others were averaged, not because the net got so small."""
     grids = [site.layout.grid if site.layout is not None else None for site in sites]
-    layout = sites[index].layout
-    if layout is not None and layout.order == "NC":
-        return True
     if grids[index] != (1, 1):
         return False
     before = next((grid for grid in reversed(grids[:index]) if grid not in (None, (1, 1))), None)

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.capture import Capture, CapturePoint, evaluating, parse_name, resolve_boundaries
+from hf_abkd.capture import (
+    Capture,
+    CapturePoint,
+    evaluating,
+    leaves_pixels_out,
+    parse_name,
+    resolve_boundaries,
+)
 from hf_abkd.distiller import Distiller
 from hf_abkd.label_spaces import LabelMatch, match_labels
 from hf_abkd.layouts import Layout
@@ -104,15 +111,6 @@ def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object]
     # A data set of one row is enough to wire; tracing has to tell the batch from other dimensions.
     images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
     found: Trace = _run(role, model, lambda: trace(model, forward, images))
-    for name, stride, size in found.cropped:
-        logger.warning(
-            "%s of the %s cuts images of %dx%d pixels into patches of %dx%d and leaves the last rows or columns out; "
-            "an image size that is a multiple of the patch would use all pixels",
-            name,
-            role,
-            *size,
-            *stride,
-        )
     return found
 
 
@@ -175,7 +173,7 @@ def wire(
     teacher_inputs = inputs if teacher_inputs is None else teacher_inputs
     check_channels(student, "student", inputs[images])
     with evaluating(student), torch.no_grad():
-        logits = logits_of(_run("student", student, lambda: student(**inputs)), student, "student")
+        logits = logits_of(_first_run("student", student, lambda: student(**inputs)), student, "student")
         student_points = _points(student, [(term.student, term) for term in terms], lambda: student(**inputs))
         with Capture(student, student_points.values()) as capture:
             captured = capture.probe(lambda: student(**inputs))
@@ -188,7 +186,7 @@ def wire(
     hint = other_size(teacher.model, teacher_inputs[images])
     with torch.no_grad():
         try:
-            _run("teacher", teacher.model, lambda: teacher.logits(teacher_inputs))
+            _first_run("teacher", teacher.model, lambda: teacher.logits(teacher_inputs))
         except ValueError as error:
             raise ValueError(f"{error} {hint or ''}".rstrip()) from error
         teacher_points = _points(
@@ -287,6 +285,38 @@ def _points(
                 f"{name!r} is a boundary in one term and a plain output in another; write '{name}:output' in the latter"
             )
     return points
+
+
+def _first_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
+    """Run a model, and warn of pixels that it does not look at."""
+    found: dict[str, str] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[object, ...]) -> None:
+            if given and isinstance(value := given[0], Tensor) and leaves_pixels_out(module, value):
+                found[name] = f"{value.shape[-2]}x{value.shape[-1]} into patches of {_by(module.stride)}"
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        output = _run(role, model, forward)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, what in found.items():
+        logger.warning(
+            "%r of the %s cuts its input of %s and leaves the last rows or columns out; an image size that is a "
+            "multiple of the patch would use all pixels",
+            name,
+            role,
+            what,
+        )
+    return output
+
+
+def _by(sizes: Any) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:

@@ -128,7 +128,7 @@ def test_what_the_package_warns_of_is_a_finding_once(tmp_path, caplog):
     student = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=6, num_labels=tiny.CLASSES))
     findings = list(examine(subject(tmp_path, student, stages=_boundary("vit.layers.1.mlp.activation_fn"))))
     cut = [one for one in findings if "leaves the last rows or columns out" in one.message]
-    assert [(one.level, one.check) for one in cut] == [("warning", "images")]
+    assert [(one.level, one.check) for one in cut] == [("warning", "plan")]
     assert not caplog.records
 
 

@@ -176,6 +176,49 @@ def test_a_plain_cnn_is_run_once():
     assert len(runs) == 1
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_map_under_a_convolution_is_no_question(inplace):
+    """Channels are often shuffled by reshaping; what a 3x3 convolution slides over is a map all the same."""
+
+    class Shuffling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mix = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+            self.act = nn.ReLU(inplace=inplace)
+            self.last, self.end = nn.Conv2d(8, 8, 3), nn.ReLU()
+
+        def forward(self, images):
+            maps = self.first(images)
+            maps = maps.view(len(maps), 2, 4, *maps.shape[2:]).transpose(1, 2).reshape(maps.shape)
+            return self.end(self.last(self.act(self.mix(maps))))
+
+    model, runs = Shuffling(), []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    found = traced.of_model(model, traced.images(16, 16))
+    assert len(runs) == 1 and not any(site.left_out for site in found.sites)
+
+
+class Quartered(nn.Module):
+    """Convolutions see each quarter of the image as an image of its own; the tokens lie row by row."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.last, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 8), nn.ReLU()
+
+    def forward(self, images):
+        quarters = images.unflatten(3, (2, 8)).unflatten(2, (2, 8)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        maps = nn.functional.avg_pool2d(self.conv(quarters), 2).unflatten(0, (-1, 2, 2))
+        tokens = maps.permute(0, 3, 1, 4, 2, 5).reshape(len(images), 8, 64).transpose(1, 2)
+        return self.act(self.last(tokens))
+
+
+def test_maps_of_parts_of_the_image_tell_nothing():
+    """A change of the upper half of every quarter is no change of the upper half of the image."""
+    (site,) = traced.of_model(Quartered(), traced.images(16, 16)).sites
+    assert (site.layout, site.left_out) == (Layout("NLC", (8, 8)), "")
+
+
 def test_a_stage_is_looked_at_once():
     """A layer of a ViT is as its first one is; each further look would be five more passes."""
     model = traced.build("vit")
@@ -224,6 +267,61 @@ def test_without_a_map_the_images_are_changed():
     model = Shuffled(order)
     place = Place(CapturePoint("mix.activation", "input"), Layout("NLC", (8, 8), 1), ())
     layout = find_order(model, model, traced.images(), place)
+    assert layout.positions == tuple(order.argsort().tolist())
+
+
+class Branched(Shuffled):
+    """The latest map is on a branch that every token sees alike, as the keys of an attention are."""
+
+    def __init__(self, order):
+        super().__init__(order)
+        self.keys = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, images):
+        maps = self.patches(images)
+        tokens = maps.flatten(2).transpose(1, 2)[:, self.order] + 3 * self.keys(maps).mean((2, 3))[:, None]
+        return self.act(self.last(self.mix(tokens).transpose(1, 2)))
+
+
+def test_a_map_on_a_branch_does_not_hide_the_order():
+    """In CvT and PVT the convolution right before the tokens makes keys; changing it tells nothing."""
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
+    found = traced.of_model(Branched(order))
+    assert found.sites[0].layout == Layout("NLC", (8, 8), 0, tuple(order.argsort().tolist()))
+
+
+def test_the_map_that_is_changed_is_the_latest_fine_enough(monkeypatch):
+    """A change of the pixels has spread over the image before it comes to a deep layer."""
+    sources = {}
+
+    def remember(model, forward, images, place):
+        sources[place.layout.grid] = place.sources
+        return place.layout
+
+    monkeypatch.setattr("hf_abkd.tracing.find_order", remember)
+    traced.of_model(traced.build("hiera"))
+    patches = ("hiera.embeddings.patch_embeddings.projection",)
+    assert sources == {(16, 16): patches, (8, 8): patches, (4, 4): patches}
+    sources.clear()
+    traced.of_model(traced.build("pvt"))
+    assert [names[-1].split(".")[3] for names in sources.values()] == ["0", "1", "2"], "each stage has its own"
+
+
+class Overlapping(Shuffled):
+    """Each token sees parts of its neighbours' patches."""
+
+    def __init__(self, order):
+        super().__init__(order, special=0)
+        self.patches = nn.Conv2d(3, 16, 15, stride=8, padding=7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbours_that_see_the_same_pixels_do_not_share_a_cell(seed):
+    """The best cell of each token alone can be that of its neighbour, and one cell would have none."""
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(seed))
+    model = Overlapping(order)
+    place = Place(CapturePoint("mix.activation", "input"), Layout("NLC", (8, 8)), ())
+    layout = find_order(model, model, traced.images(seed=seed), place)
     assert layout.positions == tuple(order.argsort().tolist())
 
 

@@ -136,6 +136,8 @@ def test_equal_sizes_of_channels_rows_columns_and_batch_are_told_apart(samples):
     last = nn.Sequential(nn.Conv2d(3, 8, 1), Permute(0, 2, 3, 1), nn.Linear(8, 8), nn.ReLU())
     found = traced.of_model(last, images)
     assert [site.layout for site in found.sites] == [Layout("NHWC", EIGHT)]
+    found = traced.of_model(nn.Sequential(*last[:3], nn.LayerNorm(8), nn.ReLU()), images)
+    assert [site.layout for site in found.sites] == [Layout("NHWC", EIGHT)]
     # 64 channels, 64 tokens.
     for model, order in ((LinearPatches(1, 0, 32), "NLC"), (Sequence1d(), "NCL")):
         found = traced.of_model(model, images)
@@ -174,11 +176,31 @@ class Summed(nn.Module):
         return self.act(last + last if self.dim == 3 else (last + last).permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("grid", [(4, 6), (8, 8)])
 @pytest.mark.parametrize(("dim", "order"), [(3, "NHWC"), (1, "NCHW")])
-def test_a_sum_lies_as_its_parts_do(dim, order):
-    """Residual sums come before the activations of every ResNet."""
-    found = traced.of_model(Summed(dim), torch.randn(2, 3, 4, 6))
-    assert [site.layout for site in found.sites] == [Layout(order, (4, 6))]
+def test_a_sum_lies_as_its_parts_do(dim, order, grid):
+    """Residual sums come before the activations of every ResNet, on grids as large as their number of channels too."""
+    found = traced.of_model(Summed(dim), torch.randn(2, 3, *grid))
+    assert [site.layout for site in found.sites] == [Layout(order, grid)]
+
+
+def test_more_special_tokens_than_positions_are_none():
+    """Latents, as a Perceiver has, are no grid with a rest."""
+
+    class Latents(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.latents, self.block = (
+                nn.Conv2d(3, 8, 8, stride=8),
+                nn.Parameter(torch.ones(25, 8)),
+                Block(8),
+            )
+
+        def forward(self, images):
+            return self.block(self.latents + self.patches(images).mean((2, 3))[:, None])
+
+    (site,) = traced.of_model(Latents(), traced.images(24, 24)).sites
+    assert site.layout == Layout("NLC") and site.left_out.startswith("lies on no grid over the image")
 
 
 @pytest.mark.parametrize(("size", "grid"), [((32, 96), (2, 6)), ((96, 64), (6, 4)), ((32, 128), (1, 4))])
@@ -217,6 +239,7 @@ def test_half_precision_shows_the_same(dtype):
         ("regnet", "attention", 6, "pooled over all positions"),
         ("efficientnet", "squeeze_excite", 10, "pooled over all positions"),
         ("pp_lcnet", "squeeze_excitation", 2, "pooled over all positions"),
+        ("pp_lcnet", "act_fn", 1, "pooled over all positions"),
         ("focalnet", "modulation.activation", 5, "pooled over all positions"),
         ("swinv2", "continuous_position_bias_mlp", 8, r"its first dimension is not the batch: \(1, 3, 3, 512\)"),
         ("mobilevit", "transformer", 9, "its first dimension is not the batch"),
@@ -279,6 +302,27 @@ def test_a_gate_without_a_pooling_module_is_left_out(last):
     assert reasons(found, "act") == [""]
 
 
+class GatedThenSmall(nn.Module):
+    """A gate in the stage before the one that is really down to one position."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1))
+        self.more, self.last = nn.Conv2d(8, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 2), nn.ReLU())
+
+    def forward(self, images):
+        maps = self.first(images)
+        return self.last(self.more(maps * self.gate(maps).sigmoid()))
+
+
+def test_a_stage_of_one_position_is_no_gate():
+    """Tiny images end there; after a gate it would be taken for another one."""
+    found = traced.of_model(GatedThenSmall(), torch.randn(3, 3, 4, 4))
+    assert [bool(site.left_out) for site in found.sites] == [False, True, False]
+    assert found.sites[2].layout == Layout("NCHW", (1, 1))
+
+
 def test_a_module_that_runs_twice_is_counted():
     """Its input is two tensors, and the first would stand for both."""
     shared = nn.ReLU()
@@ -329,6 +373,20 @@ def test_functional_activations_are_reported_with_their_place():
     assert found.functional == (("3", "relu", "3.linear1"),) and not found.sites
 
 
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images):
+        return functional.relu6(torch.relu_(self.conv(images)), inplace=True)
+
+
+def test_functions_in_place_are_reported_too():
+    """torch calls them by another name."""
+    assert [found[1] for found in traced.of_model(InPlace()).functional] == ["relu", "relu6"]
+
+
 def test_the_functions_inside_activation_modules_are_not_reported():
     """Every nn.ReLU is a function call at heart."""
     for family in traced.FAMILIES:
@@ -357,6 +415,8 @@ def test_a_convolution_that_leaves_out_the_border_is_named():
     assert found.cropped == (("convnext.embeddings.patch_embeddings", (4, 4), (66, 64)),)
     for family in ("convnext", "vit", "resnet"):
         assert traced.of_family(family).cropped == ()
+    padded = traced.of_model(traced.build("resnet"), traced.images(66, 62))
+    assert padded.cropped == (), "with padding nothing is lost"
 
 
 @pytest.mark.parametrize("family", ["vit", "pvt"])
@@ -386,27 +446,29 @@ def test_depth_is_the_share_of_layers_before():
     assert [site.activation for site in found.sites] == ["ReLU"] * 3
 
 
-class Tuples(nn.Module):
-    """Layers that take names and return tuples, as many in transformers do."""
+class Named(nn.Module):
+    """A layer that takes names and returns a collection, as many in transformers do."""
 
     class Layer(nn.Module):
-        def __init__(self):
+        def __init__(self, collect):
             super().__init__()
-            self.block = Block(8)
+            self.block, self.collect = Block(8), collect
 
         def forward(self, *, mask=None, hidden_states):
-            return (self.block(hidden_states), None)
+            return self.collect(self.block(hidden_states))
 
-    def __init__(self):
+    def __init__(self, collect):
         super().__init__()
-        self.patches, self.layer = nn.Conv2d(3, 8, 8, stride=8), self.Layer()
+        self.patches, self.layer = nn.Conv2d(3, 8, 8, stride=8), self.Layer(collect)
 
     def forward(self, images):
-        tokens = self.patches(images).flatten(2).transpose(1, 2)
-        return {"logits": self.layer(mask=None, hidden_states=tokens)[0].mean(1)}
+        return self.layer(mask=None, hidden_states=self.patches(images).flatten(2).transpose(1, 2))
 
 
-def test_points_in_tuples_and_keywords_are_described():
+@pytest.mark.parametrize(
+    "collect", [lambda tokens: (tokens, None), lambda tokens: {"hidden_states": tokens}, lambda tokens: tokens]
+)
+def test_points_in_collections_and_keywords_are_described(collect):
     """A user may pair any layer; without its layout a connector would take tokens for something else."""
     points = [
         CapturePoint("layer", "input"),
@@ -415,9 +477,15 @@ def test_points_in_tuples_and_keywords_are_described():
         CapturePoint("patches", "input"),
         CapturePoint("layer.block.act", "output"),
     ]
-    found = traced.of_model(Tuples(), points=points)
+    found = traced.of_model(Named(collect), points=points)
     tokens, maps = Layout("NLC", EIGHT), Layout("NCHW", EIGHT)
     assert [found.layouts[point] for point in points] == [tokens, tokens, maps, Layout("NCHW", (64, 64)), tokens]
+
+
+def test_of_several_tensors_none_is_described():
+    """Which of them is meant cannot be known, and capturing refuses it too."""
+    point = CapturePoint("layer", "output")
+    assert not traced.of_model(Named(lambda tokens: (tokens, tokens.mean(1))), points=[point]).layouts
 
 
 def test_an_activation_in_place_changes_nothing():
@@ -460,3 +528,11 @@ def test_a_model_is_as_it_was(family):
     assert all(module.training for module in model.modules()) and hooks(model) == count
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_no_gradient_is_recorded():
+    """It would keep all activations of a large teacher in memory."""
+    model, enabled = traced.build("hiera"), []
+    model.register_forward_pre_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
+    traced.of_model(model)
+    assert len(enabled) > 20 and not any(enabled)

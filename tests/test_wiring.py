@@ -2,6 +2,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
 
 from hf_abkd.capture import CapturePoint
 from hf_abkd.connectors import MapConnector, TokenConnector
@@ -153,6 +154,21 @@ def test_the_teachers_channels_are_checked(teacher):
     """Grey images for a colour teacher."""
     with pytest.raises(ValueError, match="the teacher .* takes images of 3 channels, the batch has 1"):
         wired([Term(KnowledgeDistillation())], tiny.resnet(num_channels=1), teacher(), inputs(channels=1))
+
+
+def test_pixels_that_no_patch_holds_are_warned_of(caplog):
+    """A patch embedding takes what divides and drops the rest without a word, and what it shows may lie there."""
+    student = tiny.resnet()
+    teacher = ViTForImageClassification(
+        ViTConfig(**{**tiny.vit().config.to_dict(), "image_size": 18, "num_labels": tiny.CLASSES})
+    )
+    wired([Term(KnowledgeDistillation())], student, teacher, inputs(size=18))
+    warnings = [record.message for record in caplog.records if "leaves the last rows" in record.message]
+    assert len(warnings) == 1 and "of the teacher cuts its input of 18x18 into patches of 8x8" in warnings[0]
+    assert not any(m._forward_pre_hooks for model in (student, teacher) for m in model.modules())
+    caplog.clear()
+    wired([Term(KnowledgeDistillation())], student, tiny.vit(16))
+    assert not caplog.records
 
 
 def test_sizes_may_be_rectangular_or_unknown():

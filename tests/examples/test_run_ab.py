@@ -183,7 +183,7 @@ def test_layers_of_a_plan_and_named_ones_are_printed_once(
     flags = real(workspace, "--plan", workspace / "plan.yaml", "--compare", "--seeds", "0", "1")
     call(run_ab, monkeypatch, *flags)
     shown = capsys.readouterr().out
-    assert shown.count("| layer3.0.relu2 | 8 x 8x8 (NCHW)") == 1
+    assert shown.count("student  layer3.0.relu2  8 x 8x8 (NCHW)") == 1
     assert "layer1.0.relu2" not in shown
 
 
