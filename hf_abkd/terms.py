@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from numbers import Real
 
 import torch
@@ -282,7 +281,7 @@ def _layout(given: Layout | None, found: Layout | None) -> Layout | None:
     """Return the layout that a user gave, completed by what was found out."""
     if given is None or found is None:
         return given or found
-    return found if replace(found, positions=None) == given else given
+    return given.completed(found)
 
 
 def _planned(layer: str, shape: Sequence[int], layout: Layout | None) -> PlannedTensor:

@@ -133,6 +133,34 @@ def test_activations_that_cannot_be_seen_are_said_plainly(tmp_path):
     trainer_of(tmp_path, teacher=Functional(), stages=stages).train()
 
 
+class Mostly(Functional):
+    """One activation of three is a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.more, self.last, self.act = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU()
+
+    def forward(self, pixel_values):
+        maps = torch.relu(self.more(torch.relu(self.conv(pixel_values))))
+        return self.head(torch.relu(self.act(self.last(maps))).mean((2, 3)))
+
+
+def test_activations_that_are_mostly_function_calls_are_warned_of(tmp_path, caplog):
+    """What is left is paired, and the user thinks the whole teacher is taught."""
+    trainer = trainer_of(tmp_path, teacher=Mostly())
+    assert [pair.teacher.layer for pair in trainer.plan.pairs] == ["act"]
+    assert [record for record in caplog.records if "activations of the teacher are function calls" in record.message]
+
+
+def test_a_plan_whose_grid_was_deleted_finds_it_out_again(tmp_path):
+    """A user who edits a plan for another image size deletes what depends on it."""
+    text = trainer_of(tmp_path / "first").plan.to_yaml()
+    edited = "\n".join(line for line in text.splitlines() if "grid:" not in line)
+    assert edited != text
+    again = trainer_of(tmp_path / "second", stages=activation_boundary(Plan.from_yaml(edited)))
+    assert [pair.teacher.layout.grid for pair in again.plan.pairs] == [(2, 2), (2, 2)]
+
+
 class Twice(nn.Module):
     """One activation module for all layers, as torchvision's blocks have it."""
 
