@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
+from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil, set_seed
 
 from hf_abkd import runs
@@ -91,7 +92,7 @@ def table(results, teacher):
     """Return the results as a table in Markdown: mean and standard deviation over seeds."""
     rows = ["| model | parameters | accuracy | boundary agreement per layer, before -> after AB |", "|---|---|---|---|"]
     score = next((result["teacher"] for result in results if result["teacher"] is not None), None)
-    if teacher is not None:
+    if isinstance(teacher, nn.Module):
         size = sum(parameter.numel() for parameter in teacher.parameters())
         rows.append(f"| teacher | {size:,} | {_percent([score])} | |")
     for name in dict.fromkeys(result["model"] for result in results):

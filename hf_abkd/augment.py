@@ -1,8 +1,7 @@
 """Random views of a batch of images in plain torch, on whatever device the batch lies on.
 
-Every augmentation is a callable ``(images, generator) -> images``. Its random numbers come from a generator on the
-CPU and are moved to the device afterwards, so one seed gives the same views on every device. Each image owns one row
-of the drawn numbers: the first images of a larger batch get the same views as those of a smaller one.
+Every augmentation is a callable ``(images, draws) -> images``. Its random numbers come from `hf_abkd.draws.Draws`, in
+which each image has a row of its own: an image gets the same view in every batch and on every device.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+from hf_abkd.draws import Draws
+
+Augmentation: TypeAlias = Callable[[Tensor, Draws], Tensor]
 
 CROP_ATTEMPTS = 10
 
@@ -31,7 +32,7 @@ class RandomCrop:
         padding: Largest shift in pixels, up, down, left and right. Every shift is equally likely.
 
     Raises:
-        TypeError: If `padding` is not an int, or what the call gets is no floating tensor or no generator.
+        TypeError: If `padding` is not an int, or what the call gets is no floating tensor or no draws.
         ValueError: If `padding` is negative or not smaller than the height and the width of the images.
     """
 
@@ -42,17 +43,16 @@ class RandomCrop:
             raise ValueError(f"padding must not be negative, got {padding}")
         self.padding = padding
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return one shifted view of every image, shape (N, C, H, W)."""
-        _check(self, images, generator)
+        _check(self, images, draws)
         height, width = images.shape[-2:]
         if self.padding >= min(height, width):
             raise ValueError(
                 f"{self!r} cannot reflect images of {height}x{width} pixels: the padding must be smaller than both "
                 f"sides. Use a padding of at most {min(height, width) - 1}."
             )
-        offsets = torch.randint(2 * self.padding + 1, (len(images), 2), generator=generator)
-        top, left = (_to_device(offsets, images) - self.padding).unbind(1)
+        top, left = (draws.below(2 * self.padding + 1, 2) - self.padding).unbind(1)
         rows = _reflect(top[:, None] + torch.arange(height, device=images.device), height)
         columns = _reflect(left[:, None] + torch.arange(width, device=images.device), width)
         sample = torch.arange(len(images), device=images.device)[:, None, None, None]
@@ -82,7 +82,7 @@ class RandomResizedCrop:
         ratio: Smallest and largest width / height of the box.
 
     Raises:
-        TypeError: If `size` is no int, pair of ints or None, or the call gets no floating tensor or no generator.
+        TypeError: If `size` is no int, pair of ints or None, or the call gets no floating tensor or no draws.
         ValueError: If `size` is below 1, `scale` is not within (0, 1], or either range is not ascending and positive.
     """
 
@@ -107,12 +107,12 @@ class RandomResizedCrop:
         self.scale = scale
         self.ratio = ratio
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return one resized crop of every image, shape (N, C, *size)."""
-        _check(self, images, generator)
+        _check(self, images, draws)
         height, width = images.shape[-2:]
         exact = torch.promote_types(images.dtype, torch.float32)
-        boxes = _to_device(self._draw_boxes(len(images), height, width, generator).to(exact), images)
+        boxes = self._draw_boxes(height, width, draws).to(exact)
         top, left, box_height, box_width = boxes.unbind(1)
         out_height, out_width = self.size or (height, width)
         rows = _sampling_points(top, box_height, out_height, height)
@@ -127,26 +127,26 @@ class RandomResizedCrop:
         views = F.grid_sample(images.to(exact), grid, padding_mode="border", align_corners=False)
         return views.to(images.dtype)
 
-    def _draw_boxes(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Return the boxes (top, left, height, width) in whole pixels, shape (N, 4), float64 on the CPU."""
+    def _draw_boxes(self, height: int, width: int, draws: Draws) -> Tensor:
+        """Return the boxes (top, left, height, width) in whole pixels, shape (N, 4)."""
         # One row per image: the area shares of all attempts, their ratios, then the place in each direction.
-        uniform = torch.rand(count, 2 * CROP_ATTEMPTS + 2, generator=generator, dtype=torch.float64)
+        uniform = draws.uniform(2 * CROP_ATTEMPTS + 2)
         share, log_ratio, place = uniform[:, :CROP_ATTEMPTS], uniform[:, CROP_ATTEMPTS:-2], uniform[:, -2:]
         area = height * width * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         ratio = (low + log_ratio * (high - low)).exp()
-        sides = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], dim=-1).round()
-        image = torch.tensor([height, width], dtype=torch.float64)
-        fits = ((sides >= 1) & (sides <= image)).all(-1)
-        first = fits.to(torch.uint8).argmax(1)
-        box = sides[torch.arange(count), first]
-        corner = (place * (image - box + 1)).floor()
-
-        fallback = torch.tensor(self._largest_box(height, width), dtype=torch.float64)
-        found = fits.any(1)[:, None]
-        box = torch.where(found, box, fallback)
-        corner = torch.where(found, corner, ((image - fallback) / 2).floor())
-        return torch.cat([corner, box], dim=1)
+        heights, widths = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+        fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
+        first = fits.to(torch.uint8).argmax(1, keepdim=True)
+        found = fits.any(1)
+        # Numbers of Python, side by side: a tensor made of them would be copied to the device, which waits for it.
+        sides = zip((heights, widths), (height, width), self._largest_box(height, width), place.unbind(1), strict=True)
+        corners, box = [], []
+        for drawn, image, fallback, where in sides:
+            side = drawn.gather(1, first)[:, 0]
+            box.append(torch.where(found, side, fallback))
+            corners.append(torch.where(found, (where * (image - side + 1)).floor(), (image - fallback) // 2))
+        return torch.stack([*corners, *box], dim=1)
 
     def _largest_box(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the largest box in the image whose width / height is allowed."""
@@ -169,7 +169,7 @@ class RandomHorizontalFlip:
         probability: Share of the images that are mirrored, from 0 to 1.
 
     Raises:
-        TypeError: If what the call gets is no floating tensor or no generator.
+        TypeError: If what the call gets is no floating tensor or no draws.
         ValueError: If `probability` is not within [0, 1].
     """
 
@@ -178,11 +178,11 @@ class RandomHorizontalFlip:
             raise ValueError(f"probability must be within [0, 1], got {probability}")
         self.probability = probability
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return every image or its mirror image, shape (N, C, H, W)."""
-        _check(self, images, generator)
-        mirrored = torch.rand(len(images), 1, generator=generator) < self.probability
-        return torch.where(_to_device(mirrored, images)[:, :, None, None], images.flip(-1), images)
+        _check(self, images, draws)
+        mirrored = draws.uniform(1) < self.probability
+        return torch.where(mirrored[:, :, None, None], images.flip(-1), images)
 
     def __repr__(self) -> str:
         return f"RandomHorizontalFlip(probability={self.probability})"
@@ -191,16 +191,15 @@ class RandomHorizontalFlip:
 class Compose:
     """Apply several augmentations one after the other.
 
-    Each gets a generator of its own, seeded from the given one. So the numbers of the second do not depend on how
-    many the first has drawn, that is on the size of the batch.
+    Each gets draws of its own: the numbers of the second do not depend on how many the first has drawn.
 
     Shapes: images (N, C, H, W) of a floating type; returns what the last augmentation returns.
 
     Args:
-        augmentations: Callables ``(images, generator) -> images``, in the order in which they are applied.
+        augmentations: Callables ``(images, draws) -> images``, in the order in which they are applied.
 
     Raises:
-        TypeError: If one of them cannot be called, or the call gets no floating tensor or no generator.
+        TypeError: If one of them cannot be called, or the call gets no floating tensor or no draws.
         ValueError: If there is none.
     """
 
@@ -211,24 +210,40 @@ class Compose:
         for position, augmentation in enumerate(self.augmentations):
             if isinstance(augmentation, type) or not callable(augmentation):
                 raise TypeError(
-                    f"Augmentation {position} is {augmentation!r}; it must be a callable (images, generator) -> "
+                    f"Augmentation {position} is {augmentation!r}; it must be a callable (images, draws) -> "
                     "images, for example RandomCrop(padding=4)."
                 )
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images after all augmentations."""
-        _check(self, images, generator)
-        seeds = torch.randint(2**32, (len(self.augmentations),), generator=generator).tolist()
-        for augmentation, seed in zip(self.augmentations, seeds, strict=True):
-            images = augmentation(images, torch.Generator().manual_seed(seed))
+        _check(self, images, draws)
+        for augmentation, own in zip(self.augmentations, draws.split(len(self.augmentations)), strict=True):
+            images = augmentation(images, own)
         return images
 
     def __repr__(self) -> str:
         return f"Compose([{', '.join(map(repr, self.augmentations))}])"
 
 
-def _check(augmentation: object, images: Tensor, generator: torch.Generator) -> None:
-    """Refuse what would give wrong views or numbers that differ between devices."""
+def augmentation_name(augmentation: Augmentation | None) -> str:
+    """Return what tells an augmentation and its settings from others, for cards and caches; "none" for None.
+
+    Raises:
+        ValueError: If it does not say what it does: its `repr` has an address in memory, another one in every run.
+    """
+    if augmentation is None:
+        return "none"
+    name = getattr(augmentation, "__name__", None) or repr(augmentation)
+    if name == "<lambda>" or " at 0x" in name:
+        raise ValueError(
+            f"the augmentation {name} does not tell its settings; give its class a __repr__ that names them all, or "
+            "make it a named function"
+        )
+    return name
+
+
+def _check(augmentation: object, images: Tensor, draws: Draws) -> None:
+    """Refuse what would give wrong views."""
     name = type(augmentation).__name__
     if not isinstance(images, Tensor) or not images.is_floating_point():
         given = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
@@ -240,18 +255,13 @@ def _check(augmentation: object, images: Tensor, generator: torch.Generator) -> 
             f"{name} takes images (N, C, H, W), got the shape {tuple(images.shape)}. "
             "Add the missing dimension, e.g. images[None] for a single image."
         )
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"{name} takes a torch.Generator, got {type(generator).__name__}. Pass torch.Generator().")
-    if generator.device.type != "cpu":
+    if not isinstance(draws, Draws):
+        raise TypeError(f"{name} takes hf_abkd.draws.Draws, got {type(draws).__name__}. Pass Draws.of_batch(...).")
+    if len(draws) != len(images) or draws.device != images.device:
         raise ValueError(
-            f"{name} draws on the CPU so that views do not depend on the device, got a generator on "
-            f"{generator.device}. Pass torch.Generator(); the images may stay where they are."
+            f"{name} got the draws of {len(draws)} images on {draws.device} for {len(images)} images on "
+            f"{images.device}; make them of as many keys, on the device of the images."
         )
-
-
-def _to_device(drawn: Tensor, images: Tensor) -> Tensor:
-    """Move the drawn numbers to the images without waiting for the work queued on their device."""
-    return drawn.to(images.device, non_blocking=True)
 
 
 def _reflect(index: Tensor, side: int) -> Tensor:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_abkd.images import TEACHER_IMAGES
+from hf_abkd.images import SAMPLE_IDS, TEACHER_IMAGES
 from hf_abkd.views import Views
+
+# What a cached teacher says of the images of a batch, by column.
+CACHED_TARGETS = "cached_targets"
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class Batch:
         labels: The labels, (N,), or None.
         teacher: Makes the keyword arguments of the teacher; costs something only if it is called.
         canvas_size: Height and width of the images that both are made of.
+        cached: What a cached teacher says of the images; None if there is none.
     """
 
     student: dict[str, Any]
     labels: Tensor | None
     teacher: Callable[[], dict[str, Any]]
     canvas_size: tuple[int, int]
+    cached: Mapping[str, Any] | None = None
 
 
 def read_batch(
@@ -36,7 +41,7 @@ def read_batch(
     images: str,
     labels: str,
     views: Views | None = None,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> Batch:
     """Return a batch as each model takes it: one view of the images, in the size and colours of each.
 
@@ -45,13 +50,14 @@ def read_batch(
         images: The name of the images in it.
         labels: The name of the labels in it.
         views: The size and colours of each model; None if they are the same.
-        augment: Changes the images that both models see.
+        augment: Changes the images that both models see; it also gets their sample ids (N,), or None.
 
     Raises:
         ValueError: If the images are missing, or are pixels that no processor says the colours of.
     """
     student = dict(inputs)
     truth, own = student.pop(labels, None), student.pop(TEACHER_IMAGES, None)
+    samples, cached = student.pop(SAMPLE_IDS, None), student.pop(CACHED_TARGETS, None)
     if images not in student:
         raise ValueError(
             f"the student takes {images!r}, and the data set gives {sorted(student)}. Prepare the images with "
@@ -69,7 +75,7 @@ def read_batch(
             "not change with the student's. Prepare it with ImageTransform(..., shared=True)."
         )
     canvas = pixels if views is None else views.canvas(pixels)
-    canvas = canvas if augment is None else augment(canvas)
+    canvas = canvas if augment is None else augment(canvas, samples)
     student[images] = canvas if views is None else views.student(canvas)
 
     def teacher() -> dict[str, Any]:
@@ -77,4 +83,4 @@ def read_batch(
             return student
         return {**student, images: views.teacher(canvas) if own is None else views.teacher_only(own)}
 
-    return Batch(student, truth, teacher, (canvas.shape[-2], canvas.shape[-1]))
+    return Batch(student, truth, teacher, (canvas.shape[-2], canvas.shape[-1]), cached)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,16 +106,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+class _Complete(BaseException):
+    """Ends a forward pass when all is recorded. No `except Exception` in a model catches it."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__("all tensors are recorded")
+        self.capture = capture
+
+
 class Capture:
     """Record the tensors at some points of a model during one forward pass.
 
     Use it as a context manager, or call `attach` and `detach`; call `run` for a forward pass. Hooks must be attached
     before the model is compiled: a compiled module silently ignores later ones.
 
+    What is recorded under `torch.inference_mode` is a copy, and a tensor like any other: autograd may save it. Tensors
+    made there do not count how often they are changed, and a copy that nothing else holds needs no such count. The
+    same holds of signs, which are new tensors in any mode.
+
     Args:
         model: The model, not wrapped and not compiled.
         points: What to record.
         overwritten: Those of the points whose tensors a later operation overwrites, as an earlier `probe` found.
+        signs: Those of the points of which only the side of 0 is recorded: a bool tensor, True above 0.
 
     Raises:
         ValueError: If a point names a module that the model does not have.
@@ -123,17 +136,24 @@ class Capture:
     """
 
     def __init__(
-        self, model: nn.Module, points: Iterable[CapturePoint], overwritten: Iterable[CapturePoint] = ()
+        self,
+        model: nn.Module,
+        points: Iterable[CapturePoint],
+        overwritten: Iterable[CapturePoint] = (),
+        signs: Iterable[CapturePoint] = (),
     ) -> None:
         refuse_compiled(model)
         self.model = model
         self.points = tuple(dict.fromkeys(points))
         self.overwritten = set(overwritten)
+        self.signs = frozenset(signs)
+        self._parts = tuple(model.modules())
         self._modules = {point: find_module(model, point.module) for point in self.points}
         self._handles: list[RemovableHandle] = []
         # torch.compile cannot trace a look at the handles.
         self._attached = False
         self._armed = False
+        self._stopping = False
         self._tensors: dict[CapturePoint, Tensor] = {}
         self._versions: dict[CapturePoint, int] = {}
         self._counts: dict[CapturePoint, int] = {}
@@ -173,13 +193,28 @@ class Capture:
         self._clear()
         return self.run(forward)[1]
 
-    def run(self, forward: Callable[[], Any]) -> tuple[Any, dict[CapturePoint, Tensor]]:
+    def run(self, forward: Callable[[], Any], *, stop: bool = False) -> tuple[Any, dict[CapturePoint, Tensor]]:
         """Run one forward pass; return what it returned and the tensors it passed.
 
+        Args:
+            forward: Runs the model.
+            stop: End the pass when the last tensor is recorded; the output is then None. The pass goes on to its end
+                where its rest cannot be left out: while a graph is traced (a compiler drops what is not used), and
+                under hooks of accelerate, which put the weights of a layer away after its call.
+
         Raises:
-            RuntimeError: If a named module gave no tensor, was called twice, or its tensor was overwritten.
+            RuntimeError: If a named module gave no tensor, was called twice, or its tensor was overwritten. What is
+                called or overwritten after a stop is not seen, and the tensors are right without it.
         """
-        output = self._run(forward)
+        self._stopping = (
+            stop and not torch.compiler.is_compiling() and not any("_hf_hook" in vars(part) for part in self._parts)
+        )
+        try:
+            output = self._run(forward)
+        finally:
+            self._stopping = False
+        if stop:
+            output = None
         # Versions cannot be read while a graph is traced; it works on copies.
         if not torch.compiler.is_compiling() and (overwritten := self._changed()):
             self._clear()
@@ -197,8 +232,13 @@ class Capture:
             raise RuntimeError("call `attach` before `run`: without hooks nothing would be captured")
         self._clear()
         self._armed = True
+        output = None
         try:
             output = forward()
+        except _Complete as complete:
+            if complete.capture is not self:
+                self._clear()
+                raise
         except BaseException:
             self._clear()
             raise
@@ -236,13 +276,18 @@ class Capture:
         if count:
             return
         tensor = only_tensor(value, str(point), self.model)
-        checkable = not torch.compiler.is_compiling() and not tensor.is_inference()
+        compiling = torch.compiler.is_compiling()
+        checkable = not compiling and not tensor.is_inference()
         # What cannot be checked for a later change is copied; a compiler removes the copies that are not needed.
-        if point in self.overwritten or not checkable:
-            tensor = tensor.clone()
-        self._tensors[point] = tensor
-        if checkable:
+        if point in self.signs or point in self.overwritten or not checkable:
+            inference = not compiling and torch.is_inference_mode_enabled()
+            with torch.inference_mode(False) if inference else nullcontext():
+                self._tensors[point] = tensor > 0 if point in self.signs else tensor.clone()
+        else:
+            self._tensors[point] = tensor
             self._versions[point] = tensor._version
+        if self._stopping and not compiling and len(self._tensors) == len(self.points):
+            raise _Complete(self)
 
     def _input_hook(self, point: CapturePoint) -> Callable[..., None]:
         def hook(_: nn.Module, positional: tuple[object, ...], named: dict[str, object]) -> None:

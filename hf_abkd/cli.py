@@ -1,4 +1,4 @@
-"""The command line: `hf-abkd inspect` looks into models, `hf-abkd doctor` examines a run before it starts."""
+"""The command line: `inspect` looks into models, `doctor` examines a run, `cache` stores what a teacher says."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import transformers
+from accelerate import PartialState
 from torch import Tensor, nn
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, HfArgumentParser
 
-from hf_abkd import doctor, runs
-from hf_abkd.models import load_student, load_teacher, own_processor
+from hf_abkd import caching, doctor, runs
+from hf_abkd.data import DataArguments, load_image_datasets
+from hf_abkd.models import load_processor, load_student, load_teacher, own_processor
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.pairing import propose
 from hf_abkd.plans import Plan
-from hf_abkd.teacher import LiveTeacher
+from hf_abkd.target_table import MANIFEST_NAME
+from hf_abkd.teacher import LiveTeacher, is_near_chance
+from hf_abkd.teacher_cache import TeacherCache
 from hf_abkd.terms import PairedTerms, plan_of
 from hf_abkd.tracing import Site, Trace, trace
 from hf_abkd.version import __version__
@@ -33,6 +38,8 @@ from hf_abkd.wiring import wire
 
 # Rows of a stage before those in its middle are left out.
 _MOST_ROWS = 8
+# How many samples are computed again after a cache was written.
+_VERIFIED = 16
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -47,7 +54,8 @@ def main(words: Sequence[str] | None = None) -> int:
         "command",
         choices=_COMMANDS,
         help="inspect: what can be captured in a model, and how two models would be paired; doctor: what would go "
-        "wrong in a run, in seconds, with the flags of the run",
+        "wrong in a run, in seconds, with the flags of the run; cache: what a teacher says of a data set, to train "
+        "without it",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="see the --help of the command")
     given = parser.parse_args(words)
@@ -87,6 +95,149 @@ def examine(words: Sequence[str]) -> int:
     if own.json is not None:
         Path(own.json).write_text(json.dumps(doctor.as_json(findings), indent=2) + "\n", encoding="utf-8")
     return 1 if count["error"] else 0
+
+
+# ---- cache ----
+
+
+@dataclass
+class CacheArguments:
+    """What is stored of which teacher; see `hf_abkd.caching.Recipe`."""
+
+    teacher: str = field(metadata={"help": "A model on the Hub, a local folder, or package.module:factory."})
+    output_dir: str = field(metadata={"help": "Folder of the cache."})
+    layers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modules whose boundaries are stored, one bit for each unit. Default: the last activation of each "
+            "stage. --layers without a name stores none."
+        },
+    )
+    features: list[str] = field(default_factory=list, metadata={"help": "Modules whose values are stored, in float16."})
+    logits: int | None = field(
+        default=None, metadata={"help": "How many of the largest logits are stored. Default: all; 0 for none."}
+    )
+    views: int = field(default=1, metadata={"help": "How many augmented views of each image."})
+    crop_padding: int = field(default=0, metadata={"help": "Random crops after padding by so many pixels."})
+    flip: bool = field(default=False, metadata={"help": "Flip half of the images left to right."})
+    seed: int = field(default=42, metadata={"help": "Seed of the views."})
+    precision: str = field(default="fp32", metadata={"help": "Precision of the teacher: fp32, bf16 or fp16."})
+    batch_size: int = field(default=64, metadata={"help": "How many images the teacher sees at once."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
+    verify: int | None = field(
+        default=None,
+        metadata={
+            "help": "Compute so many samples again with the live teacher and compare; of a cache that is complete "
+            "already nothing else is done."
+        },
+    )
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "The teacher's image processor, if it is not stored with it."}
+    )
+    teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher."})
+    token: str | None = field(default=None, metadata={"help": "Hub token."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code from the Hub or the folder of the teacher."}
+    )
+    push_to_hub: str | None = field(default=None, metadata={"help": "Upload the cache to this data set repository."})
+
+
+def store(words: Sequence[str]) -> int:
+    """Store what a teacher says of a data set, check some of it, and say how good it is."""
+    parser = HfArgumentParser((CacheArguments, DataArguments))
+    parser.prog = "hf-abkd cache"
+    # HfArgumentParser takes one name or more.
+    next(action for action in parser._actions if action.dest == "layers").nargs = "*"
+    own: CacheArguments
+    data: DataArguments
+    own, data = parser.parse_args_into_dataclasses(list(words))
+    complete = (Path(own.output_dir) / MANIFEST_NAME).is_file()
+    if complete and own.verify is None:
+        raise FileExistsError(
+            f"{own.output_dir} holds a cache that is complete: train from it, compare some of it with the teacher "
+            f"(--verify {_VERIFIED}), or choose another --output_dir"
+        )
+    state = PartialState(cpu=not torch.cuda.is_available())
+    augmentation = runs.augmentation_of(own.crop_padding, flip=own.flip)
+    recipe = caching.Recipe(
+        layers=own.layers,
+        features=own.features,
+        logits=own.logits,
+        views=own.views,
+        augmentation=augmentation,
+        seed=own.seed,
+        precision=own.precision,
+        batch_size=own.batch_size,
+        workers=own.num_workers,
+    )
+    hub: dict[str, Any] = {
+        "trust_remote_code": own.trust_remote_code,
+        "cache_dir": own.cache_dir,
+        "token": own.token,
+    }
+    # All rows: which of them a run trains on is its own choice.
+    images = load_image_datasets(replace(data, train_val_split=0.0), cache_dir=own.cache_dir, token=own.token)
+    teacher = load_teacher(own.teacher, labels=images.labels, revision=own.teacher_revision, **hub)
+    revision = own.teacher_revision if own.image_processor_name is None else "main"
+    processor = load_processor(own.image_processor_name or own.teacher, revision=revision, **hub)
+    channels = getattr(getattr(teacher, "config", None), "num_channels", 3)
+    if complete:
+        cache = TeacherCache.load(Path(own.output_dir))
+    else:
+        cache = caching.write_cache(
+            own.output_dir,
+            teacher,
+            processor,
+            images.train,
+            recipe,
+            image_column=data.image_column_name,
+            num_channels=channels,
+            name=images.name,
+        )
+    if not state.is_main_process:
+        return 0
+    for line in _described(cache):
+        _write(line)
+    score = caching.accuracy(
+        cache,
+        images.train,
+        images.labels,
+        image_column=data.image_column_name,
+        label_column=data.label_column_name,
+    )
+    if score is not None:
+        _write(f"the teacher is right on {score[0]:.1%} of these images; the commonest class is {score[1]:.1%} of them")
+        if is_near_chance(*score):
+            _write("  which is close to guessing: is it trained, and are processor and label order those of this data?")
+    samples = _VERIFIED if own.verify is None else own.verify
+    if samples:
+        teacher.to(state.device)
+        found = caching.verify(
+            cache, teacher, images.train, samples, augmentation=augmentation, image_column=data.image_column_name
+        )
+        _write(f"verified on {samples} samples, every view, against the live teacher:")
+        for one in found:
+            what = "bits on the other side" if one.kind == "bits" else "largest difference"
+            how = f"{one.moved} of {one.values:,}" if one.kind == "bits" else f"{one.largest:.2g} of the spread"
+            _write(f"  {one.column}: {what} {how}")
+    if own.push_to_hub:
+        _write(f"uploaded to {cache.table.push_to_hub(own.push_to_hub, token=own.token)}")
+    _write(f"Train from it with --teacher_name_or_path {shlex.quote(own.output_dir)}{_augmentation_flags(own)}")
+    return 0
+
+
+def _described(cache: TeacherCache) -> Iterator[str]:
+    table = cache.table
+    yield f"{table.folder}: {table.samples:,} images, {table.views} views each, {table.nbytes / 1e6:,.1f} MB"
+    for column in table.columns.values():
+        shape = "x".join(map(str, column.shape))
+        yield f"  {column.name}: {column.kind} {shape}, {column.row_bytes:,} bytes for each view"
+
+
+def _augmentation_flags(own: CacheArguments) -> str:
+    crop = f" --crop_padding {own.crop_padding}" if own.crop_padding else ""
+    return f"{crop}{' --flip' if own.flip else ''}"
 
 
 # ---- inspect ----
@@ -277,4 +428,4 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"doctor": examine, "inspect": inspect}
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"cache": store, "doctor": examine, "inspect": inspect}

@@ -24,6 +24,11 @@ class Distiller(nn.Module):
     The teacher is not in here: what it says arrives as `targets`. Attach the hooks (`attach`) before the module is
     compiled or wrapped, and take them off (`detach`) when the stage is over.
 
+    In training, a stage without a term on the student's logits runs the student up to the last tensor that a term
+    reads, and gives no logits. Nothing behind it changes in such a stage: BatchNorm there does not move its
+    statistics, and dropout draws no random numbers. A compiled student runs to its end all the same, as far as the
+    compiler does not drop it, and these statistics do move.
+
     Args:
         student: The student model; it is called with the inputs as keyword arguments and returns logits.
         terms: The terms of the stage, with their connectors made.
@@ -45,6 +50,8 @@ class Distiller(nn.Module):
         self.terms = tuple(terms)
         self.connectors = nn.ModuleList(terms)
         self.points = {term.student: points[term.student] for term in terms if term.student != LOGITS}
+        #: Whether training needs the student's logits; evaluation always gives them.
+        self.trains_logits = not terms or any(term.student == LOGITS for term in terms)
         self.capture = Capture(student, self.points.values(), overwritten)
         self._frozen = tuple(frozen)
         self.agreement_names = [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
@@ -77,31 +84,38 @@ class Distiller(nn.Module):
             weights: The weights of the terms, (T,).
 
         Returns:
-            `loss` (), the weighted sum; `logits` (N, K); `terms` (T,), the values without weights, detached;
-            `agreement` (N, B), per sample the boundary agreement of each of the B boundary terms, detached.
+            `loss` (), the weighted sum; `logits` (N, K), in training only if a term needs them; `terms` (T,), the
+            values without weights, detached; `agreement` (N, B), per sample the boundary agreement of each of the B
+            boundary terms, detached.
         """
         logits, values, agreements = self.run(inputs, targets, labels)
         stacked = torch.stack(values) if values else weights.new_zeros(0)
-        result = {"loss": (weights * stacked).sum(), "logits": logits, "terms": stacked.detach()}
+        result = {"loss": (weights * stacked).sum(), "terms": stacked.detach()}
+        if logits is not None:
+            result["logits"] = logits
         if agreements:
             result["agreement"] = torch.stack(agreements, dim=1)
         return result
 
     def run(
         self, inputs: Mapping[str, Any], targets: Mapping[str, Tensor], labels: Tensor | None
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
         """Run the student and every term, and keep the terms apart; the arguments are those of `forward`.
 
         Returns:
-            The logits (N, K); per term its value (), without its weight, with its graph; per boundary term its
-            agreement (N,), detached.
+            The logits (N, K), or None in training if no term needs them; per term its value (), without its weight,
+            with its graph; per boundary term its agreement (N,), detached.
         """
-        output, captured = self.capture.run(lambda: self.student(**inputs))
-        logits = logits_of(output, self.student, "student")
+        without = self.training and not self.trains_logits
+        output, captured = self.capture.run(lambda: self.student(**inputs), stop=without)
+        logits = None if without else logits_of(output, self.student, "student")
+        tensors = {name: captured[point] for name, point in self.points.items()}
+        if logits is not None:
+            tensors[LOGITS] = logits
         values: list[Tensor] = []
         agreements: list[Tensor] = []
         for term in self.terms:
-            student = term.adapt(logits if term.student == LOGITS else captured[self.points[term.student]])
+            student = term.adapt(tensors[term.student])
             if term.teacher is not None:
                 target = term.view(targets[term.teacher])
             elif labels is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import find_batch_size, slice_tensors
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import set_seed
@@ -28,6 +29,7 @@ from hf_abkd.batches import Batch
 from hf_abkd.capture import evaluating
 from hf_abkd.data import DataArguments
 from hf_abkd.distiller import Distiller
+from hf_abkd.draws import Draws
 from hf_abkd.label_spaces import LabelMatch, normalized
 from hf_abkd.models import ModelArguments, own_processor, renamed_head, student_config
 from hf_abkd.objectives import CrossEntropy
@@ -35,6 +37,7 @@ from hf_abkd.outputs import logits_of
 from hf_abkd.runs import RunArguments, TrainingArguments, make_trainer, method_of, stages_of
 from hf_abkd.stages import Stage, frozen_parts
 from hf_abkd.teacher import LiveTeacher, is_near_chance
+from hf_abkd.teacher_cache import is_local_cache
 from hf_abkd.term_gradients import dominating, gradient_norms, ratios
 from hf_abkd.terms import LOGITS, Term
 from hf_abkd.trainer import DistillationTrainer
@@ -125,13 +128,15 @@ class Subject:
                 "the training set gives no batch: it has fewer rows than per_device_train_batch_size, and "
                 "dataloader_drop_last leaves them out. Make the batch smaller"
             )
-        count = min(self.images, *(len(tensor) for batch in rows for tensor in batch.values()))
-        few = [{name: tensor[:count] for name, tensor in batch.items()} for batch in (rows[0], rows[-1])]
+        count = min(self.images, *(find_batch_size(batch) for batch in rows))
+        few = [slice_tensors(batch, slice(0, count)) for batch in (rows[0], rows[-1])]
         return [self.trainer._batch(self.trainer._prepare_inputs(batch), self._augment) for batch in few]
 
-    def _augment(self, images: Tensor) -> Tensor:
+    def _augment(self, images: Tensor, _: Tensor | None) -> Tensor:
         augmentation = self.trainer.augmentation
-        return images if augmentation is None else augmentation(images, torch.Generator().manual_seed(0))
+        return (
+            images if augmentation is None else augmentation(images, Draws.of_batch(len(images), device=images.device))
+        )
 
     @cached_property
     def evaluation_set(self) -> Any:
@@ -272,7 +277,7 @@ def check_images(subject: Subject) -> Iterator[Finding]:
 
 def _lacks_processor(flags: ModelArguments) -> bool:
     name = flags.teacher_name_or_path
-    if name is None or flags.image_processor_name is not None:
+    if name is None or flags.image_processor_name is not None or is_local_cache(name):
         return False
     return own_processor(name, revision=flags.teacher_revision, **_hub(flags)) is None
 
@@ -601,7 +606,8 @@ def _order(size: float) -> float:
 def _exact_targets(subject: Subject, stage: Stage, batch: Batch) -> dict[str, Tensor]:
     """Return what the teacher says in its own precision, without autocast."""
     if subject.teacher is None or all(term.teacher is None for term in stage.each_term()):
-        return {}
+        # What was cached is what it is.
+        return subject.targets(stage, batch)
     exact = LiveTeacher(subject.teacher)
     exact.select(subject.trainer._wire().teacher_points(stage.each_term()))
     return exact.probe(batch.teacher())
@@ -747,6 +753,8 @@ def _described(trainer: DistillationTrainer, work: Workload) -> str:
     if trainer.teacher is not None:
         size = sum(parameter.numel() for parameter in trainer.teacher.model.parameters())
         models += f" learns from {type(trainer.teacher.model).__name__} ({size:,})"
+    elif trainer.cache is not None:
+        models += f" learns from what {trainer.cache.reference['class']} said, in {trainer.cache.table.folder}"
     rows = f"{len(work.train):,} images" if isinstance(work.train, Dataset) else "a stream of images"
     stages = ", then ".join(stage.name for stage in trainer.stages)
     return f"{models} on {rows} of {work.name}, {trainer.model.config.num_labels} classes; {stages}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
 from torch import Tensor
@@ -18,6 +19,8 @@ from hf_abkd.views import View, Views, probes, processed
 STREAMING_BATCH_SIZE = 32
 # The column with the images as the teacher's own processor resizes and crops them.
 TEACHER_IMAGES = "teacher_pixel_values"
+# The column with a number for every image, the same for the same image in every data set, order and process.
+SAMPLE_IDS = "sample_id"
 
 
 class ImageTransform:
@@ -38,6 +41,10 @@ class ImageTransform:
         shared: Whether a teacher with a processor of its own gets the same view as the student, as for images that are
             augmented: one image, of the size and crop of the processor with the larger size. Otherwise each model gets
             the size and crop of its own processor, made from one decoded image, as for evaluation.
+        teacher_canvas: Whether a shared image has the teacher's size and crop even where the student's is larger, as
+            an image has whose targets were cached without knowing the student.
+        sample_ids: Whether each image comes with its id, a hash of its pixels as they were decoded. Augmentations and
+            cached teachers need it; models of another trainer may not take it.
 
     Raises:
         ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
@@ -53,20 +60,24 @@ class ImageTransform:
         num_channels: int = 3,
         teacher_processor: BaseImageProcessor | None = None,
         shared: bool = True,
+        teacher_canvas: bool = False,
+        sample_ids: bool = True,
     ) -> None:
         if num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}")
         self.processor = processor
         self.image_column = image_column
         self.label_column = label_column
+        self.sample_ids = sample_ids
         self.mode = "L" if num_channels == 1 else "RGB"
         processed(processor, PILImage.new(self.mode, (32, 32)))
         self._pixels: dict[str, _Pixels] = {}
         if teacher_processor is not None:
             student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
             if shared:
-                canvas_size = Views(student.view, teacher.view).canvas_size
-                self._pixels = {"pixel_values": student if student.view.size == canvas_size else teacher}
+                size = Views(student.view, teacher.view).canvas_size
+                own = student.view.size == size and not teacher_canvas
+                self._pixels = {"pixel_values": student if own else teacher}
             else:
                 self._pixels = {"pixel_values": student, TEACHER_IMAGES: teacher}
 
@@ -76,7 +87,7 @@ class ImageTransform:
         return [self.image_column] if self.label_column is None else [self.image_column, self.label_column]
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """Return `pixel_values` (N, C, H, W) and, with a label column, `labels` (a list of N integers).
+        """Return `pixel_values` (N, C, H, W), `sample_id` and, with a label column, `labels` (lists of N integers).
 
         With a `teacher_processor` these are uint8 pixels, and where the view is not shared there are the teacher's
         `teacher_pixel_values` (N, C, H, W) too.
@@ -89,6 +100,8 @@ class ImageTransform:
         result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
         if not result:
             result["pixel_values"] = self.processor(images, return_tensors="pt")["pixel_values"]
+        if self.sample_ids:
+            result[SAMPLE_IDS] = [_sample_id(image) for image in images]
         if self.label_column is not None:
             labels = batch[self.label_column]
             # Data in memory was checked when it was loaded; a stream can only be checked as it flows.
@@ -121,6 +134,19 @@ class ImageTransform:
             image = image.convert("RGBA")
             image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image)
         return image.convert(self.mode)
+
+
+def _sample_id(image: PILImage.Image) -> int:
+    """Return a number of 64 bits, signed as Arrow and torch have it, for the pixels of an image and its size."""
+    return signed_hash(f"{image.mode} {image.size}".encode(), image.tobytes())
+
+
+def signed_hash(*parts: Any) -> int:
+    """Return a hash of bytes (or of contiguous arrays) as an int64."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 class _Pixels:

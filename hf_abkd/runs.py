@@ -127,20 +127,25 @@ def make_trainer(
     Raises:
         ValueError: If models, images and stages do not fit.
     """
-    augmentations: list[Augmentation] = [RandomCrop(padding=run.crop_padding)] if run.crop_padding else []
-    augmentations += [RandomHorizontalFlip()] if run.flip else []
     return DistillationTrainer(
         student,
         args,
         teacher=work.teacher if stages else None,
         teacher_processor=work.teacher_processor if stages else None,
         stages=stages,
-        augmentation=Compose(augmentations) if augmentations else None,
+        augmentation=augmentation_of(run.crop_padding, flip=run.flip),
         train_dataset=work.train,
         eval_dataset=work.validation,
         processing_class=work.processor,
         compute_metrics=classification_metrics(),
     )
+
+
+def augmentation_of(crop_padding: int, *, flip: bool) -> Augmentation | None:
+    """Return the augmentation that the flags ask for, None for none."""
+    augmentations: list[Augmentation] = [RandomCrop(padding=crop_padding)] if crop_padding else []
+    augmentations += [RandomHorizontalFlip()] if flip else []
+    return Compose(augmentations) if augmentations else None
 
 
 def _layers(run: RunArguments) -> Plan | list[tuple[str, str]] | None:

@@ -44,6 +44,7 @@ class StudentTrainer(Trainer):
     lr_scheduler: Any
     optimizer_cls_and_kwargs: Any
     callback_handler: Any
+    data_collator: Any
     push_in_progress: Any
     _signature_columns: list[str]
     _total_loss_scalar: float

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.capture import Capture, CapturePoint
+from hf_abkd.fast_teacher import FastModel, SpeedUps, compiled, prepare
 from hf_abkd.outputs import logits_of
 from hf_abkd.terms import LOGITS
+
+logger = logging.getLogger(__name__)
 
 
 class LiveTeacher:
@@ -34,51 +38,156 @@ class LiveTeacher:
         self.model = model.requires_grad_(False).eval()
         self._precision = precision
         self._points: dict[str, CapturePoint] = {}
+        self._boundaries: frozenset[str] = frozenset()
+        self._with_logits = True
         self._overwritten: set[CapturePoint] = set()
+        self._fast = FastModel(model, False, "")
+        self._compile = False
+        self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
         self._capture = Capture(model, ())
         parameters = inspect.signature(model.forward).parameters
         self._named = "pixel_values" in parameters
         self._accepted = None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
 
-    def select(self, points: Mapping[str, CapturePoint]) -> None:
-        """Choose the tensors that the following calls return, by the names that terms use."""
+    def select(
+        self, points: Mapping[str, CapturePoint], *, boundaries: Iterable[str] = (), logits: bool = True
+    ) -> None:
+        """Choose the tensors that the following calls return, by the names that terms use.
+
+        Args:
+            points: The tensors.
+            boundaries: The names of those of which only the side of 0 is needed: they come as bool, True above 0, a
+                byte per unit, and the responses are not kept.
+            logits: Whether the logits are needed. Without them the model is left as soon as the last tensor is there.
+        """
         self._points = dict(points)
-        self._capture = Capture(self.model, self._points.values(), self._overwritten)
+        self._boundaries = frozenset(boundaries) & frozenset(points)
+        self._with_logits = logits
+        self._capture = self._make_capture()
+
+    def _make_capture(self) -> Capture:
+        # One tensor may go by two names, and be a boundary by one of them only.
+        values = {point for name, point in self._points.items() if name not in self._boundaries}
+        points = self._points.values()
+        return Capture(self._fast.model, points, self._overwritten, signs=set(points) - values)
 
     def probe(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Run one batch to find tensors that are overwritten in place; return that batch's tensors."""
-        with self._capture, torch.no_grad():
-            self._capture.probe(lambda: self.logits(inputs))
-        self._overwritten |= self._capture.overwritten
-        return self(inputs)
+        """Run one batch to find tensors that are overwritten in place; return that batch's logits and tensors.
+
+        All of them are responses, those of boundaries too. This is the model that was given, in a whole pass: a module
+        that is called twice is found here.
+        """
+        capture = Capture(self.model, self._points.values(), self._overwritten)
+        logits: list[Tensor] = []
+        with capture, self._precision(), torch.no_grad():
+            captured = capture.probe(lambda: logits.append(self.logits(inputs)))
+        self._overwritten |= capture.overwritten
+        self._capture = self._make_capture()
+        return {LOGITS: logits[-1], **{name: captured[point] for name, point in self._points.items()}}
+
+    def optimize(
+        self, inputs: Mapping[str, Any], points: Mapping[str, CapturePoint], speed_ups: SpeedUps | None = None
+    ) -> str:
+        """Run a faster copy of the model from now on, if it gives the same numbers; return what was done, in a line.
+
+        Call it once, after `probe`, with all that will ever be selected; and again if the weights of the model change.
+        `model` itself stays as it is, and `probe` and `logits` use it.
+
+        Args:
+            inputs: A batch to compare on.
+            points: The tensors that will be selected, by any name.
+            speed_ups: What to do; see `hf_abkd.fast_teacher.prepare`.
+        """
+        self.model.eval()
+        self._compile = speed_ups is not None and speed_ups.compile
+        self._compiled.clear()
+        device = next((tensor.device.type for tensor in self.model.parameters()), "cpu")
+        with torch.autocast(device, enabled=False), torch.no_grad():
+            self._fast = prepare(
+                self.model,
+                lambda model, channels_last: self._logits(model, self._prepared(model, inputs, channels_last)),
+                points.values(),
+                self._overwritten,
+                speed_ups,
+            )
+        self._capture = self._make_capture()
+        logger.info("teacher: %s", self._fast.report)
+        return self._fast.report
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the logits and the selected tensors of a batch, detached.
 
+        The model runs in inference mode, and none of its tensors leaves it so: what is returned is a copy or a new
+        tensor, which autograd may save (see `Capture`).
+
         Args:
             inputs: The inputs of the student: `pixel_values` (N, C, H, W), and what else the batch holds.
         """
-        with self._capture, self._precision(), torch.no_grad():
-            logits, captured = self._capture.run(lambda: self.logits(inputs))
-        return {LOGITS: logits, **{name: captured[point] for name, point in self._points.items()}}
+        if not self._points and not self._with_logits:
+            return {}
+        model = self._fast.model
+        # A callback, or a forward hook of the user's, may have switched the mode since the last call.
+        model.eval()
+        prepared = self._prepared(model, inputs, self._fast.channels_last)
+        if self._compile:
+            logits, captured = self._run_compiled(prepared)
+        else:
+            with self._capture, self._precision(), torch.inference_mode():
+                logits, captured = self._capture.run(lambda: self._logits(model, prepared), stop=not self._with_logits)
+        targets: dict[str, Tensor] = {}
+        if logits is not None:
+            targets[LOGITS] = logits.clone() if logits.is_inference() else logits
+        for name, point in self._points.items():
+            tensor = captured[point]
+            if name in self._boundaries and tensor.dtype != torch.bool:
+                tensor = tensor > 0
+            # As without the speed-up: what is compared with it lies like this.
+            targets[name] = tensor.contiguous() if self._fast.channels_last else tensor
+        return targets
+
+    def _run_compiled(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
+        key = (self._capture.points, self._capture.signs, self._with_logits)
+        if key not in self._compiled:
+            capture, model, with_logits = self._capture, self._fast.model, self._with_logits
+
+            def run(prepared: Mapping[str, Any]) -> tuple[Tensor | None, list[Tensor]]:
+                logits, captured = capture.run(lambda: self._logits(model, prepared))
+                return (logits if with_logits else None), list(captured.values())
+
+            self._compiled[key] = capture, compiled(run)
+        capture, fast = self._compiled[key]
+        # Compiled inference saves nothing for autograd in any mode.
+        with capture, self._precision(), torch.no_grad():
+            logits, tensors = fast(prepared)
+        return logits, dict(zip(capture.points, tensors, strict=True))
 
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the logits of a batch, (N, K).
+        """Return the logits of a batch, (N, K), of the model that was given.
 
         Raises:
             TypeError: If the model returns no logits.
         """
-        # A callback, or a forward hook of the user's, may have switched the mode since the last call.
         self.model.eval()
+        return self._logits(self.model, self._prepared(self.model, inputs, False))
+
+    def _prepared(self, model: nn.Module, inputs: Mapping[str, Any], channels_last: bool) -> dict[str, Any]:
+        """Return what the model takes of the inputs, in its precision and memory format."""
         # A teacher may hold half precision weights, and the batch is float32.
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        inputs = {key: value.to(dtype) if _is_floating(value) else value for key, value in inputs.items()}
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         if self._named:
-            kept = {key: value for key, value in inputs.items() if self._accepted is None or key in self._accepted}
-            output = self.model(**kept)
+            inputs = {key: value for key, value in inputs.items() if self._accepted is None or key in self._accepted}
         else:
-            output = self.model(inputs["pixel_values"])
-        return logits_of(output, self.model, "teacher")
+            inputs = {"pixel_values": inputs["pixel_values"]}
+        prepared = {key: value.to(dtype) if _is_floating(value) else value for key, value in inputs.items()}
+        if channels_last:
+            for key, value in prepared.items():
+                if _is_floating(value) and value.ndim == 4:
+                    prepared[key] = value.contiguous(memory_format=torch.channels_last)
+        return prepared
+
+    def _logits(self, model: nn.Module, prepared: Mapping[str, Any]) -> Tensor:
+        output = model(**prepared) if self._named else model(prepared["pixel_values"])
+        return logits_of(output, model, "teacher")
 
 
 def _is_floating(value: object) -> bool:

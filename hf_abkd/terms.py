@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hf_abkd.connectors import KINDS, ClassSelection, Connection, Kind, connect
 from hf_abkd.layouts import Layout, plain_layout
 from hf_abkd.objectives import OBJECTIVES, Objective
+from hf_abkd.packing import unpack_signs
 from hf_abkd.plans import LayerPair, Plan, PlannedTensor
 from hf_abkd.schedules import Schedule
 
@@ -95,6 +96,7 @@ class Term(nn.Module):
         #: The weight of its pair in a plan, without that of the objective.
         self.pair_weight = weight if isinstance(weight, float) else 1.0
         self._layer_pair: LayerPair | None = None
+        self._teacher_shape: tuple[int, ...] = ()
 
     def connect(
         self,
@@ -114,6 +116,7 @@ class Term(nn.Module):
         Raises:
             ValueError: If no connector maps the one to the other.
         """
+        self._teacher_shape = tuple(teacher_shape[1:])
         own = _layout(self.student_layout, student_layout)
         other = _layout(self.teacher_layout, teacher_layout)
         if self.connector is None:
@@ -169,7 +172,9 @@ class Term(nn.Module):
         return (student if self.connector is None else self.connector(student)).float()
 
     def view(self, target: Tensor) -> Tensor:
-        """Return the teacher's tensor in the form in which it is compared."""
+        """Return the teacher's tensor in the form in which it is compared; packed signs (uint8) become bools."""
+        if target.dtype == torch.uint8:
+            target = unpack_signs(target, self._teacher_shape)
         viewed: Tensor = self.target_view(target)
         return viewed
 
@@ -184,7 +189,12 @@ class Term(nn.Module):
             ValueError: If the two shapes do not fit.
         """
         if self.objective.target == "teacher":
-            target = target.detach().float()
+            # Of a boundary, the sides alone may be known.
+            target = target.detach() if target.dtype == torch.bool else target.detach().float()
+            if target.dtype == torch.bool and not self.objective.boundary:
+                raise ValueError(
+                    f"term {self.name!r} compares values, and of the teacher only the signs are known ({self.pair})"
+                )
             if student.shape != target.shape:
                 raise ValueError(
                     f"term {self.name!r} compares {tuple(student.shape)} with {tuple(target.shape)} ({self.pair}). "

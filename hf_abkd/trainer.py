@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import math
@@ -26,7 +25,9 @@ from hf_abkd.augment import Augmentation
 from hf_abkd.batches import Batch, read_batch
 from hf_abkd.capture import refuse_compiled
 from hf_abkd.distiller import Distiller
-from hf_abkd.images import TEACHER_IMAGES
+from hf_abkd.draws import Draws
+from hf_abkd.fast_teacher import SpeedUps, gains_from_channels_last
+from hf_abkd.images import SAMPLE_IDS, TEACHER_IMAGES
 from hf_abkd.label_spaces import LabelMatch
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.outputs import logits_of
@@ -35,10 +36,11 @@ from hf_abkd.staged_trainer import StagedTrainer
 from hf_abkd.stages import Stage, frozen_parts, with_pairs
 from hf_abkd.student_trainer import refuse_reentrant
 from hf_abkd.teacher import LiveTeacher, is_near_chance, reference
+from hf_abkd.teacher_cache import CachedTargets, TeacherCache
 from hf_abkd.term_balance import TermBalance
 from hf_abkd.terms import LOGITS, Term, plan_of
 from hf_abkd.tracing import Trace
-from hf_abkd.views import View, Views
+from hf_abkd.views import View, Views, same_preprocessing
 from hf_abkd.wiring import Wiring, check_names, label_match, other_size, propose_plan, unreached, wire
 
 logger = logging.getLogger(__name__)
@@ -62,15 +64,17 @@ class DistillationTrainer(StagedTrainer):
             leave it out.
         args: The training arguments.
         teacher: A Hugging Face model, or any module that takes the images and returns logits. None trains without
-            one. It is put in eval mode and never trained, saved or uploaded.
+            one. It is put in eval mode and never trained, saved or uploaded. Or what such a teacher said of the
+            training set: a `TeacherCache`, or the folder or Hub id of one; no weights of it are needed then.
         teacher_processor: The teacher's image processor, if it needs another one than the student, which is
             `processing_class`: both models then see the same augmented view, each in its own size and colours. Prepare
             the images with `ImageTransform(processor, teacher_processor=...)`; images of the student's processor will
             do as well, if they are not smaller than the teacher's.
         stages: What to train; see `hf_abkd.methods`. Layers that are not named are paired here, on a batch of the
             data; `trainer.plan` says how. None, without a teacher, is cross-entropy fine-tuning.
-        augmentation: Changes the images of each training batch on the device, `(images, generator) -> images`;
-            teacher and student see the same view.
+        augmentation: Changes the images of each training batch on the device, `(images, draws) -> images`; teacher and
+            student see the same view. The view of an image with an id (see `ImageTransform`) is a function of the
+            image, of the epoch and of `args.augmentation_seed` alone.
         **trainer_arguments: The other arguments of `transformers.Trainer`.
 
     Raises:
@@ -85,7 +89,7 @@ class DistillationTrainer(StagedTrainer):
         model: PreTrainedModel | None = None,
         args: DistillationArguments | None = None,
         *,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | TeacherCache | str | Path | None = None,
         teacher_processor: BaseImageProcessor | None = None,
         stages: Sequence[Stage] | None = None,
         augmentation: Augmentation | None = None,
@@ -106,6 +110,11 @@ class DistillationTrainer(StagedTrainer):
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         self.augmentation = augmentation
         self.teacher: LiveTeacher | None = None
+        if isinstance(teacher, (str, Path)):
+            teacher = TeacherCache.load(teacher, token=args.hub_token)
+        #: What the teacher said of the training set, if it is not there itself.
+        self.cache = teacher if isinstance(teacher, TeacherCache) else None
+        self._cached_view = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._teacher_model, self._teacher_processor = teacher, teacher_processor
         self._teacher_reference: dict[str, Any] | None = None
         self._views: Views | None = None
@@ -117,13 +126,18 @@ class DistillationTrainer(StagedTrainer):
         self._agreement: Distiller | None = None
         self._agreements: list[Tensor] = []
         self._micro_batch = (-1, 0)
+        self._channels_last = False
+        # Which view of each image the running epoch shows.
+        self._view_number = 0
         self._balance = TermBalance(0, balance=False)
         super().__init__(model, args, stages, **trainer_arguments)
 
     def _complete(self, stages: Sequence[Stage]) -> list[Stage]:
         """Take the teacher in, and pair the layers that the stages leave open."""
         teacher = self._teacher_model
-        if teacher is not None:
+        if self.cache is not None:
+            self._teacher_processor = self._cached_processor(self.cache)
+        elif isinstance(teacher, nn.Module):
             self.teacher = _live_teacher(teacher, self.model, self._teacher_precision)
             teacher.to(self.args.device)
         if self._teacher_processor is not None:
@@ -131,6 +145,19 @@ class DistillationTrainer(StagedTrainer):
         completed = with_pairs(stages, self._propose)
         check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
         return completed
+
+    def _cached_processor(self, cache: TeacherCache) -> BaseImageProcessor:
+        """Check that the run shows its student what the cached teacher saw; return the teacher's processor."""
+        args, own = self.args, self._teacher_processor
+        if own is not None and not same_preprocessing(own, cache.processor, cache.channels):
+            raise ValueError(
+                f"teacher_processor prepares images otherwise than the one that {cache.table.folder} was written "
+                "with; leave it out, a cached teacher brings its own"
+            )
+        cache.check_run(self.augmentation, args.augmentation_seed, args.augmentation_views)
+        if args.eval_agreement:
+            logger.info("agreement with the teacher is not measured: the teacher is a cache of the training set")
+        return cache.processor
 
     def _measured_views(self, teacher_processor: BaseImageProcessor) -> Views:
         if not isinstance(self.processing_class, BaseImageProcessor):
@@ -142,7 +169,8 @@ class DistillationTrainer(StagedTrainer):
         return Views(View.measured(self.processing_class, channels), View.measured(teacher_processor, channels))
 
     def _propose(self) -> Plan:
-        if self.teacher is None:
+        teacher = self.teacher or self.cache
+        if teacher is None:
             raise ValueError("layers cannot be paired without a teacher; pass `teacher`")
         batch = self._sample_batch()
         self._proposed = True
@@ -150,7 +178,7 @@ class DistillationTrainer(StagedTrainer):
             # Depths are those of the plain model: the small matrices of adapters would make layers look deeper.
             plain = adapters.merged(self.model).to(self.args.device)
             plan, self._traces = propose_plan(
-                plain, self.teacher, batch.student, batch.teacher(), self.model.main_input_name
+                plain, teacher, batch.student, batch.teacher(), self.model.main_input_name
             )
         return plan
 
@@ -174,6 +202,8 @@ class DistillationTrainer(StagedTrainer):
                 **(self._teacher_reference or reference(self.teacher.model)),
                 "parameters": sum(parameter.numel() for parameter in self.teacher.model.parameters()),
             }
+        elif self.cache is not None:
+            facts.teacher = self.cache.reference
         if self._wiring is not None and (plan := plan_of(self._terms)) is not None:
             facts.plan = plan.to_yaml()
         for index, factors in self._balance.factors.items():
@@ -202,7 +232,10 @@ class DistillationTrainer(StagedTrainer):
     def _prepare_run(self) -> None:
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._wire()
-        self._teacher_reference = None if self.teacher is None else reference(self.teacher.model)
+        if self.cache is not None:
+            self._teacher_reference = self.cache.reference
+        elif self.teacher is not None:
+            self._teacher_reference = reference(self.teacher.model)
 
     def _start_student(self, model_init: Callable[..., PreTrainedModel], trial: Any) -> None:
         super()._start_student(model_init, trial)
@@ -218,7 +251,8 @@ class DistillationTrainer(StagedTrainer):
                         f"term {term.name!r} needs labels, and the training set gives only {sorted(batch.student)}. "
                         "Name the label column, or use terms that need no labels."
                     )
-            needed = self.teacher if any(term.teacher is not None for term in self._terms) else None
+            compared = any(term.teacher is not None for term in self._terms)
+            needed = (self.teacher or self.cache) if compared else None
             # The seed makes connectors start equal whatever was drawn before; restoring the state keeps them from
             # changing what is drawn afterwards.
             with _random_state_kept():
@@ -232,6 +266,10 @@ class DistillationTrainer(StagedTrainer):
                     self.model.main_input_name,
                     self._traces,
                 )
+                if self.teacher is not None and needed is self.teacher:
+                    own = self.args
+                    speed_ups = SpeedUps(own.teacher_fold_batch_norm, own.teacher_channels_last, own.teacher_compile)
+                    self.teacher.optimize(batch.teacher(), self._wiring.teacher, speed_ups)
             self._tell_labels(self._wiring.labels)
             if needed is not None:
                 self._tell_sizes()
@@ -269,11 +307,14 @@ class DistillationTrainer(StagedTrainer):
         return self._sample
 
     def _first_rows(self, dataset: Any) -> Batch:
+        # Of two rows every target is read: this may be asked for before the layers are paired.
+        columns = [] if self.cache is None else list(self.cache.table.columns)
+        own = self._collator(columns) if dataset is self.train_dataset else self.data_collator
         with _random_state_kept():
             if hasattr(dataset, "format") and hasattr(dataset, "__len__"):
-                dataset, collator = self._remove_unused_columns(dataset), self.data_collator
+                dataset, collator = self._remove_unused_columns(dataset), own
             else:
-                collator = self._get_collator_with_removed_columns(self.data_collator)
+                collator = self._get_collator_with_removed_columns(own)
             rows = list(itertools.islice(iter(dataset), 2))
             if not rows:
                 raise ValueError("the data set is empty: nothing to train on or to measure")
@@ -281,10 +322,12 @@ class DistillationTrainer(StagedTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if self._views is not None:
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, TEACHER_IMAGES]))
+        own = [SAMPLE_IDS] if self._views is None else [SAMPLE_IDS, TEACHER_IMAGES]
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *own]))
 
-    def _batch(self, inputs: Mapping[str, Any], augment: Callable[[Tensor], Tensor] | None = None) -> Batch:
+    def _batch(
+        self, inputs: Mapping[str, Any], augment: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    ) -> Batch:
         return read_batch(
             inputs,
             images=self.model.main_input_name,
@@ -304,6 +347,25 @@ class DistillationTrainer(StagedTrainer):
             )
 
     # ---- Training ----
+
+    def _collator(self, columns: Sequence[str]) -> Callable[..., Any]:
+        """Return what makes batches of the training set; with a cached teacher, with these of its targets."""
+        collator: Callable[..., Any] = self.data_collator
+        if self.cache is None or not columns:
+            return collator
+        return CachedTargets(collator, self.cache, columns, self.model.main_input_name, self._cached_view)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the batches of the training set; see `transformers.Trainer.get_train_dataloader`."""
+        # A stage reads what its terms need.
+        terms = self._terms if self._flow.span is None else self._stage.each_term()
+        columns = [] if self.cache is None else [self.cache.column(term).name for term in terms if term.teacher]
+        own: Any = self.data_collator
+        self.data_collator = self._collator(columns)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = own
 
     def _make_distiller(self, stage: Stage) -> Distiller:
         """Build the module of a stage, with everything frozen that it does not train."""
@@ -328,15 +390,36 @@ class DistillationTrainer(StagedTrainer):
             logger.info("stage %r does not reach, and freezes: %s", stage.name, sorted(left_out))
         return distiller
 
+    @contextmanager
+    def _running(self, index: int, arguments: DistillationArguments) -> Iterator[None]:
+        """Train in the memory format that is faster; outside of training the weights lie as always."""
+        wanted = self.args.student_channels_last
+        self._channels_last = gains_from_channels_last(self.model) if wanted is None else wanted
+        if self._channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        try:
+            with super()._running(index, arguments):
+                yield
+        finally:
+            if self._channels_last:
+                self.model.to(memory_format=torch.contiguous_format)
+
     def _select_targets(self, stage: Stage) -> None:
+        """Have the teacher give what the terms of a stage need, and no more."""
         if self.teacher is not None:
-            self.teacher.select(self._wire().teacher_points(stage.each_term()))
+            terms = stage.each_term()
+            values = {term.teacher for term in terms if not term.objective.boundary}
+            points = self._wire().teacher_points(terms)
+            self.teacher.select(points, boundaries=set(points) - values, logits=LOGITS in values)
 
     def _targets(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         """Return what the teacher says of a batch; a stage that does not compare with it costs no teacher pass."""
-        if self.teacher is None or all(term.teacher is None for term in stage.each_term()):
+        terms = stage.each_term()
+        if all(term.teacher is None for term in terms):
             return {}
-        return self.teacher(batch.teacher())
+        if self.cache is not None:
+            return self.cache.decode(batch.cached, self._wire().columns(terms))
+        return {} if self.teacher is None else self.teacher(batch.teacher())
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Leave stages out that do not train the logits, unless the metric is about features."""
@@ -367,9 +450,17 @@ class DistillationTrainer(StagedTrainer):
         count = count + 1 if step == self.state.global_step else 0
         self._micro_batch = (self.state.global_step, count)
         augmentation = self.augmentation
-        augment = None if augmentation is None else lambda images: augmentation(images, self._view(count))
+        augment = None
+        if augmentation is not None:
+
+            def augment(images: Tensor, samples: Tensor | None) -> Tensor:
+                return augmentation(images, self._draws(images, samples, count))
+
         batch = self._batch(inputs, augment)
         targets = self._targets(stage, batch)
+        if self._channels_last:
+            images = self.model.main_input_name
+            batch.student[images] = batch.student[images].contiguous(memory_format=torch.channels_last)
         progress = self._span.progress(self.state.global_step)
         if count == 0 and self._distiller is not None:
             measured = self._balance.measure(self._distiller, batch, targets, progress, self.accelerator)
@@ -382,14 +473,31 @@ class DistillationTrainer(StagedTrainer):
         self._meter.add(outputs["terms"], outputs.get("agreement"), 1 / self.current_gradient_accumulation_steps)
         return outputs
 
-    def _view(self, count: int) -> torch.Generator:
-        """Return the random numbers of this batch's view: a function of seed, process, step and micro-batch only.
+    @property
+    def augmentation_seed(self) -> int:
+        """The seed of the views: that of a cached teacher, the one that was asked for, or that of the run."""
+        if self.cache is not None:
+            return self.cache.seed
+        return self.args.seed if self.args.augmentation_seed is None else self.args.augmentation_seed
 
-        So a resumed run sees the views it would have seen, and methods compared on one seed see the same views.
+    def _run_epoch(self, model: nn.Module, epoch: int, *positional: Any, **named: Any) -> Any:
+        """Choose the view of this epoch; see `transformers.Trainer`."""
+        number = math.ceil(self._span.first_epoch) + epoch
+        views = self.args.augmentation_views if self.cache is None else self.cache.views
+        self._view_number = number if views is None else number % views
+        # Before the workers of the data loader, which read the targets of this view, begin with the epoch.
+        self._cached_view.fill_(self._view_number)
+        return super()._run_epoch(model, epoch, *positional, **named)
+
+    def _draws(self, images: Tensor, samples: Tensor | None, count: int) -> Draws:
+        """Return the random numbers of this batch's views: functions of what repeats in a resumed run.
+
+        Of images with ids, of seed, image and epoch; of others, of seed, process, step and micro-batch.
         """
-        key = f"{self.args.seed} {self.args.process_index} {self.state.global_step} {count}"
-        seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little")
-        return torch.Generator().manual_seed(seed)
+        if samples is not None:
+            return Draws.of_views(self.augmentation_seed, samples, self._view_number)
+        position = (self.augmentation_seed, self.args.process_index, self.state.global_step, count)
+        return Draws.of_batch(len(images), *position, device=images.device)
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
@@ -481,9 +589,8 @@ class DistillationTrainer(StagedTrainer):
 
     def _label_match(self, teacher_logits: Tensor) -> LabelMatch:
         if self._labels is None and self.teacher is not None:
-            self._labels = label_match(
-                self.model, self.teacher.model, self.model.config.num_labels, teacher_logits.shape[1]
-            )
+            own = self.model.config.num_labels
+            self._labels = label_match(self.model, self.teacher.model, own, teacher_logits.shape[1])
         if self._labels is None:
             raise RuntimeError("there is no teacher")
         return self._labels
@@ -546,7 +653,8 @@ class DistillationTrainer(StagedTrainer):
         wiring = self._wire()
         terms = [term for term in self._terms if term.objective.boundary]
         if self.teacher is not None:
-            self.teacher.select(wiring.teacher_points(terms))
+            points = wiring.teacher_points(terms)
+            self.teacher.select(points, boundaries=points)
         self._agreement = Distiller(self.model, terms, wiring.student, wiring.overwritten).attach().eval()
         self._agreements = []
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,9 @@ from hf_abkd.layouts import Layout
 from hf_abkd.outputs import logits_of
 from hf_abkd.pairing import propose
 from hf_abkd.plans import Plan
+from hf_abkd.target_table import Column
 from hf_abkd.teacher import LiveTeacher
+from hf_abkd.teacher_cache import TeacherCache
 from hf_abkd.term_gradients import leaving_no_trace
 from hf_abkd.terms import LOGITS, Term
 from hf_abkd.tracing import Trace, trace
@@ -41,23 +43,29 @@ class Wiring:
         teacher: The tensor of the teacher behind each name.
         overwritten: The tensors of the student that a later operation overwrites in place.
         labels: Which classes of the teacher are which of the student's; None without a teacher.
+        cached: The column of a cached teacher behind each name.
     """
 
     student: dict[str, CapturePoint]
     teacher: dict[str, CapturePoint]
     overwritten: set[CapturePoint]
     labels: LabelMatch | None = None
+    cached: dict[str, Column] = field(default_factory=dict)
+
+    def columns(self, terms: Sequence[Term]) -> dict[str, Column]:
+        """Return the columns of a cached teacher that these terms need."""
+        return {name: column for name, column in self.cached.items() if any(term.teacher == name for term in terms)}
 
     def teacher_points(self, terms: Sequence[Term]) -> dict[str, CapturePoint]:
         """Return the tensors of the teacher that these terms need besides its logits."""
         return {name: point for name, point in self.teacher.items() if any(term.teacher == name for term in terms)}
 
 
-def check_names(student: nn.Module, teacher: nn.Module | None, terms: Sequence[Term]) -> None:
+def check_names(student: nn.Module, teacher: nn.Module | TeacherCache | None, terms: Sequence[Term]) -> None:
     """Check that every module named in the terms exists; needs no data.
 
     Raises:
-        ValueError: If a name is wrong, or a term needs a teacher and there is none.
+        ValueError: If a name is wrong, a term needs a teacher and there is none, or one that was cached without it.
     """
     for term in terms:
         if term.student != LOGITS:
@@ -66,7 +74,9 @@ def check_names(student: nn.Module, teacher: nn.Module | None, terms: Sequence[T
             continue
         if teacher is None:
             raise ValueError(f"term {term.name!r} compares with a teacher, and `teacher` is None")
-        if term.teacher != LOGITS:
+        if isinstance(teacher, TeacherCache):
+            teacher.column(term)
+        elif term.teacher != LOGITS:
             parse_name(teacher, term.teacher)
 
 
@@ -130,13 +140,17 @@ def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object]
 
 
 def propose_plan(
-    student: nn.Module, teacher: LiveTeacher, inputs: Mapping[str, Any], teacher_inputs: Mapping[str, Any], images: str
+    student: nn.Module,
+    teacher: LiveTeacher | TeacherCache,
+    inputs: Mapping[str, Any],
+    teacher_inputs: Mapping[str, Any],
+    images: str,
 ) -> tuple[Plan, tuple[Trace, Trace]]:
     """Return the pairs of layers that suit two models, and the traces of both that they come from.
 
     Args:
         student: The student.
-        teacher: The teacher.
+        teacher: The teacher; of one that was cached, the layers that were stored.
         inputs: A batch for the student, without labels.
         teacher_inputs: The same images for the teacher.
         images: The name of the images in it: "pixel_values".
@@ -145,24 +159,30 @@ def propose_plan(
         ValueError: If a model cannot run the batch, or has no layers that can be paired.
     """
     ours = trace_model("student", student, lambda pixels: student(**{**inputs, images: pixels}), inputs[images])
-    theirs = trace_model(
-        "teacher",
-        teacher.model,
-        lambda pixels: teacher.logits({**teacher_inputs, images: pixels}),
-        teacher_inputs[images],
-    )
+    if isinstance(teacher, TeacherCache):
+        theirs = teacher.trace
+    else:
+        theirs = trace_model(
+            "teacher",
+            teacher.model,
+            lambda pixels: teacher.logits({**teacher_inputs, images: pixels}),
+            teacher_inputs[images],
+        )
     return Plan.of_sites(propose(ours, theirs)), (ours, theirs)
 
 
-def label_match(student: nn.Module, teacher: nn.Module, num_student: int, num_teacher: int) -> LabelMatch:
+def label_match(
+    student: nn.Module, teacher: nn.Module | TeacherCache, num_student: int, num_teacher: int
+) -> LabelMatch:
     """Return which classes of the teacher are which of the student's; see `hf_abkd.label_spaces.match_labels`."""
-    ours, theirs = (getattr(getattr(model, "config", None), "id2label", None) for model in (student, teacher))
-    return match_labels(ours, theirs, num_student, num_teacher)
+    ours = getattr(getattr(student, "config", None), "id2label", None)
+    named = teacher if isinstance(teacher, TeacherCache) else getattr(teacher, "config", None)
+    return match_labels(ours, getattr(named, "id2label", None), num_student, num_teacher)
 
 
 def wire(
     student: nn.Module,
-    teacher: LiveTeacher | None,
+    teacher: LiveTeacher | TeacherCache | None,
     terms: Sequence[Term],
     inputs: Mapping[str, Any],
     teacher_inputs: Mapping[str, Any] | None = None,
@@ -197,45 +217,28 @@ def wire(
     student_tensors = {LOGITS: logits, **{name: captured[point] for name, point in student_points.items()}}
     if teacher is None:
         return Wiring(student_points, {}, capture.overwritten)
-    check_channels(teacher.model, "teacher", teacher_inputs[images])
-    hint = other_size(teacher.model, teacher_inputs[images])
-    with torch.no_grad():
-        try:
-            _first_run("teacher", teacher.model, lambda: teacher.logits(teacher_inputs))
-        except ValueError as error:
-            raise ValueError(f"{error} {hint or ''}".rstrip()) from error
-        teacher_points = _points(
-            teacher.model,
-            [(term.teacher, term) for term in terms if term.teacher is not None],
-            lambda: teacher.logits(teacher_inputs),
-        )
-    teacher.select(teacher_points)
-    targets = teacher.probe(teacher_inputs)
+    side: _TeacherSide
+    if isinstance(teacher, TeacherCache):
+        side = _stored(teacher, terms, len(logits), logits.device)
+    else:
+        side = _run_teacher(teacher, terms, teacher_inputs, images, None if traces is None else traces[1])
     student_layouts: dict[CapturePoint, Layout] = {}
-    teacher_layouts: dict[CapturePoint, Layout] = {}
-    if any(term.teacher not in (None, LOGITS) and term.connector_kind is not None for term in terms):
-        known = (None, None) if traces is None else traces
+    if _connected(terms):
         student_layouts = _layouts(
             "student",
             student,
             student_points,
             lambda pixels: student(**{**inputs, images: pixels}),
             inputs[images],
-            known[0],
+            None if traces is None else traces[0],
         )
-        teacher_layouts = _layouts(
-            "teacher",
-            teacher.model,
-            teacher_points,
-            lambda pixels: teacher.logits({**teacher_inputs, images: pixels}),
-            teacher_inputs[images],
-            known[1],
-        )
-    labels = label_match(student, teacher.model, logits.shape[1], targets[LOGITS].shape[1])
+    labels = label_match(
+        student, teacher if isinstance(teacher, TeacherCache) else teacher.model, logits.shape[1], side.classes
+    )
     for term in terms:
         if term.teacher is None:
             continue
-        student_tensor, target = student_tensors[term.student], targets[term.teacher]
+        student_tensor, target = student_tensors[term.student], side.targets[term.teacher]
         if term.student == term.teacher == LOGITS and term.connector_kind == "auto":
             labels.check_logits(term.name)
             if labels.kind not in ("same", "assumed"):
@@ -244,7 +247,7 @@ def wire(
             student_tensor.shape,
             target.shape,
             student_layouts.get(student_points[term.student]) if term.student != LOGITS else None,
-            teacher_layouts.get(teacher_points[term.teacher]) if term.teacher != LOGITS else None,
+            side.layouts.get(term.teacher),
         )
         term.to(logits.device)
         # An objective may keep statistics of what it saw.
@@ -256,7 +259,61 @@ def wire(
                     f"the connector of term {term.name!r} ({term.pair}) cannot take {tuple(student_tensor.shape)}: "
                     f"{error}"
                 ) from error
-    return Wiring(student_points, teacher_points, capture.overwritten, labels)
+    return Wiring(student_points, side.points, capture.overwritten, labels, side.columns)
+
+
+@dataclass(frozen=True)
+class _TeacherSide:
+    """What the names of the teacher's tensors stand for, with an example of each, and how they lie."""
+
+    targets: dict[str, Tensor]
+    layouts: dict[str, Layout | None]
+    classes: int
+    points: dict[str, CapturePoint] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)
+
+
+def _run_teacher(
+    teacher: LiveTeacher, terms: Sequence[Term], inputs: Mapping[str, Any], images: str, known: Trace | None
+) -> _TeacherSide:
+    check_channels(teacher.model, "teacher", inputs[images])
+    hint = other_size(teacher.model, inputs[images])
+    with torch.no_grad():
+        try:
+            _first_run("teacher", teacher.model, lambda: teacher.logits(inputs))
+        except ValueError as error:
+            raise ValueError(f"{error} {hint or ''}".rstrip()) from error
+        points = _points(
+            teacher.model,
+            [(term.teacher, term) for term in terms if term.teacher is not None],
+            lambda: teacher.logits(inputs),
+        )
+    teacher.select(points)
+    targets = teacher.probe(inputs)
+    layouts: dict[CapturePoint, Layout] = {}
+    if _connected(terms):
+        layouts = _layouts(
+            "teacher",
+            teacher.model,
+            points,
+            lambda pixels: teacher.logits({**inputs, images: pixels}),
+            inputs[images],
+            known,
+        )
+    named = {name: layouts.get(point) for name, point in points.items()}
+    return _TeacherSide(targets, named, targets[LOGITS].shape[1], points)
+
+
+def _stored(cache: TeacherCache, terms: Sequence[Term], count: int, device: torch.device) -> _TeacherSide:
+    columns = {term.teacher: cache.column(term) for term in terms if term.teacher is not None}
+    targets = {name: cache.example(column, count).to(device) for name, column in columns.items()}
+    layouts = {name: cache.layout(column) for name, column in columns.items()}
+    return _TeacherSide(targets, layouts, cache.classes, columns=columns)
+
+
+def _connected(terms: Sequence[Term]) -> bool:
+    """Whether a connector between layers has to be chosen."""
+    return any(term.teacher not in (None, LOGITS) and term.connector_kind is not None for term in terms)
 
 
 def unreached(

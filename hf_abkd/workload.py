@@ -20,6 +20,7 @@ from hf_abkd.models import (
     own_processor,
     student_channels,
 )
+from hf_abkd.teacher_cache import TeacherCache, is_hub_cache, is_local_cache
 from hf_abkd.views import same_preprocessing
 
 
@@ -28,7 +29,7 @@ class Workload:
     """Everything a run needs besides its training arguments and stages.
 
     Args:
-        teacher: The teacher, or None.
+        teacher: The teacher, what it said of the training set, or None.
         make_student: Makes the student afresh, so that several runs start alike; random weights follow the seed.
         processor: The image processor that is saved with the student.
         train: The prepared training set.
@@ -38,7 +39,7 @@ class Workload:
         teacher_processor: The teacher's image processor, if it prepares images otherwise than the student's.
     """
 
-    teacher: nn.Module | None
+    teacher: nn.Module | TeacherCache | None
     make_student: Callable[[], PreTrainedModel]
     processor: BaseImageProcessor
     train: Dataset | IterableDataset
@@ -49,7 +50,7 @@ class Workload:
 
 
 def prepared(
-    teacher: nn.Module | None,
+    teacher: nn.Module | TeacherCache | None,
     make_student: Callable[[], PreTrainedModel],
     processor: BaseImageProcessor,
     images: ImageDatasets,
@@ -61,16 +62,28 @@ def prepared(
 ) -> Workload:
     """Return a workload of models and images, with the images prepared by the processor, or by both.
 
-    A teacher's processor that does the same as the student's is left out.
+    A teacher's processor that does the same as the student's is left out. With a cached teacher the training images
+    are prepared as those that it saw.
     """
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    if isinstance(teacher, TeacherCache):
+        alone = ImageTransform(processor, num_channels=num_channels, **columns)
+        return Workload(
+            teacher=teacher,
+            make_student=make_student,
+            processor=processor,
+            train=prepare(images.train, teacher.transform(processor, **columns)),
+            # The teacher has no part in evaluations.
+            validation=None if images.validation is None else prepare(images.validation, alone),
+            name=images.name,
+        )
     if teacher_processor is not None and same_preprocessing(processor, teacher_processor, num_channels):
         teacher_processor = None
 
     def transform(shared: bool) -> ImageTransform:
         return ImageTransform(
             processor,
-            image_column=image_column,
-            label_column=label_column,
+            **columns,
             num_channels=num_channels,
             teacher_processor=teacher_processor,
             shared=shared,
@@ -116,24 +129,21 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
             **hub,
         )
 
-    teacher = None
-    if models.teacher_name_or_path is not None:
-        teacher = load_teacher(
-            models.teacher_name_or_path, labels=images.labels, revision=models.teacher_revision, **hub
-        )
+    teacher_name, teacher_revision = models.teacher_name_or_path, models.teacher_revision
+    teacher = None if teacher_name is None else _load_teacher(teacher_name, teacher_revision, images.labels, hub)
     named = models.image_processor_name
     processor = load_processor(
         named or student_name,
         # A processor that was asked for is not replaced by another one.
-        fallback=None if named else models.teacher_name_or_path,
+        fallback=None if named else str(teacher.table.folder) if isinstance(teacher, TeacherCache) else teacher_name,
         revision="main" if named else models.student_revision,
-        fallback_revision=models.teacher_revision,
+        fallback_revision="main" if isinstance(teacher, TeacherCache) else teacher_revision,
         **hub,
     )
     # One that was named is for both models.
     teacher_processor = None
-    if models.teacher_name_or_path is not None and named is None:
-        teacher_processor = own_processor(models.teacher_name_or_path, revision=models.teacher_revision, **hub)
+    if teacher_name is not None and named is None and not isinstance(teacher, TeacherCache):
+        teacher_processor = own_processor(teacher_name, revision=teacher_revision, **hub)
     work = prepared(
         teacher,
         make_student,
@@ -145,3 +155,17 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         teacher_processor=teacher_processor,
     )
     return replace(work, dataset_id=data.dataset_name)
+
+
+def _load_teacher(name: str, revision: str, labels: list[str], hub: dict[str, Any]) -> nn.Module | TeacherCache:
+    """Return a teacher, or what it said of a data set."""
+    options = {"revision": revision, "token": hub["token"], "cache_dir": hub["cache_dir"]}
+    if is_local_cache(name):
+        return TeacherCache.load(name)
+    try:
+        return load_teacher(name, labels=labels, revision=revision, **hub)
+    except OSError:
+        # Looked for only now: most teachers are models, and asking the Hub takes time.
+        if is_hub_cache(name, **options):
+            return TeacherCache.load(name, **options)
+        raise

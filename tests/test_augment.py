@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_abkd.augment import CROP_ATTEMPTS, Compose, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
+from hf_abkd.augment import (
+    CROP_ATTEMPTS,
+    Compose,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    augmentation_name,
+)
+from hf_abkd.draws import Draws
 
 AUGMENTATIONS = [
     RandomCrop(padding=3),
@@ -15,12 +23,12 @@ AUGMENTATIONS = [
 ]
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+def draws(count, seed=0):
+    return Draws.of_batch(count, seed)
 
 
 def random_images(*shape, dtype=torch.float32):
-    return torch.randn(*shape, generator=seeded(1234), dtype=torch.float64).to(dtype)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1234), dtype=torch.float64).to(dtype)
 
 
 @pytest.fixture(params=AUGMENTATIONS, ids=repr)
@@ -35,7 +43,7 @@ def augmentation(request):
 def test_a_view_has_the_type_and_the_layout_of_the_batch(augmentation, dtype):
     """A float32 view of a bfloat16 batch fails in the first layer, or doubles its memory under autocast."""
     images = random_images(6, 3, 12, 9, dtype=dtype)
-    views = augmentation(images, seeded())
+    views = augmentation(images, draws(len(images)))
     assert views.dtype == dtype
     assert views.shape[:2] == (6, 3)
     assert views.is_contiguous()
@@ -46,50 +54,50 @@ def test_a_view_has_the_type_and_the_layout_of_the_batch(augmentation, dtype):
 def test_half_precision_sees_the_view_of_float32(augmentation, dtype):
     """Crop coordinates computed in bfloat16 are off by pixels, so half precision would train on distorted images."""
     images = random_images(6, 3, 40, 50, dtype=dtype)
-    expected = augmentation(images.float(), seeded())
-    torch.testing.assert_close(augmentation(images, seeded()), expected.to(dtype), rtol=0, atol=0)
+    expected = augmentation(images.float(), draws(len(images)))
+    torch.testing.assert_close(augmentation(images, draws(len(images))), expected.to(dtype), rtol=0, atol=0)
 
 
 def test_one_seed_gives_one_view_and_another_seed_another(augmentation):
     """A run that cannot be repeated cannot be compared; one that repeats its views does not augment."""
     images = random_images(8, 3, 12, 9)
-    generator = seeded()
-    first = augmentation(images, generator)
-    assert torch.equal(first, augmentation(images, seeded()))
-    assert not torch.equal(first, augmentation(images, seeded(1)))
-    assert not torch.equal(first, augmentation(images, generator)), "the next batch would get the same views again"
+    own = draws(8)
+    first = augmentation(images, own)
+    assert torch.equal(first, augmentation(images, draws(len(images))))
+    assert not torch.equal(first, augmentation(images, draws(8, 1)))
+    assert not torch.equal(first, augmentation(images, own)), "the next batch would get the same views again"
 
 
 def test_the_global_generator_is_neither_used_nor_moved(augmentation):
     """Draws from the global state would change dropout, and a resumed run would see other views."""
     images = random_images(4, 3, 12, 9)
     before = torch.random.get_rng_state()
-    first = augmentation(images, seeded())
+    first = augmentation(images, draws(len(images)))
     assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(3)
-    assert torch.equal(first, augmentation(images, seeded()))
+    assert torch.equal(first, augmentation(images, draws(len(images))))
 
 
 def test_an_image_gets_the_same_view_in_a_larger_batch(augmentation):
     """Otherwise changing the batch size changes every view, and two runs cannot be compared image by image."""
     images = random_images(33, 3, 12, 9)
-    large = augmentation(images, seeded())
+    large = augmentation(images, draws(len(images)))
     for count in (1, 2, 17, 32):
-        torch.testing.assert_close(augmentation(images[:count], seeded()), large[:count], rtol=0, atol=1e-6)
+        torch.testing.assert_close(augmentation(images[:count], draws(count)), large[:count], rtol=0, atol=1e-6)
 
 
 def test_the_batch_itself_is_not_changed(augmentation):
     """Trainer may hand the same tensor to the teacher; it must not be overwritten under it."""
     images = random_images(4, 3, 12, 9)
     copy = images.clone()
-    augmentation(images, seeded())
+    augmentation(images, draws(len(images)))
     assert torch.equal(images, copy)
 
 
 def test_the_images_of_a_batch_get_different_views(augmentation):
     """One draw per batch instead of one per image would weaken the augmentation without a sign of it."""
     images = random_images(1, 3, 12, 9).expand(16, -1, -1, -1)
-    assert len({tuple(view.flatten().tolist()) for view in augmentation(images, seeded())}) > 1
+    assert len({tuple(view.flatten().tolist()) for view in augmentation(images, draws(len(images)))}) > 1
 
 
 @pytest.mark.gpu
@@ -98,34 +106,48 @@ def test_a_device_gives_the_views_of_the_cpu_and_is_not_waited_for(augmentation)
     """Numbers drawn on the device would differ between machines; waiting for it in each step costs throughput."""
     images = random_images(8, 3, 12, 9)
     on_device = images.cuda()
-    augmentation(on_device, seeded())
+    own, other = (Draws(draws(8).keys.cuda()) for _ in range(2))
+    augmentation(on_device, own)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        views = augmentation(on_device, seeded())
+        views = augmentation(on_device, other)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert views.device == on_device.device
-    torch.testing.assert_close(views.cpu(), augmentation(images, seeded()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(views.cpu(), augmentation(images, draws(len(images))), rtol=0, atol=1e-4)
 
 
 def test_images_that_are_not_floating_are_refused(augmentation):
     """Bytes would be cropped and then fed to the network unscaled."""
     with pytest.raises(TypeError, match=r"got a tensor of torch\.uint8\. Convert, e\.g\. images\.float\(\) / 255"):
-        augmentation(torch.zeros(2, 3, 12, 9, dtype=torch.uint8), seeded())
+        augmentation(torch.zeros(2, 3, 12, 9, dtype=torch.uint8), draws(2))
     with pytest.raises(TypeError, match="got list"):
-        augmentation([torch.zeros(3, 12, 9)], seeded())
+        augmentation([torch.zeros(3, 12, 9)], draws(1))
 
 
 def test_a_single_image_is_refused(augmentation):
     """Three dimensions would be read as a batch of one-channel rows."""
     with pytest.raises(ValueError, match=r"\(3, 12, 9\).*images\[None\]"):
-        augmentation(torch.zeros(3, 12, 9), seeded())
+        augmentation(torch.zeros(3, 12, 9), draws(3))
 
 
-def test_a_generator_is_required(augmentation):
+def test_draws_of_as_many_images_are_required(augmentation):
     """None would mean the global state, and with it runs that cannot be repeated."""
-    with pytest.raises(TypeError, match="Generator, got NoneType"):
+    with pytest.raises(TypeError, match="Draws, got NoneType"):
         augmentation(torch.zeros(2, 3, 12, 9), None)
+    with pytest.raises(ValueError, match="the draws of 3 images on cpu for 2 images"):
+        augmentation(torch.zeros(2, 3, 12, 9), draws(3))
+
+
+def test_an_image_gets_the_same_view_wherever_it_lies_in_a_batch(augmentation):
+    """A cached teacher saw it in another batch: with another view its targets would belong to another picture."""
+    images, samples = random_images(9, 3, 12, 9), torch.arange(9) * 1_000_003 - 4
+    order = torch.tensor([4, 0, 8, 2, 7])
+    views = augmentation(images, Draws.of_views(7, samples, 2))
+    again = augmentation(images[order], Draws.of_views(7, samples[order], 2))
+    torch.testing.assert_close(again, views[order], rtol=0, atol=1e-6)
+    assert not torch.equal(views, augmentation(images, Draws.of_views(7, samples, 3)))
+    assert not torch.equal(views, augmentation(images, Draws.of_views(8, samples, 2)))
 
 
 # Crop
@@ -135,18 +157,18 @@ def test_a_generator_is_required(augmentation):
 def test_random_crop_equals_padding_and_cutting_each_image(height, width, padding):
     """Rows and columns swapped, or a wrong rim, would train on other pictures than the recipe says."""
     images = random_images(20, 3, height, width)
-    offsets = torch.randint(2 * padding + 1, (20, 2), generator=seeded())
+    offsets = draws(20).below(2 * padding + 1, 2)
     expected = []
     for image, (top, left) in zip(images, offsets.tolist(), strict=True):
         padded = F.pad(image[None], [padding] * 4, mode="reflect")[0]
         expected.append(padded[:, top : top + height, left : left + width])
-    assert torch.equal(RandomCrop(padding=padding)(images, seeded()), torch.stack(expected))
+    assert torch.equal(RandomCrop(padding=padding)(images, draws(len(images))), torch.stack(expected))
 
 
 def test_random_crop_without_padding_changes_nothing():
     """Padding 0 is how the augmentation is switched off in a comparison."""
     images = random_images(4, 3, 6, 5)
-    assert torch.equal(RandomCrop(padding=0)(images, seeded()), images)
+    assert torch.equal(RandomCrop(padding=0)(images, draws(len(images))), images)
 
 
 def test_random_crop_reaches_every_offset_about_equally():
@@ -154,7 +176,7 @@ def test_random_crop_reaches_every_offset_about_equally():
     padding, count = 2, 5000
     row = torch.arange(16.0)
     images = (row[:, None] * 100 + row).expand(count, 1, 16, 16)
-    corner = RandomCrop(padding=padding)(images, seeded())[:, 0, 8, 8]
+    corner = RandomCrop(padding=padding)(images, draws(len(images)))[:, 0, 8, 8]
     top, left = corner.div(100, rounding_mode="floor"), corner.remainder(100)
     # At row 8 a shift by `offset - padding` shows row 8 + offset - padding.
     offsets = torch.stack([top, left], 1) - 8 + padding
@@ -171,8 +193,8 @@ def test_random_crop_refuses_a_padding_as_large_as_the_image(shape):
     """A reflection has no further pixels there; torch's own error names neither the class nor the remedy."""
     images = random_images(2, 3, *shape)
     with pytest.raises(ValueError, match="Use a padding of at most 3"):
-        RandomCrop(padding=4)(images, seeded())
-    assert RandomCrop(padding=3)(images, seeded()).shape == images.shape
+        RandomCrop(padding=4)(images, draws(len(images)))
+    assert RandomCrop(padding=3)(images, draws(len(images))).shape == images.shape
 
 
 def test_random_crop_refuses_paddings_that_are_no_count_of_pixels():
@@ -220,7 +242,7 @@ def draw_box(row, height, width, scale, ratio):
 def test_random_resized_crop_equals_cutting_and_interpolating_each_image(height, width, size, scale, ratio):
     """A grid half a pixel off, or one that mixes in pixels beside the box, shifts every training image."""
     images = random_images(24, 3, height, width)
-    rows = torch.rand(24, 2 * CROP_ATTEMPTS + 2, generator=seeded(), dtype=torch.float64).tolist()
+    rows = draws(24).uniform(2 * CROP_ATTEMPTS + 2).tolist()
     out = (size, size) if isinstance(size, int) else size or (height, width)
     expected, boxes, fitted = [], set(), []
     for image, row in zip(images, rows, strict=True):
@@ -229,7 +251,7 @@ def test_random_resized_crop_equals_cutting_and_interpolating_each_image(height,
         fitted.append(fits)
         cut = image[None, :, top : top + box_height, left : left + box_width]
         expected.append(F.interpolate(cut, size=out, mode="bilinear", align_corners=False)[0])
-    views = RandomResizedCrop(size=size, scale=scale, ratio=ratio)(images, seeded())
+    views = RandomResizedCrop(size=size, scale=scale, ratio=ratio)(images, draws(len(images)))
     assert views.shape == (24, 3, *out)
     torch.testing.assert_close(views, torch.stack(expected), rtol=0, atol=1e-4)
     # Guards the cases above: long images have no fitting box, the others must not all be the same.
@@ -240,8 +262,8 @@ def test_random_resized_crop_takes_the_centre_only_for_images_without_a_fitting_
     """Within one batch some images find a box and some do not; a batch-wide choice would centre all of them."""
     height, width, scale, ratio = 10, 26, (0.4, 1.0), (3 / 4, 4 / 3)
     images = random_images(40, 1, height, width)
-    rows = torch.rand(40, 2 * CROP_ATTEMPTS + 2, generator=seeded(), dtype=torch.float64).tolist()
-    views = RandomResizedCrop(size=6, scale=scale, ratio=ratio)(images, seeded())
+    rows = draws(40).uniform(2 * CROP_ATTEMPTS + 2).tolist()
+    views = RandomResizedCrop(size=6, scale=scale, ratio=ratio)(images, draws(len(images)))
     fitted = []
     for image, view, row in zip(images, views, rows, strict=True):
         (top, left, box_height, box_width), fits = draw_box(row, height, width, scale, ratio)
@@ -258,14 +280,14 @@ def test_random_resized_crop_of_the_whole_image_changes_nothing(height, width, a
     """Full scale is how the augmentation is switched off in a comparison."""
     images = random_images(4, 3, height, width)
     crop = RandomResizedCrop(scale=(1, 1), ratio=(width / height, width / height))
-    torch.testing.assert_close(crop(images, seeded()), images, rtol=0, atol=atol)
+    torch.testing.assert_close(crop(images, draws(len(images))), images, rtol=0, atol=atol)
 
 
 def test_random_resized_crop_covers_the_scales_the_ratios_and_the_whole_image():
     """Boxes that never touch the last row, or scales drawn from half the range, weaken the augmentation unseen."""
     side, count = 64, 4000
     crop = RandomResizedCrop(scale=(0.1, 0.6), ratio=(0.5, 2.0))
-    top, left, height, width = crop._draw_boxes(count, side, side, seeded()).unbind(1)
+    top, left, height, width = crop._draw_boxes(side, side, draws(count)).unbind(1)
     share, ratio = height * width / side**2, width / height
     assert 0.09 < share.min() < 0.11
     assert 0.59 < share.max() < 0.61
@@ -308,16 +330,16 @@ def test_random_resized_crop_refuses_settings_without_a_meaning(settings, error,
 def test_random_flip_equals_mirroring_each_drawn_image(probability):
     """Mirroring top to bottom, or the batch instead of the image, would train on wrong pictures."""
     images = random_images(50, 3, 5, 8)
-    mirrored = [draw < probability for [draw] in torch.rand(50, 1, generator=seeded()).tolist()]
+    mirrored = [draw < probability for [draw] in draws(50).uniform(1).tolist()]
     expected = [image[:, :, list(reversed(range(8)))] if flip else image for image, flip in zip(images, mirrored)]  # noqa: B905
-    assert torch.equal(RandomHorizontalFlip(probability=probability)(images, seeded()), torch.stack(expected))
+    assert torch.equal(RandomHorizontalFlip(probability=probability)(images, draws(len(images))), torch.stack(expected))
     assert {0.0: {False}, 0.3: {False, True}, 1.0: {True}}[probability] == set(mirrored)
 
 
 def test_random_flip_mirrors_the_asked_share():
     """A probability applied the wrong way round would go unnoticed at one half."""
     images = torch.tensor([0.0, 1.0]).expand(10_000, 1, 1, 2)
-    share = RandomHorizontalFlip(probability=0.2)(images, seeded())[:, 0, 0, 0].mean()
+    share = RandomHorizontalFlip(probability=0.2)(images, draws(len(images)))[:, 0, 0, 0].mean()
     assert abs(share - 0.2) < 0.02
 
 
@@ -335,23 +357,24 @@ def test_compose_applies_its_parts_in_order():
     """Flip then crop and crop then flip are different views of an image for the same numbers."""
     images = random_images(8, 3, 9, 9)
     parts = [RandomHorizontalFlip(probability=1.0), RandomCrop(padding=2)]
-    seeds = torch.randint(2**32, (2,), generator=seeded()).tolist()
-    expected = parts[1](images.flip(-1), seeded(seeds[1]))
-    assert torch.equal(Compose(parts)(images, seeded()), expected)
-    assert not torch.equal(Compose(parts[::-1])(images, seeded()), expected)
+    expected = parts[1](images.flip(-1), draws(8).split(2)[1])
+    assert torch.equal(Compose(parts)(images, draws(len(images))), expected)
+    assert not torch.equal(Compose(parts[::-1])(images, draws(len(images))), expected)
 
 
 def test_compose_gives_equal_parts_different_numbers():
     """With one shared seed two flips would always cancel."""
     images = random_images(64, 1, 4, 4)
-    assert not torch.equal(Compose([RandomHorizontalFlip(), RandomHorizontalFlip()])(images, seeded()), images)
+    assert not torch.equal(
+        Compose([RandomHorizontalFlip(), RandomHorizontalFlip()])(images, draws(len(images))), images
+    )
 
 
-def test_compose_takes_any_callable_of_images_and_generator():
+def test_compose_takes_any_callable_of_images_and_draws():
     """A user's own augmentation must not need a base class."""
     images = random_images(2, 3, 4, 4)
-    brighter = Compose([lambda images, generator: images + torch.rand(1, generator=generator)])
-    assert (brighter(images, seeded()) > images).all()
+    brighter = Compose([lambda images, draws: images + draws.uniform(1)[:, :, None, None] + 0.01])
+    assert (brighter(images, draws(len(images))) > images).all()
 
 
 def test_compose_refuses_what_it_cannot_call():
@@ -372,3 +395,17 @@ def test_repr_tells_all_settings():
         "1.3333333333333333)), RandomHorizontalFlip(probability=0.25)])"
     )
     assert repr(eval(repr(pipeline))) == repr(pipeline)
+
+
+def nothing(images, draws):
+    return images
+
+
+def test_an_augmentation_is_known_by_a_name_that_tells_its_settings():
+    """A cache is refused for another augmentation: an address in memory would refuse every run, or none."""
+    assert augmentation_name(None) == "none"
+    assert augmentation_name(nothing) == "nothing"
+    assert augmentation_name(RandomCrop(padding=2)) == "RandomCrop(padding=2)"
+    for unnamed in (object(), lambda images, draws: images, Compose([lambda images, draws: images])):
+        with pytest.raises(ValueError, match="does not tell its settings"):
+            augmentation_name(unnamed)

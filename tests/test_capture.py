@@ -466,6 +466,149 @@ def test_captures_under_inference_mode_are_copies():
         assert torch.equal(captured, capture.run(lambda: reference(images()))[1][point])
 
 
+def test_what_is_captured_under_inference_mode_may_be_learnt_from():
+    """A tensor of inference mode that autograd saves is an error in the student's backward pass."""
+    model = in_place(Plain())
+    points = [CapturePoint("bn2", "output"), CapturePoint("relu1", "input")]
+    with Capture(model, points, signs=points[1:]) as capture, torch.inference_mode():
+        captured = capture.run(lambda: model(images()))[1]
+    for tensor in captured.values():
+        assert not tensor.is_inference()
+        student = torch.ones(tensor.shape, requires_grad=True)
+        (student * tensor).sum().backward()
+        assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_signs_are_those_before_an_operation_in_place(mode):
+    """They need no probe: nothing overwrites them."""
+    point = CapturePoint("bn2", "output")
+    reference = out_of_place(Plain())
+    with Capture(reference, [point]) as capture:
+        expected = capture.run(lambda: reference(images()))[1][point]
+    model = in_place(Plain())
+    with Capture(model, [point], signs=[point]) as capture, mode():
+        signs = capture.run(lambda: model(images()))[1][point]
+    assert signs.dtype == torch.bool and torch.equal(signs, expected > 0)
+    assert 0.05 < signs.float().mean() < 0.95
+
+
+# ---- Passes that are left early ----
+
+
+def test_a_pass_is_left_when_all_is_recorded():
+    """What comes behind the last tensor is time for nothing; what comes before it is not."""
+    model = out_of_place(Plain())
+    points = [CapturePoint("relu1", "input"), CapturePoint("bn1", "output")]
+    called = []
+    for name in ("relu1", "conv2", "head"):
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.append(name))
+    with Capture(model, points) as capture:
+        output, tensors = capture.run(lambda: model(images()), stop=True)
+        assert output is None and called == ["relu1"]
+        assert torch.equal(tensors[points[0]], model.bn1(model.conv1(images())))
+        tensors[points[0]].sum().backward()
+        assert model.conv1.weight.grad.abs().sum() > 0
+        # The next pass is a whole one again.
+        output, _ = capture.run(lambda: model(images()))
+        assert output.shape == (2, 4) and called[-1] == "head"
+    with Capture(model, []) as capture:
+        called.clear()
+        assert capture.run(lambda: model(images()), stop=True) == (None, {}) and called[-1] == "head"
+
+
+def test_a_model_that_catches_exceptions_is_left_all_the_same():
+    """Some models try a fast kernel first, and fall back on any exception: they would run everything twice."""
+
+    class Careful(Plain):
+        def forward(self, pixel_values):
+            try:
+                return super().forward(pixel_values)
+            except Exception:  # noqa: BLE001
+                return super().forward(-pixel_values)
+
+    model = out_of_place(Careful())
+    point = CapturePoint("bn1", "output")
+    with Capture(model, [point]) as capture:
+        assert torch.equal(capture.run(lambda: model(images()), stop=True)[1][point], model.bn1(model.conv1(images())))
+
+
+def test_only_its_own_stop_ends_a_pass():
+    """A student that runs inside a pass of another model must not end that pass."""
+    outer, inner = out_of_place(Plain()), out_of_place(Plain())
+    first, second = Capture(outer, [CapturePoint("bn1", "output")]), Capture(inner, [CapturePoint("bn1", "output")])
+
+    def both():
+        # Armed inside the other's pass, and left by an exception that is not the other's.
+        first._record(CapturePoint("bn1", "output"), images())
+
+    first._stopping = first._armed = True
+    with second, pytest.raises(BaseException, match="all tensors are recorded"):
+        second.run(both, stop=True)
+    assert not second._armed and not second._tensors
+
+
+def test_nothing_outlives_a_pass_that_was_left():
+    """The frames of a stopped pass hold features and hooks on saved tensors until they are gone."""
+    model = out_of_place(Plain())
+    point = CapturePoint("bn1", "output")
+    seen = []
+    model.conv1.register_forward_hook(lambda *call: seen.append(weakref.ref(call[-1])))
+    gc.collect()
+    gc.disable()
+    try:
+        with Capture(model, [point]) as capture, torch.no_grad():
+            tensors = capture.run(lambda: model(images()), stop=True)[1]
+            assert tensors[point] is not None and seen[0]() is None
+            assert not capture._armed and not capture._stopping and not capture._tensors
+    finally:
+        gc.enable()
+
+
+def test_a_pass_under_activation_checkpointing_is_left_with_the_same_gradients():
+    """A checkpoint that is left has to run again in backward up to there, with the dropout of the first time."""
+    point = CapturePoint("vit.layers.1.mlp.activation_fn", "input")
+    gradients = {}
+    for checkpointed in (False, True):
+        model = tiny.vit(hidden_dropout_prob=0.5).train()
+        if checkpointed:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        calls = []
+        model.classifier.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        with Capture(model, [point]) as capture:
+            torch.manual_seed(1)
+            output, tensors = capture.run(lambda model=model: model(pixel_values=images()), stop=True)
+            assert output is None and not calls
+            tensors[point].square().sum().backward()
+        gradients[checkpointed] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert gradients[False]["vit.layers.0.mlp.fc1.weight"].abs().sum() > 0
+    torch.testing.assert_close(gradients[True], gradients[False])
+
+
+def test_offloaded_layers_are_put_away_as_ever():
+    """accelerate loads the weights of a layer before its call and frees them after it; a call that is left does not."""
+    model = out_of_place(Plain())
+    model._hf_hook = object()
+    called = []
+    model.head.register_forward_pre_hook(lambda *_: called.append(1))
+    with Capture(model, [CapturePoint("bn1", "output")]) as capture:
+        output, _ = capture.run(lambda: model(images()), stop=True)
+    assert called and output is None
+
+
+def test_a_traced_pass_is_not_left():
+    """An exception is a graph break; a compiler drops what is not used by itself."""
+    torch._dynamo.reset()
+    model = out_of_place(Plain())
+    point = CapturePoint("bn1", "output")
+    with Capture(model, [point]) as capture:
+        compiled = torch.compile(
+            lambda x: capture.run(lambda: model(x), stop=True)[1][point], backend="aot_eager", fullgraph=True
+        )
+        captured = compiled(images())
+    torch.testing.assert_close(captured, model.bn1(model.conv1(images())))
+
+
 # ---- Boundaries of containers ----
 
 

@@ -434,7 +434,7 @@ def test_a_stream_gives_the_same_rows_as_the_prepared_data(tmp_path, load, proce
     for streamed, mapped in ((stream.train, ready.train), (stream.validation, ready.validation)):
         rows, expected = list(prepare(streamed, transform)), list(prepare(mapped, transform))
         assert [row["labels"] for row in rows] == [row["labels"] for row in expected]
-        assert all(set(row) == {"pixel_values", "labels"} for row in rows)
+        assert all(set(row) == {"pixel_values", "labels", "sample_id"} for row in rows)
         torch.testing.assert_close([row["pixel_values"] for row in rows], [row["pixel_values"] for row in expected])
     assert len(list(stream.train)) == 5
 
@@ -505,13 +505,13 @@ def test_other_columns_are_not_decoded(processor):
     rows = {"image": [picture(1)], "label": [0], "mask": [{"bytes": b"broken", "path": None}]}
     features = Features({"image": Image(), "label": ClassLabel(names=["a"]), "mask": Image()})
     dataset = prepare(Dataset.from_dict(rows, features=features), ImageTransform(processor))
-    assert set(dataset[0]) == {"pixel_values", "labels"}
+    assert set(dataset[0]) == {"pixel_values", "labels", "sample_id"}
 
 
 def test_data_without_labels_has_no_labels_key(processor):
     """Feature distillation on unlabelled images must not invent labels."""
     dataset = prepare(table(3).remove_columns("label"), ImageTransform(processor, label_column=None))
-    assert set(dataset[0]) == {"pixel_values"}
+    assert set(dataset[0]) == {"pixel_values", "sample_id"}
 
 
 def test_the_transform_can_be_pickled(processor):

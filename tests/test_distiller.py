@@ -7,6 +7,7 @@ from hf_abkd.distiller import Distiller
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy, KnowledgeDistillation, boundary_agreement
 from hf_abkd.stages import frozen_parts
 from hf_abkd.teacher import LiveTeacher
+from hf_abkd.term_gradients import gradient_norms
 from hf_abkd.terms import Term
 from hf_abkd.wiring import wire
 
@@ -149,6 +150,114 @@ def test_a_distiller_of_no_terms_still_gives_logits():
     result = Distiller(student, [], {}).attach()(inputs, {}, None, torch.zeros(0))
     assert torch.equal(result["logits"], student(**inputs).logits)
     assert "agreement" not in result and result["terms"].shape == (0,)
+
+
+# ---- Stages that do not train the logits ----
+
+
+def boundaries_only(student=None, layers=tiny.RESNET_LAYERS, teacher=None):
+    """A distiller of boundary terms alone; and its batch."""
+    torch.manual_seed(0)
+    student = tiny.resnet() if student is None else student
+    terms = [Term(ActivationBoundary(), student=a, teacher=b) for a, b in layers]
+    teacher = LiveTeacher(tiny.resnet(8, seed=1) if teacher is None else teacher)
+    inputs, _ = batch()
+    wiring = wire(student, teacher, terms, inputs)
+    teacher.select(wiring.teacher_points(terms), boundaries=wiring.teacher, logits=False)
+    distiller = Distiller(student, terms, wiring.student, wiring.overwritten).attach()
+    return distiller, (inputs, teacher(inputs), None, torch.ones(len(terms)))
+
+
+def calls_of(module):
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("family", ["resnet", "vit"])
+def test_training_without_logits_gives_the_same_gradients_without_the_rest(family):
+    """The layers behind the last boundary cost time in every step, and get no gradient anyway."""
+    build_one = (
+        boundaries_only
+        if family == "resnet"
+        else lambda: boundaries_only(tiny.vit(hidden_dropout_prob=0.0), tiny.VIT_LAYERS, tiny.vit(16, seed=1))
+    )
+    gradients = {}
+    for whole in (False, True):
+        distiller, arguments = build_one()
+        distiller.trains_logits = whole
+        calls = calls_of(distiller.student.classifier)
+        result = distiller.train()(*arguments)
+        assert len(calls) == whole and ("logits" in result) == whole
+        result["loss"].backward()
+        gradients[whole] = {n: p.grad for n, p in distiller.named_parameters() if p.grad is not None}
+        assert result["agreement"].shape == (4, 2)
+    assert len(gradients[True]) > 10 and all(g.abs().sum() >= 0 for g in gradients[True].values())
+    torch.testing.assert_close(gradients[False], gradients[True], rtol=0, atol=0)
+
+
+def test_evaluation_gives_logits_in_every_stage():
+    """Accuracy and agreement are measured in stages that do not train the logits, too."""
+    distiller, arguments = boundaries_only()
+    logits = distiller.eval()(*arguments)["logits"]
+    assert torch.equal(logits, distiller.student(**arguments[0]).logits)
+
+
+def test_a_stage_that_trains_the_logits_runs_the_whole_student():
+    """One term among many is enough."""
+    distiller, *arguments = build()
+    assert distiller.train()(*arguments, WEIGHTS)["logits"].shape == (4, tiny.CLASSES)
+
+
+def test_statistics_behind_the_last_boundary_stay():
+    """They belong to layers that such a stage does not train."""
+    distiller, arguments = boundaries_only(layers=tiny.RESNET_LAYERS[:1])
+    stages = distiller.student.resnet.encoder.stages
+    first, second = tiny.tensors(stages[0]), tiny.tensors(stages[1])
+    distiller.train()(*arguments)
+    assert any("running_mean" in name for name in tiny.differing(first, tiny.tensors(stages[0])))
+    assert not tiny.differing(second, tiny.tensors(stages[1]))
+
+
+def test_training_without_logits_under_autocast_and_checkpointing():
+    """Both work around a pass: one casts inside it, the other runs parts of it again."""
+    gradients = {}
+    for checkpointed in (False, True):
+        student = tiny.vit(hidden_dropout_prob=0.1)
+        if checkpointed:
+            student.activation_checkpointing_enable({"use_reentrant": False})
+        distiller, arguments = boundaries_only(student, tiny.VIT_LAYERS, tiny.vit(16, seed=1))
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = distiller.train()(*arguments)
+        assert "logits" not in result and not torch.is_autocast_enabled("cpu")
+        result["loss"].backward()
+        gradients[checkpointed] = student.vit.layers[0].mlp.fc1.weight.grad
+    assert gradients[True].abs().sum() > 0
+    torch.testing.assert_close(gradients[True], gradients[False])
+
+
+def test_gradient_norms_of_terms_need_no_logits():
+    """They are measured in the first steps of every stage."""
+    distiller, (inputs, targets, labels, _) = boundaries_only()
+    norms = gradient_norms(distiller, inputs, targets, labels)
+    assert norms.shape == (2,) and (norms > 0).all()
+
+
+def test_compiled_training_without_logits_equals_eager():
+    """There the compiler leaves out what is not returned: an exception would break the graph."""
+    torch._dynamo.reset()
+    results = {}
+    for compiled in (False, True):
+        distiller, arguments = boundaries_only()
+        distiller.train()
+        run = torch.compile(distiller, fullgraph=True, backend="aot_eager") if compiled else distiller
+        results[compiled] = run(*arguments)
+        results[compiled]["loss"].backward()
+        gradients = {n: p.grad for n, p in distiller.named_parameters() if p.grad is not None}
+        results[compiled] = {n: t.detach() for n, t in results[compiled].items()}, gradients
+    assert "logits" not in results[True][0] and len(results[True][1]) > 10
+    torch.testing.assert_close(results[True], results[False])
 
 
 @pytest.mark.parametrize("family", ["resnet", "vit", "overwritten"])

@@ -439,7 +439,7 @@ def test_the_settings_are_those_that_were_used(tmp_path):
         Stage(terms=[Term(CrossEntropy(), name="a|b\nc")], arguments={"lr_milestones": [0.5], "lr_gamma": 0.5}),
     ]
     arguments = {"gradient_accumulation_steps": 2, "weight_decay": 0.0625}
-    run = trainer(tmp_path, stages=stages, arguments=arguments, augmentation=lambda images, generator: images)
+    run = trainer(tmp_path, stages=stages, arguments=arguments, augmentation=lambda images, draws: images)
     run.train()
     _, text = card_of(run)
     settings = {name: (row["stage 1"], row["stage 2"]) for name, row in rows(text, "setting").items()}

@@ -71,7 +71,7 @@ def test_evaluation_gives_each_model_what_its_processor_gives(student, teacher):
 def test_the_shared_image_is_that_of_the_processor_with_the_larger_size(student, teacher):
     """The student would train on images that it will never be used on, or the model that reads more get less."""
     batch, both = transform(student, teacher)(BATCH), views(student, teacher)
-    assert set(batch) == {"pixel_values", "labels"}
+    assert set(batch) == {"pixel_values", "labels", "sample_id"}
     assert (batch["pixel_values"].dtype, batch["pixel_values"].shape[-2:]) == (torch.uint8, both.canvas_size)
     canvas = both.canvas(batch["pixel_values"])
     if teacher == "vit":
@@ -134,7 +134,7 @@ def test_a_processor_that_cannot_leave_the_colours_alone_gives_pixels_too(kind):
 def test_one_processor_gives_floats_as_ever():
     """Data sets prepared for one processor are in the student's colours, and nothing undoes that."""
     batch = ImageTransform(PROCESSORS["vit"], shared=False)(BATCH)
-    assert set(batch) == {"pixel_values", "labels"}
+    assert set(batch) == {"pixel_values", "labels", "sample_id"}
     assert torch.equal(batch["pixel_values"], own("vit"))
 
 
@@ -145,7 +145,7 @@ def test_grey_images_are_shared():
         for side in (8, 16)
     )
     images = [photo(10, 12, channels=1)]
-    settings = {"teacher_processor": large, "num_channels": 1, "label_column": None}
+    settings = {"teacher_processor": large, "num_channels": 1, "label_column": None, "sample_ids": False}
     assert ImageTransform(small, **settings)({"image": images})["pixel_values"].shape == (1, 1, 16, 16)
     apart = ImageTransform(small, **settings, shared=False)({"image": images})
     assert [pixels.shape for pixels in apart.values()] == [(1, 1, 8, 8), (1, 1, 16, 16)]
@@ -154,8 +154,8 @@ def test_grey_images_are_shared():
 def test_an_image_of_another_mode_is_converted_once_for_both():
     """Transparent pixels on white for one model and on black for the other are two images."""
     clear = PILImage.new("RGBA", (30, 30), (10, 20, 30, 0))
-    batch = transform("vit", "mobilevit", shared=False, label_column=None)({"image": [clear]})
-    assert all((pixels == 255).all() for pixels in batch.values())
+    batch = transform("vit", "mobilevit", shared=False, label_column=None, sample_ids=False)({"image": [clear]})
+    assert len(batch) == 2 and all((pixels == 255).all() for pixels in batch.values())
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -188,3 +188,22 @@ def test_a_teacher_processor_that_cannot_share_is_refused():
         ImageTransform(grey, teacher_processor=PROCESSORS["vit"], num_channels=1)
     with pytest.raises(ValueError, match=r"the sizes .*do_resize=True"):
         ImageTransform(PROCESSORS["vit"], teacher_processor=ViTImageProcessorPil(do_resize=False))
+
+
+def test_an_id_belongs_to_the_decoded_image():
+    """Augmentations and cached targets find an image by it: in any order, by any processor, and no other image."""
+    images = [photo(10, 12, seed=seed) for seed in range(3)]
+    wide = PILImage.frombytes("RGB", images[0].size[::-1], images[0].tobytes())
+    first = transform("vit", "clip", label_column=None)({"image": [*images, wide]})["sample_id"]
+    assert len(set(first)) == 4 and all(-(2**63) <= number < 2**63 for number in first)
+    again = ImageTransform(PROCESSORS["mobilevit"], label_column=None)({"image": [images[2], images[0].copy()]})
+    assert again["sample_id"] == [first[2], first[0]]
+    assert "sample_id" not in ImageTransform(PROCESSORS["vit"], sample_ids=False)(BATCH)
+
+
+def test_the_canvas_can_be_the_teachers_though_the_student_is_larger():
+    """Cached targets belong to the picture that the teacher saw, which does not depend on the student."""
+    small, large = (ViTImageProcessorPil(size={"height": side, "width": side}) for side in (8, 16))
+    for teacher_canvas, side in ((True, 8), (False, 16)):
+        shared = ImageTransform(large, teacher_processor=small, teacher_canvas=teacher_canvas)
+        assert shared(BATCH)["pixel_values"].shape[-2:] == (side, side)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hf_abkd.capture import CapturePoint
+from hf_abkd.fast_teacher import SpeedUps
 from hf_abkd.objectives import ActivationBoundary, KnowledgeDistillation
 from hf_abkd.teacher import LiveTeacher, fingerprint, is_near_chance, reference
 from hf_abkd.terms import Term
@@ -194,6 +195,159 @@ def test_targets_made_under_inference_mode_can_be_learnt_from():
     logits = torch.zeros(2, tiny.CLASSES, requires_grad=True)
     Term(KnowledgeDistillation())(logits, targets["logits"]).backward()
     assert student.grad.abs().sum() > 0 and logits.grad.abs().sum() > 0
+
+
+# ---- What is returned, and what is left out ----
+
+FIRST, LAST = (CapturePoint(f"resnet.encoder.stages.{stage}.layers.0.activation", "input") for stage in range(2))
+
+
+class Watched(nn.Module):
+    """A teacher that notes the mode it runs in, and which of its parts were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.calls, self.modes = tiny.resnet(), [], []
+        for name in ("resnet.encoder.stages.0", "resnet.encoder.stages.1", "classifier"):
+            self.model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: self.calls.append(name))
+
+    def forward(self, pixel_values):
+        self.modes.append(torch.is_inference_mode_enabled())
+        return self.model(pixel_values)
+
+
+def points_of(*points):
+    return {str(point): CapturePoint(f"model.{point.module}", point.side) for point in points}
+
+
+def test_the_teacher_runs_in_inference_mode_and_its_tensors_leave_it_so():
+    """Inference mode is the cheapest, and a tensor of it that autograd saves is an error in the student's step."""
+    model = Watched()
+    teacher = LiveTeacher(model)
+    teacher.select(points_of(FIRST, LAST), boundaries=[str(FIRST)])
+    targets = teacher(inputs())
+    assert model.modes == [True]
+    for tensor in targets.values():
+        assert not tensor.is_inference() and not tensor.requires_grad
+        student = torch.ones(tensor.shape, requires_grad=True)
+        (student * tensor).sum().backward()
+        torch.where(tensor > 0, student, -student).square().sum().backward()
+        assert student.grad.abs().sum() > 0
+    teacher.probe(inputs())
+    assert model.modes == [True, False, False]
+
+
+def test_boundaries_come_as_sides_and_values_as_they_are():
+    """A boundary needs a byte per unit; anything else taken for a side would be learnt as 0 and 1."""
+    teacher = LiveTeacher(tiny.resnet())
+    teacher.select({"a": FIRST, "b": LAST})
+    plain = teacher(inputs())
+    teacher.select({"a": FIRST, "b": LAST}, boundaries=["b", "not selected"])
+    targets = teacher(inputs())
+    assert torch.equal(targets["a"], plain["a"]) and torch.equal(targets["logits"], plain["logits"])
+    assert targets["b"].dtype == torch.bool and torch.equal(targets["b"], plain["b"] > 0)
+    assert 0 < targets["b"].float().mean() < 1
+    probed = teacher.probe(inputs())
+    assert torch.equal(probed["b"], plain["b"]), "wiring needs responses"
+
+
+def test_one_tensor_may_be_a_boundary_by_one_name_only():
+    """A plain name and a name with a side may mean the same tensor, and two terms want two things of it."""
+    teacher = LiveTeacher(tiny.resnet())
+    teacher.select({"side": LAST, "value": LAST}, boundaries=["side"])
+    targets = teacher(inputs())
+    assert targets["side"].dtype == torch.bool and targets["value"].dtype == torch.float32
+    assert torch.equal(targets["side"], targets["value"] > 0) and (targets["value"] < 0).any()
+
+
+@pytest.mark.parametrize("boundaries", [(), ("feature",)])
+def test_what_is_overwritten_in_place_is_right_without_counts(boundaries):
+    """Inference mode counts no changes: the sides behind an in-place activation would be its output's."""
+    model = Net()
+    expected = model.eval().bn(model.conv(inputs()["pixel_values"])).detach()
+    teacher = LiveTeacher(model)
+    teacher.select({"feature": CapturePoint("bn", "output")}, boundaries=boundaries)
+    feature = teacher(inputs())["feature"]
+    assert (expected < 0).any() and torch.equal(feature, expected > 0 if boundaries else expected)
+
+
+def test_one_copy_is_made_of_a_value_and_none_of_a_boundary(monkeypatch):
+    """A copy of each feature of a large teacher is time and memory for nothing."""
+    copies = []
+    clone = torch.Tensor.clone
+    monkeypatch.setattr(torch.Tensor, "clone", lambda self, *a, **k: copies.append(self.shape) or clone(self, *a, **k))
+    teacher = LiveTeacher(tiny.resnet())
+    teacher.select({"a": FIRST, "b": LAST}, boundaries=["a", "b"])
+    teacher(inputs())
+    assert copies == [(2, tiny.CLASSES)]
+    teacher.select({"a": FIRST, "b": LAST}, boundaries=["a"], logits=False)
+    teacher(inputs())
+    assert len(copies) == 2
+
+
+def test_without_logits_the_teacher_is_left_after_the_last_tensor():
+    """The layers behind the last boundary are time for nothing in a stage that learns boundaries only."""
+    model = Watched()
+    teacher = LiveTeacher(model)
+    teacher.select(points_of(FIRST, LAST))
+    whole = teacher(inputs())
+    model.calls.clear()
+    teacher.select(points_of(LAST, FIRST), logits=False)
+    targets = teacher(inputs())
+    assert model.calls == ["resnet.encoder.stages.0", "resnet.encoder.stages.1"]
+    assert targets.keys() == {str(FIRST), str(LAST)}
+    assert all(torch.equal(targets[name], whole[name]) for name in targets)
+    teacher.select(points_of(FIRST), logits=False)
+    model.calls.clear()
+    assert list(teacher(inputs())) == [str(FIRST)] and model.calls == ["resnet.encoder.stages.0"]
+    # Nothing of it stays.
+    teacher.select(points_of(FIRST))
+    assert torch.equal(teacher(inputs())["logits"], whole["logits"]) and model.calls[-1] == "classifier"
+
+
+def test_a_teacher_of_whom_nothing_is_wanted_is_not_run():
+    """A stage may learn from labels alone."""
+    model = Watched()
+    teacher = LiveTeacher(model)
+    teacher.select({}, logits=False)
+    assert teacher(inputs()) == {} and not model.modes
+
+
+def test_a_module_that_is_called_twice_is_found_where_the_teacher_is_left_early():
+    """Left after the first call, the teacher never makes the second; the probe does."""
+
+    class Twice(Net):
+        def forward(self, images):
+            return super().forward(images) + super().forward(-images)
+
+    teacher = LiveTeacher(Twice())
+    teacher.select({"feature": CapturePoint("bn", "output")}, logits=False)
+    with pytest.raises(RuntimeError, match="'bn' of Twice was called 2 times"):
+        teacher.probe(inputs())
+
+
+def test_an_optimised_teacher_finds_overwritten_tensors_and_returns_sides():
+    """Selections come after it in every stage."""
+    model = Net()
+    teacher = LiveTeacher(model)
+    points = {"feature": CapturePoint("bn", "output")}
+    teacher.select(points)
+    plain = teacher.probe(inputs())
+    assert teacher.optimize(inputs(), points, SpeedUps(True, True)).startswith("1 BatchNorm folded, channels_last")
+    torch.testing.assert_close(teacher(inputs()), plain, atol=1e-5, rtol=0)
+    teacher.select(points, boundaries=points, logits=False)
+    assert torch.equal(teacher(inputs())["feature"], plain["feature"] > 0)
+    teacher._fast.model.train()
+    assert torch.equal(teacher(inputs())["feature"], plain["feature"] > 0) and not teacher._fast.model.training
+
+
+def test_what_was_done_is_logged(caplog):
+    """A run must tell which numbers it was made with."""
+    with caplog.at_level("INFO", "hf_abkd"):
+        teacher = LiveTeacher(Net())
+        teacher.select({})
+        report = teacher.optimize(inputs(), {})
+    assert f"teacher: {report}" in caplog.messages and "1 BatchNorm folded" in report
 
 
 # ---- Which teacher it is ----

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from hf_abkd.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.packing import unpack_signs
+
+# Elements that are handled at a time on a CPU: what is made in between then stays in its cache.
+_PART = 2**18
 
 
 class ActivationBoundary(Objective):
@@ -18,23 +22,33 @@ class ActivationBoundary(Objective):
     A unit of the teacher is on (its response is above 0) or off (0 or below). The student's response should lie
     at least `margin` past the boundary on the same side; what it falls short of that is squared.
 
+    The target is one of three, with the same value and the same gradient: the teacher's responses, floating (before
+    or after its activation: only their signs count); bool, True where its unit is on; or uint8, the signs as
+    `hf_abkd.packing.pack_signs` packs them, of as many units as a sample of the student has.
+
     Paper: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         AAAI 2019, https://huggingface.co/papers/1811.03233
-    Shapes: student, teacher (N, ...), both before the activation; returns ().
+    Shapes: student (N, ...), before the activation; target the same, or (N, ceil(n / 8)) if packed, for n units per
+        sample; returns ().
     Differs from the authors' code: they write two masked terms; one signed hinge has the same value and the same
-        gradient and keeps less in memory. The default reduction is the mean over all elements, which needs no
-        retuning when the architecture changes. The authors sum over elements and average over samples:
-        `reduction="sum"`. The sum is the mean times the number of elements of one sample, so a layer of C
-        channels on an H x W grid needs a weight C*H*W times smaller with "sum" for the same training. Their
-        CIFAR-10 recipe (layer weights 1/4, 1/2, 1, total weight 3/1000, "sum") for a wide ResNet of widen
-        factor k is `weight=12.288 * k` on every layer with "mean".
+        gradient. Of the student and the target nothing is kept for the backward pass, only the signed shortfall, one
+        tensor of the student's shape and type, which times a number is the gradient (`torch.compile` chooses for
+        itself what it keeps); there is no second derivative.
+        The default reduction is the mean over all elements, which needs no retuning when the architecture changes.
+        The authors sum over elements and average over samples: `reduction="sum"`. The sum is the mean times the
+        number of elements of one sample, so a layer of C channels on an H x W grid needs a weight C*H*W times
+        smaller with "sum" for the same training. Their CIFAR-10 recipe (layer weights 1/4, 1/2, 1, total weight
+        3/1000, "sum") for a wide ResNet of widen factor k is `weight=12.288 * k` on every layer with "mean".
 
     Args:
         margin: How far past the boundary counts as safe, in units of the student's response (mu in the paper).
         reduction: "mean" over all elements, or "sum" over the elements of a sample and mean over samples.
 
     Raises:
-        ValueError: If `margin` is not positive and finite or `reduction` is neither of the two.
+        ValueError: If `margin` is not positive and finite or `reduction` is neither of the two; if the target of a
+            batch does not fit the student's responses.
+        TypeError: If the target is none of the three.
+        RuntimeError: If a second derivative is asked for.
     """
 
     boundary: ClassVar[bool] = True
@@ -51,8 +65,14 @@ class ActivationBoundary(Objective):
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the squared shortfall, reduced over elements and averaged over samples, shape ()."""
-        shortfall = (self.margin - torch.where(target > 0, student, -student)).relu().square()
-        return shortfall.mean() if self.reduction == "mean" else shortfall.flatten(1).sum(1).mean()
+        _check(student, target)
+        count = student.numel() if self.reduction == "mean" else len(student)
+        if torch.compiler.is_compiling():
+            # The compiler fuses this and chooses what to keep; it warns of an autograd function.
+            signed = _mirrored(student, _sides(target, student))
+            return (self.margin - signed).relu().square().sum() / count
+        value: Tensor = _SquaredShortfall.apply(student, target, self.margin, count)  # type: ignore[no-untyped-call]
+        return value
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
@@ -65,6 +85,104 @@ def boundary_agreement(student: Tensor, teacher: Tensor) -> Tensor:
     One minus this is the ideal transfer loss of Heo et al. (AAAI 2019), which has no gradient and is only
     reported.
 
-    Shapes: student, teacher (N, ...), both before the activation; returns (N,), float32, in [0, 1].
+    Shapes: student (N, ...), before the activation; teacher one of the three targets of `ActivationBoundary`; returns
+        (N,), float32, in [0, 1].
+
+    Raises:
+        ValueError: If the teacher's signs do not fit the student's responses.
+        TypeError: If the teacher's are none of the three targets.
     """
-    return ((student > 0) == (teacher > 0)).flatten(1).float().mean(1)
+    _check(student, teacher)
+    one = student.new_ones((), dtype=torch.float32)
+    balances = []
+    with torch.no_grad():
+        for own, target in zip(_parts(student), _parts(teacher, student), strict=True):
+            # 1 where both are on the same side, -1 elsewhere: on a CPU a sum of floats is faster than one of bools.
+            same = _mirrored(_mirrored(one.expand_as(own), own), _sides(target, own))
+            balances.append(same.unsqueeze(-1).sum(tuple(range(1, same.ndim + 1))))
+    units = math.prod(student.shape[1:])
+    return (torch.cat(balances) + units).div(2 * units).float()
+
+
+class _SquaredShortfall(torch.autograd.Function):
+    """The sum of the squared shortfalls divided by a count; autograd keeps the signed shortfall, and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, target: Tensor, margin: float, count: int) -> Tensor:
+        # Half the slope of the summed squares: below 0 where the response is too low, above 0 where it is too high.
+        shortfall = torch.empty_like(student)
+        for own, sides, part in zip(_parts(student), _parts(target, student), _parts(shortfall), strict=True):
+            aligned = _sides(sides, own)
+            _mirrored(own, aligned, out=part).sub_(margin).clamp_max_(0)
+            _mirrored(part, aligned, out=part)
+        ctx.save_for_backward(shortfall)
+        ctx.scale = 2 / count if count else math.nan
+        return _sum_of_squares(shortfall) / count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "ActivationBoundary has no second derivative, and create_graph=True asks for one. Leave create_graph "
+                "out, or write the loss with plain operations: "
+                "(margin - torch.where(target > 0, student, -student)).relu().square().mean()"
+            )
+        (shortfall,) = ctx.saved_tensors
+        return shortfall * (gradients[0] * ctx.scale), None, None, None
+
+
+def _check(student: Tensor, target: Tensor) -> None:
+    """Refuse a target that is none of the three, or not one for these responses."""
+    if target.dtype == torch.uint8:
+        fitting: tuple[int, ...] = (len(student), (math.prod(student.shape[1:]) + 7) // 8)
+    elif target.is_floating_point() or target.dtype == torch.bool:
+        fitting = tuple(student.shape)
+    else:
+        raise TypeError(
+            "a boundary is compared with responses (floating), sides (bool) or packed signs (uint8, of pack_signs), "
+            f"and got {target.dtype}"
+        )
+    if tuple(target.shape) != fitting:
+        raise ValueError(
+            f"responses of shape {tuple(student.shape)} are compared with a {target.dtype} target of shape {fitting}, "
+            f"and got {tuple(target.shape)}"
+        )
+
+
+def _parts(tensor: Tensor, student: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return views of a few samples each, as many as for the student's tensor, which is this one by default."""
+    samples, units = len(tensor), math.prod((tensor if student is None else student).shape[1:])
+    if tensor.is_cpu and not torch.compiler.is_compiling():
+        samples = min(samples, _PART // max(units, 1))
+    return torch.split(tensor, max(samples, 1))
+
+
+def _sides(target: Tensor, student: Tensor) -> Tensor:
+    """Return the target as a tensor that is above 0 where the teacher's unit is on, in the student's memory format."""
+    sides = unpack_signs(target, student.shape[1:]) if target.dtype == torch.uint8 else target
+    mixes_types = student.is_cuda or torch.compiler.is_compiling()
+    if sides.stride() == student.stride() and (mixes_types or sides.dtype == student.dtype):
+        return sides
+    # Made once here, it is not made for each of the operations that read it. Wide enough to keep every sign.
+    return torch.empty_like(student, dtype=torch.promote_types(student.dtype, sides.dtype)).copy_(sides)
+
+
+def _mirrored(values: Tensor, sides: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the values with the other sign where a side is not above 0; `out` may be `values`."""
+    # This derivative of the leaky ReLU is the one operation that does so in one pass and without a mask in memory.
+    mirrored: Tensor
+    if out is None:
+        mirrored = torch.ops.aten.leaky_relu_backward(values, sides, -1.0, False)
+    else:
+        mirrored = torch.ops.aten.leaky_relu_backward.grad_input(values, sides, -1.0, False, grad_input=out)
+    return mirrored
+
+
+def _sum_of_squares(dense: Tensor) -> Tensor:
+    """Return the sum over all elements of a tensor without gaps in memory, shape ()."""
+    if not dense.is_cpu:
+        norm: Tensor = torch.linalg.vector_norm(dense)
+        return norm.square()
+    # One pass without a temporary; over all elements at once, float32 would lose a part in 10,000 at 100 million.
+    parts = torch.split(dense.as_strided((dense.numel(),), (1,)), _PART)
+    return torch.stack([torch.dot(part, part) for part in parts]).sum()

@@ -246,9 +246,9 @@ def test_each_model_gets_its_own_size_and_colours_of_one_view(tmp_path, larger, 
     data = pictures()
     flips = []
 
-    def augmentation(images, generator):
+    def augmentation(images, draws):
         flips.append(images.clone())
-        return RandomHorizontalFlip()(images, generator)
+        return RandomHorizontalFlip()(images, draws)
 
     trainer = trainer_of(
         tmp_path,
@@ -266,6 +266,8 @@ def test_each_model_gets_its_own_size_and_colours_of_one_view(tmp_path, larger, 
         eval_strategy="epoch",
         eval_agreement=True,
         evaluate_teacher=True,
+        teacher_fold_batch_norm=False,  # a copy would see the images
+        teacher_channels_last=False,
     )
     seen = []
     student.register_forward_pre_hook(lambda _, __, named: seen.append(named["pixel_values"].clone()), with_kwargs=True)
@@ -324,6 +326,8 @@ def test_images_of_the_students_processor_serve_a_teacher_of_other_colours(tmp_p
         extra={"processing_class": ours, "teacher_processor": theirs},
         term_gradient_steps=0,
         max_steps=1,
+        teacher_fold_batch_norm=False,
+        teacher_channels_last=False,
     )
     trainer.train()
     expected = theirs([image.convert("RGB") for image in data["image"]], return_tensors="pt")["pixel_values"]

@@ -24,7 +24,7 @@ class Spoil(TrainerCallback):
             with torch.no_grad():
                 for tensor in model.state_dict().values():
                     if tensor.is_floating_point():
-                        tensor += torch.rand(tensor.shape, generator=generator)
+                        tensor += 3 * torch.rand(tensor.shape, generator=generator)
 
     def on_save(self, args, state, control, model, **_):
         self.seen[state.global_step] = tensors(model)

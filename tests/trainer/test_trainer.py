@@ -545,9 +545,9 @@ def test_a_second_call_of_train_starts_clean(tmp_path):
     student, teacher = resnet(4), resnet(6, seed=1)
     seen = []
 
-    def augmentation(pixels, generator):
-        seen.append(generator.initial_seed())
-        return pixels + torch.randn(pixels.shape, generator=generator)
+    def augmentation(pixels, draws):
+        seen.append(draws.keys.tolist())
+        return pixels + draws.uniform(1)[:, :, None, None].float()
 
     # One step: the counter of views of the first call ends where the second begins.
     settings = {"max_steps": 1, "evaluate_teacher": True}
@@ -1082,3 +1082,26 @@ def test_a_search_over_several_stages_is_refused(tmp_path):
     with pytest.raises(NotImplementedError, match="with one stage"):
         trainer.train(trial={"learning_rate": 1.0})
     assert trainer.state.global_step == 0
+
+
+def test_the_memory_format_of_the_student_changes_speed_alone(tmp_path):
+    """Channels that lie together in a saved file, or in what is given back, would be another layout for every user."""
+    losses_of, students = {}, {}
+    for wanted in (False, True, None):
+        student = students[wanted] = resnet(4)
+        formats = []
+        student.register_forward_pre_hook(
+            lambda _, __, named, seen=formats: seen.append(
+                named["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+            ),
+            with_kwargs=True,
+        )
+        trainer = make(tmp_path / f"{wanted}", student, resnet(6, seed=1), two_stages(), student_channels_last=wanted)
+        trainer.train()
+        assert any(formats) == (wanted is not False)
+        losses_of[wanted] = losses(trainer)
+        assert all(parameter.is_contiguous() for parameter in student.parameters())
+        trainer.save_model()
+        loaded = type(student).from_pretrained(tmp_path / f"{wanted}")
+        assert differing(tensors(loaded), tensors(student)) == []
+    assert losses_of[True] == losses_of[None] == pytest.approx(losses_of[False], rel=1e-4)
