@@ -86,7 +86,12 @@ def pictures(count):
 def writing(folder, args):
     """Time the teacher alone and the writing of a cache, in turns."""
     set_seed(0)
-    teacher = cifar_resnet(56)().eval()
+    teacher = cifar_resnet(56)().train()
+    with torch.no_grad():
+        # Until its BatchNorm has seen images, responses vanish, and numbers next to 0 are slow to compute with.
+        for _ in range(20):
+            teacher(pixel_values=torch.randn(BATCH, 3, 32, 32))
+    teacher.eval()
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     images = pictures(args.images)
     batches = torch.randn(args.images, 3, 32, 32).split(BATCH)

@@ -1,9 +1,11 @@
 """Distil Hugging Face vision models by activation boundaries, with ``transformers.Trainer``."""
 
 from hf_abkd.args import DistillationArguments
+from hf_abkd.caching import Recipe, write_cache
 from hf_abkd.methods import activation_boundary, knowledge_distillation
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
 from hf_abkd.stages import Stage
+from hf_abkd.teacher_cache import TeacherCache
 from hf_abkd.terms import Term
 from hf_abkd.trainer import DistillationTrainer
 from hf_abkd.version import __version__
@@ -16,9 +18,12 @@ __all__ = [
     "DistillationTrainer",
     "KnowledgeDistillation",
     "Objective",
+    "Recipe",
     "Stage",
+    "TeacherCache",
     "Term",
     "__version__",
     "activation_boundary",
     "knowledge_distillation",
+    "write_cache",
 ]

@@ -17,7 +17,8 @@ class Objective(nn.Module):
     Attributes:
         target: What it is compared with: a tensor of the teacher, or the class labels of the batch.
         boundary: Whether both tensors are responses *before* an activation, so that a module named without a
-            side means the input of its activation.
+            side means the input of its activation, and only the sign of the target counts: it may come as a bool
+            tensor, True above 0, or as packed bits (uint8, see `hf_abkd.packing`).
         per_sample: Whether the value of a batch is the mean of the values of its samples. Gradient accumulation
             and several processes leave such an objective unchanged.
         citation: BibTeX entry of its paper, for model cards.

@@ -1104,4 +1104,4 @@ def test_the_memory_format_of_the_student_changes_speed_alone(tmp_path):
         trainer.save_model()
         loaded = type(student).from_pretrained(tmp_path / f"{wanted}")
         assert differing(tensors(loaded), tensors(student)) == []
-    assert losses_of[True] == losses_of[None] == pytest.approx(losses_of[False], rel=1e-4)
+    assert losses_of[True] == losses_of[None] == pytest.approx(losses_of[False], rel=1e-3)
