@@ -2,7 +2,7 @@
 
     python benchmarks/step_time.py --json step_time.json
 
-takes about 10 minutes on 2 CPU cores, and runs the cases of a GPU too where there is one. A step is everything that a
+takes about 8 minutes on 2 CPU cores, and runs the cases of a GPU too where there is one. A step is everything that a
 user waits for: the next batch (from memory, nothing is decoded), both forward passes, the loss, the backward pass, the
 optimiser, and the bookkeeping of the trainer. The variants take turns, one step each, so that what else the machine
 does falls on all of them; told are the median, the quartiles, and the median of the ratios within each turn.

@@ -6,6 +6,7 @@ import copy
 import itertools
 import logging
 import types
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 # networks by 1e-4, and on an accelerator its convolutions may round to the 10 bits of float16.
 _TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.5}
 _ACCELERATOR_TOLERANCE = 0.05
+# How far 8-bit answers may be from the teacher's on average (root mean square), likewise as a share of the spread.
+_QUANTIZED_TOLERANCE = 0.25
 _FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, KeyError, copy.Error)
 
 Run = Callable[[nn.Module, bool], Tensor]
@@ -37,11 +40,13 @@ class SpeedUps:
         channels_last: Keep images and the weights of convolutions with their channels together. None does so where it
             was measured to be faster: on a CPU, for networks of depthwise and narrow convolutions.
         compile: Compile the teacher. It takes a minute or two per stage, and needs a C++ compiler on a CPU.
+        quantize: Compute its linear layers in 8-bit integers, on a CPU. Its answers change by some per cent.
     """
 
     fold_batch_norm: bool | None = None
     channels_last: bool | None = None
     compile: bool = False
+    quantize: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,19 @@ def prepare(
         current, deviation = changed, found.largest
         done.append(what)
     suffix = f"; largest deviation {deviation:.1g} of the spread" if done else ""
+    if speed_ups.quantize:
+        # Asked for by name, so what stands in its way is an error, and not a reason to go on without.
+        quantized = FastModel(_quantized(current.model), current.channels_last, "")
+        plain = plain or _tensors(FastModel(model, False, ""), run, points, overwritten)
+        average = _average_deviation(plain, _tensors(quantized, run, points, overwritten))
+        if not average <= _QUANTIZED_TOLERANCE:
+            raise ValueError(
+                f"in 8 bits the teacher {type(model).__name__} says something else: its tensors differ by "
+                f"{average:.2g} of their spread on average, and {_QUANTIZED_TOLERANCE} is allowed. Set "
+                "teacher_quantize=False."
+            )
+        current = quantized
+        done.append(f"linear layers in 8 bits ({average:.1g} of the spread off on average)")
     if speed_ups.compile:
         done.append("compiled")
     return FastModel(current.model, current.channels_last, (", ".join(done) or "as it is") + suffix)
@@ -268,6 +286,45 @@ def _channels_last(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Conv2d) and weight is not None:
             module.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
     return fast
+
+
+def _quantized(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose linear layers compute in 8-bit integers.
+
+    Raises:
+        ValueError: If it is not on a CPU, has no linear layers, or this version of torch cannot do it.
+    """
+    linear = [module for module in model.modules() if type(module) is nn.Linear]
+    if not linear or any(
+        module.weight.device.type != "cpu" or module.weight.dtype != torch.float32 for module in linear
+    ):
+        raise ValueError(
+            "teacher_quantize is for linear layers in float32 on a CPU, and the teacher "
+            f"{type(model).__name__} has none there; set it to False"
+        )
+    if blocked := _hooked(model):
+        raise ValueError(f"teacher_quantize needs a copy of the teacher, and {blocked!r} of it has hooks")
+    # torch has announced that this goes to torchao, a package of its own, without a version that does so.
+    quantize = getattr(getattr(torch.ao, "quantization", None), "quantize_dynamic", None)
+    if quantize is None:
+        raise ValueError(
+            f"torch {torch.__version__} cannot quantise linear layers any more; set teacher_quantize=False"
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*deprecated", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*deprecated", category=FutureWarning)
+        fast: nn.Module = quantize(_sharing_copy(model), {nn.Linear}, dtype=torch.qint8, inplace=True)
+    return fast
+
+
+def _average_deviation(plain: Sequence[Tensor], fast: Sequence[Tensor]) -> float:
+    """Return the largest of the root mean square differences of tensors, each as a share of its spread."""
+    shares = []
+    for one, other in zip(plain, fast, strict=True):
+        spread = one.float().std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+        shares.append((one.float() - other.float()).square().mean().sqrt() / spread)
+    return torch.stack(shares).max().item()
 
 
 # ---- Copies, and whether they are right ----

@@ -268,7 +268,12 @@ class DistillationTrainer(StagedTrainer):
                 )
                 if self.teacher is not None and needed is self.teacher:
                     own = self.args
-                    speed_ups = SpeedUps(own.teacher_fold_batch_norm, own.teacher_channels_last, own.teacher_compile)
+                    speed_ups = SpeedUps(
+                        own.teacher_fold_batch_norm,
+                        own.teacher_channels_last,
+                        own.teacher_compile,
+                        own.teacher_quantize,
+                    )
                     self.teacher.optimize(batch.teacher(), self._wiring.teacher, speed_ups)
             self._tell_labels(self._wiring.labels)
             if needed is not None:

@@ -275,6 +275,14 @@ def test_images_that_are_prepared_otherwise_are_refused(cache, transform):
         collate(cache, ["logits"])(batch_of(cache, transform=transform(cache)))
 
 
+def test_one_image_that_is_prepared_otherwise_is_enough(cache):
+    """A crop of the training script's own may leave most images as they were."""
+    batch = batch_of(cache)
+    batch[1] = {**batch[1], "pixel_values": batch[1]["pixel_values"].flip(-1)}
+    with pytest.raises(ValueError, match="1 of 3 images are prepared otherwise"):
+        collate(cache, ["logits"])(batch)
+
+
 @pytest.mark.parametrize("settings", [{}, {"sample_ids": False}])
 def test_rows_without_pixels_or_ids_are_refused(cache, settings):
     """Their targets cannot be found, or not be checked."""
