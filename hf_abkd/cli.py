@@ -229,7 +229,8 @@ def store(words: Sequence[str]) -> int:
 
 def _described(cache: TeacherCache) -> Iterator[str]:
     table = cache.table
-    yield f"{table.folder}: {table.samples:,} images, {table.views} views each, {table.nbytes / 1e6:,.1f} MB"
+    views = "1 view" if table.views == 1 else f"{table.views} views"
+    yield f"{table.folder}: {table.samples:,} images, {views} each, {table.nbytes / 1e6:,.1f} MB"
     for column in table.columns.values():
         shape = "x".join(map(str, column.shape))
         yield f"  {column.name}: {column.kind} {shape}, {column.row_bytes:,} bytes for each view"

@@ -37,7 +37,8 @@ MANIFEST_NAME = "hf_abkd_cache.json"
 INDEX_NAME = "index.npy"
 CARD_NAME = "README.md"
 FORMAT = 1
-SHARD_BYTES = 256 * 2**20
+SHARD_BYTES = (4 * 2**20, 256 * 2**20)
+_SHARES = 16
 # Of one record batch, which is what a writer holds in memory and a streaming reader loads at once.
 _BATCH_BYTES = 16 * 2**20
 _INFINITY = 0x7C00  # the exponent of a float16 that is infinite or not a number
@@ -128,7 +129,8 @@ class TableWriter:
         columns: The teacher's targets.
         samples: How many samples the table will have.
         views: How many views of each.
-        shard_bytes: About how large a shard is. One that was begun before keeps the size it was begun with.
+        shard_bytes: About how large a shard is: what is lost at most when a writer is killed, and what processes share
+            out. By default a sixteenth of the table, from 4 to 256 MiB. A table that was begun before keeps the size.
 
     Raises:
         FileExistsError: If the folder is a finished table, or one of these folders holds something else.
@@ -145,13 +147,16 @@ class TableWriter:
         columns: Sequence[Column],
         samples: int,
         views: int,
-        shard_bytes: int = SHARD_BYTES,
+        shard_bytes: int | None = None,
     ) -> None:
         self.folder = Path(folder).resolve()
-        if min(samples, views, shard_bytes) < 1:
+        if min(samples, views, 1 if shard_bytes is None else shard_bytes) < 1:
             raise ValueError(f"samples, views and shard_bytes must be positive, got {samples}, {views}, {shard_bytes}")
         self._check_free()
         self._sample_bytes = views * sum(field.row_bytes for field in _table_fields(columns))
+        if shard_bytes is None:
+            least, most = SHARD_BYTES
+            shard_bytes = min(most, max(least, samples * self._sample_bytes // _SHARES))
         self._work = _incomplete(self.folder)
         self._manifest = self._begin(
             {

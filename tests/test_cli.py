@@ -312,3 +312,18 @@ def test_a_mistake_in_what_is_stored_is_one_line(workspace, capsys, words, messa
     shown = capsys.readouterr().err
     assert end.value.code == 2 and message in shown and "Traceback" not in shown
     assert sorted(path.name for path in workspace.iterdir()) == before
+
+
+def test_the_doctor_examines_a_run_from_a_cache(workspace, capsys):
+    """What is examined before a run of days must be what will run, without the teacher too."""
+    assert cli.main([*CACHE, "--output_dir", "stored", "--verify", "0"]) == 0
+    capsys.readouterr()
+    words = ["--teacher_name_or_path", "stored", "--student_name_or_path", "student", "--train_files", "rows.parquet"]
+    words += ["--validation_files", "rows.parquet", "--output_dir", "run", "--use_cpu", "--report_to", "none"]
+    status = cli.main(["doctor", *words])
+    shown = capsys.readouterr().out
+    assert "learns from what ResNetForImageClassification said, in " in shown
+    assert status == 0 and "0 errors" in shown
+    assert "gradients: stage 'initialization': finite and not zero" in shown
+    assert cli.main(["doctor", *words, "--flip"]) == 1
+    assert "the augmentation of the cached teacher is none" in capsys.readouterr().out

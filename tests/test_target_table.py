@@ -885,3 +885,12 @@ def test_users_push_the_rows_as_any_data_set(exchange):
         expected["layer1.0"][29].tobytes().hex(),
         30,
     ]
+
+
+@pytest.mark.parametrize(("samples", "shards"), [(100, 1), (5_000, 5), (40_000, 16)])
+def test_a_table_of_some_size_is_written_in_parts(tmp_path, samples, shards):
+    """In one part, a kill at the end would lose all of it, and a second process would have nothing to do."""
+    writer = TableWriter(
+        tmp_path / "t", identity={}, columns=[Column("a", "bits", (8 * 4000,))], samples=samples, views=1
+    )
+    assert len(writer.shards) == shards
