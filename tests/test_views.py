@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from hf_abkd.augment import Compose, RandomCrop, RandomHorizontalFlip
+from hf_abkd.draws import Draws
 from hf_abkd.views import ColourMap, View, Views, same_preprocessing
 
 BICUBIC, BILINEAR, NEAREST, LANCZOS = 3, 2, 0, 1
@@ -266,7 +267,7 @@ def test_an_augmentation_is_the_same_in_both_views():
     both = views(vit(), bgr())
 
     def augmented(images):
-        return augmentation(images, torch.Generator().manual_seed(3))
+        return augmentation(images, Draws.of_batch(len(images), 3))
 
     seen = both.teacher(augmented(both.canvas(pixels)))
     torch.testing.assert_close(seen, augmented(both.teacher_only(pixels)), atol=1e-5, rtol=0)
