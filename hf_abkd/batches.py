@@ -22,10 +22,12 @@ class Batch:
 
     Args:
         student: Keyword arguments of the student, without labels.
-        labels: The labels, (N,), or None.
+        labels: The labels, (N,), or None; -100 in rows that have none.
         teacher: Makes the keyword arguments of the teacher; costs something only if it is called.
         canvas_size: Height and width of the images that both are made of.
         cached: What a cached teacher says of the images; None if there is none.
+        rows: Groups of rows by name, for a batch that is made of several kinds of images: a term may compare those of
+            one group only. A group may be empty.
     """
 
     student: dict[str, Any]
@@ -33,6 +35,7 @@ class Batch:
     teacher: Callable[[], dict[str, Any]]
     canvas_size: tuple[int, int]
     cached: Mapping[str, Any] | None = None
+    rows: Mapping[str, slice] | None = None
 
 
 def read_batch(

@@ -73,7 +73,12 @@ class Distiller(nn.Module):
         return self
 
     def forward(
-        self, inputs: Mapping[str, Any], targets: Mapping[str, Tensor], labels: Tensor | None, weights: Tensor
+        self,
+        inputs: Mapping[str, Any],
+        targets: Mapping[str, Tensor],
+        labels: Tensor | None,
+        weights: Tensor,
+        rows: Mapping[str, slice] | None = None,
     ) -> dict[str, Tensor]:
         """Run the student and every term.
 
@@ -82,29 +87,39 @@ class Distiller(nn.Module):
             targets: The teacher's tensors by the names that the terms use.
             labels: The labels of the batch, (N,), or None.
             weights: The weights of the terms, (T,).
+            rows: The groups of rows that terms may name (see `hf_abkd.batches.Batch`). None, for a batch of one kind,
+                compares all rows; in training a term that names a group is then refused.
 
         Returns:
             `loss` (), the weighted sum; `logits` (N, K), in training only if a term needs them; `terms` (T,), the
             values without weights, detached; `agreement` (N, B), per sample the boundary agreement of each of the B
-            boundary terms, detached.
+            boundary terms, detached; with `rows` the means (1, B), as terms then compare rows of different numbers.
         """
-        logits, values, agreements = self.run(inputs, targets, labels)
+        logits, values, agreements = self.run(inputs, targets, labels, rows)
         stacked = torch.stack(values) if values else weights.new_zeros(0)
         result = {"loss": (weights * stacked).sum(), "terms": stacked.detach()}
         if logits is not None:
             result["logits"] = logits
         if agreements:
-            result["agreement"] = torch.stack(agreements, dim=1)
+            own = agreements if rows is None else [agreement.mean(0, keepdim=True) for agreement in agreements]
+            result["agreement"] = torch.stack(own, dim=1)
         return result
 
     def run(
-        self, inputs: Mapping[str, Any], targets: Mapping[str, Tensor], labels: Tensor | None
+        self,
+        inputs: Mapping[str, Any],
+        targets: Mapping[str, Tensor],
+        labels: Tensor | None,
+        rows: Mapping[str, slice] | None = None,
     ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
         """Run the student and every term, and keep the terms apart; the arguments are those of `forward`.
 
         Returns:
             The logits (N, K), or None in training if no term needs them; per term its value (), without its weight,
-            with its graph; per boundary term its agreement (N,), detached.
+            with its graph; per boundary term its agreement (R,) on the R rows that it compares, detached.
+
+        Raises:
+            ValueError: If a term needs labels and there are none, or names rows that the batch does not have.
         """
         without = self.training and not self.trains_logits
         output, captured = self.capture.run(lambda: self.student(**inputs), stop=without)
@@ -115,15 +130,49 @@ class Distiller(nn.Module):
         values: list[Tensor] = []
         agreements: list[Tensor] = []
         for term in self.terms:
-            student = term.adapt(tensors[term.student])
+            own = self._rows_of(term, rows, len(next(iter(inputs.values()))))
+            # Without a row there is nothing to compare, and yet every process has to reach the same parameters.
+            empty = own is not None and own.start == own.stop
+            chosen = slice(None) if own is None or empty else own
+            student = term.adapt(tensors[term.student][chosen])
             if term.teacher is not None:
-                target = term.view(targets[term.teacher])
+                target = term.view(targets[term.teacher][chosen])
             elif labels is not None:
-                target = labels
+                target = labels[chosen]
             else:
                 raise ValueError(f"term {term.name!r} needs labels, and the batch has none")
-            values.append(term(student, target))
+            values.append(0 * student.sum() if empty else term(student, target))
             if term.objective.boundary:
                 with torch.no_grad():
                     agreements.append(boundary_agreement(student, target))
         return logits, values, agreements
+
+    def _rows_of(self, term: Term, rows: Mapping[str, slice] | None, count: int) -> slice | None:
+        """Return the rows that a term compares; None for all of them."""
+        if term.rows is None or (rows is None and not self.training):
+            return None
+        groups = rows or {}
+        check_rows([term], groups)
+        own = groups[term.rows]
+        if not 0 <= own.start <= own.stop <= count:
+            raise ValueError(f"the rows {term.rows!r} are {own}, and the batch has {count}")
+        return own
+
+
+def check_rows(terms: Iterable[Term], groups: Iterable[str]) -> None:
+    """Check that batches have the rows that terms compare.
+
+    Args:
+        terms: The terms.
+        groups: The names of the groups of rows that a batch has.
+
+    Raises:
+        ValueError: If a term names another group.
+    """
+    known = sorted(groups)
+    for term in terms:
+        if term.rows is not None and term.rows not in known:
+            raise ValueError(
+                f"term {term.name!r} compares the rows {term.rows!r} of a batch, and batches have "
+                f"{f'the groups {known}' if known else 'no groups of rows'}"
+            )

@@ -197,7 +197,7 @@ class Subject:
     def loss(self, distiller: Distiller, stage: Stage, batch: Batch) -> Tensor:
         """Return the loss of a batch, (), inside `stage`, in float32."""
         weights = torch.tensor(weights_of(stage)).to(self.trainer.args.device)
-        loss: Tensor = distiller(batch.student, self.targets(stage, batch), batch.labels, weights)["loss"]
+        loss: Tensor = distiller(batch.student, self.targets(stage, batch), batch.labels, weights, batch.rows)["loss"]
         return loss
 
     def label(self, stage: Stage) -> str:
@@ -413,7 +413,8 @@ def check_terms(subject: Subject) -> Iterator[Finding]:
             continue
         batch, where = subject.batches[0], subject.label(stage)
         with subject.stage(stage) as distiller:
-            norms = gradient_norms(distiller, batch.student, subject.targets(stage, batch), batch.labels).tolist()
+            targets = subject.targets(stage, batch)
+            norms = gradient_norms(distiller, batch.student, targets, batch.labels, rows=batch.rows).tolist()
         names, weights = [term.name for term in terms], weights_of(stage)
         if dominant := dominating(names, norms, weights):
             level: Level = "note" if subject.trainer.args.balance_terms else "warning"
@@ -488,7 +489,7 @@ def _activations(subject: Subject, distiller: Distiller, stage: Stage) -> float:
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), subject.trainer.accelerator.autocast():
-        output = distiller(batch.student, targets, batch.labels, weights)
+        output = distiller(batch.student, targets, batch.labels, weights, batch.rows)
     peak = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
     del output
     return float(max(sum(kept.values()), peak))
@@ -560,10 +561,10 @@ def check_precision(subject: Subject) -> Iterator[Finding]:
         with subject.stage(stage) as distiller, evaluating(distiller), torch.no_grad():
             exact = _exact_targets(subject, stage, batch)
             weights = torch.tensor(weights_of(stage)).to(trainer.args.device)
-            full = distiller(batch.student, exact, batch.labels, weights)["loss"].item()
+            full = distiller(batch.student, exact, batch.labels, weights, batch.rows)["loss"].item()
             with trainer.accelerator.autocast():
                 said = subject.targets(stage, batch)
-                low = distiller(batch.student, said, batch.labels, weights)["loss"].item()
+                low = distiller(batch.student, said, batch.labels, weights, batch.rows)["loss"].item()
         label = f"{subject.label(stage)}: the loss is {low:.4g} in {half} and {full:.4g} in float32"
         if not math.isfinite(low):
             yield Finding("error", "precision", label, remedy)

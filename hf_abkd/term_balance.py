@@ -88,7 +88,7 @@ class TermBalance:
             device = next(distiller.parameters()).device
             scale = scaler.get_scale() * torch.tensor([weight or 1.0 for weight in weights], device=device)
         with accelerator.autocast():
-            norms = gradient_norms(distiller, batch.student, targets, batch.labels, scale)
+            norms = gradient_norms(distiller, batch.student, targets, batch.labels, scale, batch.rows)
         # Equal in all processes from here on: so are weights and checkpoints.
         norms = accelerator.reduce(norms, "mean")
         if scaler is not None and not torch.isfinite(norms).all():

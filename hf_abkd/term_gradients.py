@@ -21,6 +21,7 @@ def gradient_norms(
     targets: Mapping[str, Tensor],
     labels: Tensor | None,
     scale: Tensor | None = None,
+    rows: Mapping[str, slice] | None = None,
 ) -> Tensor:
     """Return the norm of the gradient of every term, without its weight, on the student's trainable parameters.
 
@@ -36,6 +37,7 @@ def gradient_norms(
         scale: What each term is multiplied by for its backward pass, (T,), positive; it is divided out again. In
             float16 small gradients would be rounded to 0 without the factor that training applies to them: the loss
             scale times the weight.
+        rows: The groups of rows that terms may name.
 
     Returns:
         The norms, (T,), float32, on the device of the student; 0 for a term that does not reach it, and not finite
@@ -44,7 +46,7 @@ def gradient_norms(
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
     with leaving_no_trace(distiller), torch.enable_grad():
         distiller.train()
-        _, values, _ = distiller.run(inputs, targets, labels)
+        _, values, _ = distiller.run(inputs, targets, labels, rows)
         norms = []
         for index, value in enumerate(values):
             gradients: Sequence[Tensor | None] = []

@@ -39,6 +39,8 @@ class Term(nn.Module):
         name: What it is called in logs and cards; by default the objective's, with the student's module.
         student_layout: How the student's tensor lies, if that cannot be found out by running the model.
         teacher_layout: Likewise the teacher's.
+        rows: Which rows of a training batch are compared, where a batch is made of several kinds (see
+            `hf_abkd.batches.Batch`). None compares all of them.
 
     Raises:
         TypeError: If the objective is none, or the weight is neither a number nor a schedule.
@@ -56,6 +58,7 @@ class Term(nn.Module):
         name: str | None = None,
         student_layout: Layout | None = None,
         teacher_layout: Layout | None = None,
+        rows: str | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(objective, Objective):
@@ -84,7 +87,8 @@ class Term(nn.Module):
         self.student = student
         self.teacher = teacher
         self.weight = weight
-        self.name = name or _default_name(objective, student)
+        self.rows = rows
+        self.name = name or _default_name(objective, student) + (f"@{rows}" if rows else "")
         # What the agreement of a boundary term is logged as: the layer, unless the user gave the term a name.
         self.layer = name or student
         self.connector_kind: Kind | None = connector if isinstance(connector, str) else None
@@ -214,6 +218,7 @@ class Term(nn.Module):
             "teacher": self.teacher or "labels",
             "weight": repr(self.weight),
             "connector": str(self.connector_kind) if self.connector is None else type(self.connector).__name__,
+            **({} if self.rows is None else {"rows": self.rows}),
         }
 
 

@@ -24,7 +24,7 @@ from hf_abkd.args import DistillationArguments
 from hf_abkd.augment import Augmentation
 from hf_abkd.batches import Batch, read_batch
 from hf_abkd.capture import refuse_compiled
-from hf_abkd.distiller import Distiller
+from hf_abkd.distiller import Distiller, check_rows
 from hf_abkd.draws import Draws
 from hf_abkd.fast_teacher import SpeedUps, gains_from_channels_last
 from hf_abkd.images import SAMPLE_IDS, TEACHER_IMAGES
@@ -376,6 +376,7 @@ class DistillationTrainer(StagedTrainer):
         """Build the module of a stage, with everything frozen that it does not train."""
         refuse_reentrant(self.model)
         wiring = self._wire()
+        check_rows(stage.each_term(), self._sample_batch().rows or ())
         frozen, names = frozen_parts(self.model, stage.freeze)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in names)
@@ -385,7 +386,7 @@ class DistillationTrainer(StagedTrainer):
         # DDP waits for every trainable parameter in each step, and an optimiser would decay those that get no
         # gradient. What no term reaches is therefore frozen before anything is wrapped.
         try:
-            left_out = unreached(distiller, batch.student, self._targets(stage, batch), batch.labels)
+            left_out = unreached(distiller, batch.student, self._targets(stage, batch), batch.labels, batch.rows)
         except BaseException:
             distiller.detach()
             raise
@@ -474,7 +475,7 @@ class DistillationTrainer(StagedTrainer):
         # Made on the CPU: a copy that waits for the device would hold up every step.
         weights = torch.tensor([term.weight_at(progress) for term in terms])
         weights = weights.to(self.args.device, non_blocking=True)
-        outputs: dict[str, Tensor] = model(batch.student, targets, batch.labels, weights)
+        outputs: dict[str, Tensor] = model(batch.student, targets, batch.labels, weights, batch.rows)
         self._meter.add(outputs["terms"], outputs.get("agreement"), 1 / self.current_gradient_accumulation_steps)
         return outputs
 

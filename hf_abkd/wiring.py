@@ -317,17 +317,21 @@ def _connected(terms: Sequence[Term]) -> bool:
 
 
 def unreached(
-    distiller: Distiller, inputs: Mapping[str, Any], targets: Mapping[str, Tensor], labels: Tensor | None
+    distiller: Distiller,
+    inputs: Mapping[str, Any],
+    targets: Mapping[str, Tensor],
+    labels: Tensor | None,
+    rows: Mapping[str, slice] | None = None,
 ) -> set[str]:
     """Return the names of the trainable parameters that get no gradient from any term.
 
     Raises:
-        ValueError: If no parameter of the student gets one.
+        ValueError: If no parameter of the student gets one, or a term compares rows that the batch does not have.
     """
     trainable = {name: parameter for name, parameter in distiller.named_parameters() if parameter.requires_grad}
     weights = torch.ones(len(distiller.terms), device=next(distiller.parameters()).device)
     with leaving_no_trace(distiller), evaluating(distiller), torch.enable_grad():
-        loss = distiller(inputs, targets, labels, weights)["loss"]
+        loss = distiller(inputs, targets, labels, weights, rows)["loss"]
         gradients = (
             torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
             if loss.requires_grad

@@ -3,7 +3,7 @@ import tiny
 import torch
 from torch import nn
 
-from hf_abkd.distiller import Distiller
+from hf_abkd.distiller import Distiller, check_rows
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy, KnowledgeDistillation, boundary_agreement
 from hf_abkd.stages import frozen_parts
 from hf_abkd.teacher import LiveTeacher
@@ -300,3 +300,87 @@ def test_a_compiled_distiller_can_be_evaluated_between_steps():
         distiller.student(**batch(8)[0])
     torch.testing.assert_close(compiled(inputs, targets, labels, WEIGHTS)["loss"], first)
     torch.testing.assert_close(distiller(inputs, targets, labels, WEIGHTS)["loss"], first)
+
+
+def build_rows():
+    """A distiller with terms on two groups of rows, and on all."""
+    torch.manual_seed(0)
+    student, teacher = tiny.resnet(), LiveTeacher(tiny.resnet(8, seed=1))
+    layer = tiny.RESNET_LAYERS[0][0]
+    terms = [
+        Term(ActivationBoundary(), student=layer, teacher=layer, rows="new"),
+        Term(KnowledgeDistillation(), rows="new"),
+        Term(CrossEntropy(), rows="old"),
+        Term(KnowledgeDistillation()),
+    ]
+    inputs, labels = batch(5)
+    wiring = wire(student, teacher, terms, inputs)
+    teacher.select(wiring.teacher_points(terms))
+    distiller = Distiller(student, terms, wiring.student, wiring.overwritten).attach()
+    return distiller, inputs, teacher(inputs), torch.cat([labels[:3], torch.full((2,), -100)])
+
+
+def test_a_term_compares_only_the_rows_it_names():
+    """With the rows of another group, a student is taught labels that do not exist, or the wrong domain."""
+    distiller, inputs, targets, labels = build_rows()
+    distiller.connectors.train()
+    distiller.student.eval()
+    rows = {"old": slice(0, 3), "new": slice(3, 5)}
+    # The names tell the same objective on other rows apart in the log.
+    assert [term.name for term in distiller.terms][1:] == [
+        "knowledge_distillation@new",
+        "cross_entropy@old",
+        "knowledge_distillation",
+    ]
+    result = distiller(inputs, targets, labels, torch.ones(4), rows)
+    logits, taught = distiller.student(**inputs).logits, targets["logits"]
+    expected = [
+        KnowledgeDistillation()(logits[3:], taught[3:]),
+        nn.functional.cross_entropy(logits[:3], labels[:3]),
+        KnowledgeDistillation()(logits, taught),
+    ]
+    torch.testing.assert_close(result["terms"][1:], torch.stack(expected).detach())
+    layer = tiny.RESNET_LAYERS[0][0]
+    _, captured = distiller.capture.run(lambda: distiller.student(**inputs))
+    response = distiller.connectors[0].connector(captured[distiller.points[layer]][3:])
+    torch.testing.assert_close(result["terms"][0], ActivationBoundary()(response, targets[layer][3:]).detach())
+    torch.testing.assert_close(result["agreement"], boundary_agreement(response, targets[layer][3:]).mean()[None, None])
+    for count, name in ((3, "old"), (2, "new")):
+        with pytest.raises(ValueError, match=f"the rows '{name}' are .*, and the batch has 5"):
+            distiller(inputs, targets, labels, torch.ones(4), {**rows, name: slice(5 - count, 6)})
+
+
+def test_a_group_without_rows_is_worth_nothing_and_still_reaches_its_parameters():
+    """The mean of nothing is not a number, and a process that leaves a connector out stops all others."""
+    distiller, inputs, targets, labels = build_rows()
+    rows = {"old": slice(0, 5), "new": slice(5, 5)}
+    result = distiller.train()(inputs, targets, labels.clamp(min=0), torch.ones(4), rows)
+    assert result["terms"][:2].tolist() == [0, 0] and (result["terms"][2:] > 0).all()
+    result["loss"].backward()
+    connector = list(distiller.connectors[0].connector.parameters())
+    assert connector and all(p.grad is not None and p.grad.abs().sum() == 0 for p in connector)
+    assert sum(p.grad.abs().sum() for p in distiller.student.parameters()) > 0
+
+
+def test_rows_that_a_batch_does_not_have_are_refused_in_training():
+    """All rows in the place of some would train something else, and nothing would say so."""
+    distiller, inputs, targets, labels = build_rows()
+    with pytest.raises(ValueError, match="'knowledge_distillation@new' compares the rows 'new' .* groups .'old'.$"):
+        check_rows(distiller.terms[1:], {"old": slice(0, 5)})
+    with pytest.raises(ValueError, match="compares the rows 'new' of a batch, and batches have no groups of rows"):
+        distiller.train()(inputs, targets, labels, torch.ones(4))
+    # An evaluation compares whole batches.
+    assert distiller.eval()(inputs, targets, labels.clamp(min=0), torch.ones(4))["agreement"].shape == (5, 1)
+
+
+def test_gradient_norms_are_those_of_the_named_rows():
+    """Measured on other rows, the weight that balances a term would be wrong."""
+    distiller, inputs, targets, labels = build_rows()
+    rows = {"old": slice(0, 3), "new": slice(3, 5)}
+    norms = gradient_norms(distiller, inputs, targets, labels, rows=rows)
+    for index, term in enumerate(distiller.terms):
+        distiller.zero_grad()
+        distiller.train().run(inputs, targets, labels, rows)[1][index].backward()
+        own = torch.cat([p.grad.flatten() for p in distiller.student.parameters() if p.grad is not None])
+        assert own.norm() > 0, term.name
+        torch.testing.assert_close(norms[index], own.norm(), rtol=1e-4, atol=1e-6)

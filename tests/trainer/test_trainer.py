@@ -1105,3 +1105,14 @@ def test_the_memory_format_of_the_student_changes_speed_alone(tmp_path):
         loaded = type(student).from_pretrained(tmp_path / f"{wanted}")
         assert differing(tensors(loaded), tensors(student)) == []
     assert losses_of[True] == losses_of[None] == pytest.approx(losses_of[False], rel=1e-3)
+
+
+def test_rows_that_no_batch_has_are_refused_before_the_first_step(tmp_path):
+    """A misspelt group of rows must not cost a run, nor train on all rows."""
+    stages = [Stage([Term(CrossEntropy()), Term(KnowledgeDistillation(), rows="bondary")])]
+    trainer = DistillationTrainer(
+        resnet(), arguments(tmp_path), teacher=resnet(seed=1), stages=stages, train_dataset=images()
+    )
+    with pytest.raises(ValueError, match="compares the rows 'bondary' of a batch, and batches have no groups of rows"):
+        trainer.train()
+    assert trainer.state.global_step == 0
