@@ -10,7 +10,7 @@ from hf_abkd.connectors import connect
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.pairing import propose
 
-STEPS, BATCH = 6, 3
+STEPS, BATCH = 10, 3
 # Layouts and hierarchies in all combinations: NCHW, NHWC, tokens with 0 to 5 special ones, reordered tokens.
 MIXED = [
     ("vit", "deit"),
