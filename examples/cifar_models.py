@@ -222,7 +222,8 @@ class CifarResNetBlock(nn.Module):
         """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        shortcut = F.pad(shortcut, (0, 0, 0, 0, self.pad_channels, self.pad_channels))
+        if self.pad_channels:  # padding by nothing would copy it
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.pad_channels, self.pad_channels))
         return self.relu2(residual + shortcut)
 
 

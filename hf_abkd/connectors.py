@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hf_abkd.layouts import Layout, check_layout, plain_layout
+from hf_abkd.normalized_map import normalized_map, pays
 
 Kind = Literal["auto", "identity", "map", "tokens", "linear"]
 KINDS: tuple[Kind, ...] = ("auto", "identity", "map", "tokens", "linear")
@@ -92,10 +93,19 @@ class MapConnector(nn.Module):
         coarser = (min(own[0], grid[0]), min(own[1], grid[1]))
         if own != coarser:
             maps = functional.adaptive_avg_pool2d(maps, coarser)
-        maps = self.normalization(self.convolution(maps))
+        maps = self._normalized(maps)
         if coarser != grid:
             maps = functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
         return maps
+
+    def _normalized(self, maps: Tensor) -> Tensor:
+        convolution, norm = self.convolution, self.normalization
+        # Another one may have been put in its place, which counts over all processes.
+        if type(norm) is not nn.BatchNorm2d or not pays(convolution.in_channels, convolution.out_channels):
+            normalized: Tensor = norm(convolution(maps))
+            return normalized
+        weight, bias = normalized_map(maps.movedim(1, -1), convolution.weight.flatten(1), norm)
+        return functional.conv2d(maps, weight[:, :, None, None], bias)
 
     def extra_repr(self) -> str:
         """Return what does not show in the parts."""
@@ -117,8 +127,11 @@ class TokenConnector(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens of the teacher's width, shape (N, L, D_teacher)."""
-        mapped = self.linear(tokens)
-        normalized: Tensor = self.normalization(mapped.flatten(0, 1))
+        linear, norm = self.linear, self.normalization
+        if type(norm) is nn.BatchNorm1d and pays(linear.in_features, linear.out_features):
+            return functional.linear(tokens, *normalized_map(tokens, linear.weight, norm))
+        mapped = linear(tokens)
+        normalized: Tensor = norm(mapped.flatten(0, 1))
         return normalized.view_as(mapped)
 
 

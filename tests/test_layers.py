@@ -20,6 +20,7 @@ ROWS = [
         "adapters",
         "outputs",
         "layouts",
+        "normalized_map",
         "label_spaces",
         "views",
         "draws",
