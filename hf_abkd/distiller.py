@@ -133,14 +133,14 @@ class Distiller(nn.Module):
             own = self._rows_of(term, rows, len(next(iter(inputs.values()))))
             # Without a row there is nothing to compare, and yet every process has to reach the same parameters.
             empty = own is not None and own.start == own.stop
-            chosen = slice(None) if own is None or empty else own
-            student = term.adapt(tensors[term.student][chosen])
-            if term.teacher is not None:
-                target = term.view(targets[term.teacher][chosen])
-            elif labels is not None:
-                target = labels[chosen]
-            else:
+            student, target = tensors[term.student], labels if term.teacher is None else targets[term.teacher]
+            if target is None:
                 raise ValueError(f"term {term.name!r} needs labels, and the batch has none")
+            if own is not None and not empty:
+                # Not for all rows: the gradient of a slice is a copy.
+                student, target = student[own], target[own]
+            student = term.adapt(student)
+            target = target if term.teacher is None else term.view(target)
             values.append(0 * student.sum() if empty else term(student, target))
             if term.objective.boundary:
                 with torch.no_grad():
