@@ -69,7 +69,7 @@ def train(method, work, args, run):
     }
 
 
-def digits_work(args, run):
+def digits_work(args, run, *callbacks):
     """Return the demonstration: scikit-learn's digits, a teacher trained on them here, a small student."""
     images = digits()
     names = dict(enumerate(images.labels))
@@ -83,6 +83,8 @@ def digits_work(args, run):
     set_seed(args.seed)
     teacher = work.make_student()
     trainer = runs.make_trainer(teacher, work, replace(args, output_dir=f"{args.output_dir}/teacher"), run, None)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     return replace(work, teacher=teacher, make_student=lambda: resnet([8, 16, 32], [1, 1, 1]))

@@ -2,8 +2,9 @@
 
 from hf_abkd.args import DistillationArguments
 from hf_abkd.caching import Recipe, write_cache
-from hf_abkd.methods import activation_boundary, knowledge_distillation
+from hf_abkd.methods import activation_boundary, knowledge_distillation, route_constrained
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
+from hf_abkd.route_recorder import RouteRecorder
 from hf_abkd.stages import Stage
 from hf_abkd.teacher_cache import TeacherCache
 from hf_abkd.terms import Term
@@ -19,11 +20,13 @@ __all__ = [
     "KnowledgeDistillation",
     "Objective",
     "Recipe",
+    "RouteRecorder",
     "Stage",
     "TeacherCache",
     "Term",
     "__version__",
     "activation_boundary",
     "knowledge_distillation",
+    "route_constrained",
     "write_cache",
 ]

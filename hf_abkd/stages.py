@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_abkd.args import DistillationArguments, rising_shares
 from hf_abkd.plans import Plan
+from hf_abkd.routes import TeacherRoute
 from hf_abkd.terms import PairedTerms, Term
 
 
@@ -85,8 +87,11 @@ class Stage:
             what is left evenly.
         optimizer: Class and keyword arguments of the optimiser, in the place of the `optim` argument.
         arguments: Training arguments that hold in this stage only; see `STAGE_ARGUMENTS`.
+        teacher: Weights that the run's teacher has while the stage runs: a folder with `model.safetensors` of the same
+            architecture, or a `TeacherRoute` of several, one after another. It has its own back afterwards.
 
     Raises:
+        TypeError: If `teacher` is neither a folder nor a route.
         ValueError: If there is no term, two terms share a name, or a length or argument is not possible.
     """
 
@@ -98,10 +103,18 @@ class Stage:
     share: float | None = None
     optimizer: tuple[type[torch.optim.Optimizer], Mapping[str, Any]] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str | os.PathLike[str] | TeacherRoute | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
         where = f"stage {self.name!r}" if self.name else "a stage"
+        if isinstance(self.teacher, (str, os.PathLike)):
+            self.teacher = TeacherRoute([self.teacher])
+        elif not isinstance(self.teacher, (TeacherRoute, type(None))):
+            raise TypeError(
+                f"{where}: teacher must be a folder with weights for the run's teacher, or a TeacherRoute of several, "
+                f"got {type(self.teacher).__name__}. The model itself is the `teacher` of the trainer."
+            )
         if not self.terms:
             raise ValueError(f"{where} has no terms, so nothing would be trained")
         names = [term.name for term in self.terms]
@@ -129,6 +142,11 @@ class Stage:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where}: {key}={value!r} is not possible: {error}") from error
 
+    @property
+    def route(self) -> TeacherRoute | None:
+        """The weights that the teacher takes on while the stage runs; None if it keeps its own."""
+        return self.teacher if isinstance(self.teacher, TeacherRoute) else None
+
     def each_term(self) -> list[Term]:
         """Return the terms, once the pairs of layers are known.
 
@@ -151,6 +169,7 @@ class Stage:
             "freeze": list(self.freeze),
             "optimizer": optimizer,
             "arguments": {key: str(value) for key, value in self.arguments.items()},
+            **({} if self.route is None else {"teacher": self.route.describe()}),
         }
 
 

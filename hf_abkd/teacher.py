@@ -114,6 +114,16 @@ class LiveTeacher:
         logger.info("teacher: %s", self._fast.report)
         return self._fast.report
 
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put other weights into the model, every one of them; call `optimize` again before the next batch.
+
+        Args:
+            state: Weights and saved buffers by the model's own names.
+        """
+        self.model.load_state_dict(state, strict=True)
+        # LeViT keeps in eval mode what it once computed from its weights; only a change to training mode drops it.
+        self.model.train().eval()
+
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the logits and the selected tensors of a batch, detached.
 
@@ -194,10 +204,10 @@ def _is_floating(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module | Mapping[str, Tensor]) -> str:
     """Return a digest of the state of a model, its saved buffers included: names, types, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted((model.state_dict() if isinstance(model, nn.Module) else model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

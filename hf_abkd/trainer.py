@@ -23,7 +23,7 @@ from hf_abkd import adapters, checkpoints, hub
 from hf_abkd.args import DistillationArguments
 from hf_abkd.augment import Augmentation
 from hf_abkd.batches import Batch, read_batch
-from hf_abkd.capture import refuse_compiled
+from hf_abkd.capture import evaluating, refuse_compiled
 from hf_abkd.distiller import Distiller, check_rows
 from hf_abkd.draws import Draws
 from hf_abkd.fast_teacher import SpeedUps, gains_from_channels_last
@@ -32,6 +32,7 @@ from hf_abkd.label_spaces import LabelMatch
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.outputs import logits_of
 from hf_abkd.plans import PLAN_NAME, Plan
+from hf_abkd.route_follower import RouteFollower, divergence
 from hf_abkd.staged_trainer import StagedTrainer
 from hf_abkd.stages import Stage, frozen_parts, with_pairs
 from hf_abkd.student_trainer import refuse_reentrant
@@ -123,6 +124,7 @@ class DistillationTrainer(StagedTrainer):
         self._proposed = False
         self._traces: tuple[Trace, Trace] | None = None
         self._labels: LabelMatch | None = None
+        self._follower: RouteFollower | None = None
         self._agreement: Distiller | None = None
         self._agreements: list[Tensor] = []
         self._micro_batch = (-1, 0)
@@ -142,9 +144,25 @@ class DistillationTrainer(StagedTrainer):
             teacher.to(self.args.device)
         if self._teacher_processor is not None:
             self._views = self._measured_views(self._teacher_processor)
+        self._follower = self._route_follower(stages)
         completed = with_pairs(stages, self._propose)
         check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
         return completed
+
+    def _route_follower(self, stages: Sequence[Stage]) -> RouteFollower | None:
+        """Return what changes the teacher's weights while stages run, its anchors checked; None if none does."""
+        routed = [stage.name for stage in stages if stage.route is not None]
+        if routed and self.teacher is None:
+            raise ValueError(
+                f"the stages {routed} have weights for the teacher to take on, and "
+                + (
+                    "there is none: pass `teacher`, a model of their architecture"
+                    if self.cache is None
+                    else "the teacher is a cache, which holds what one set of weights said: pass the model itself"
+                )
+            )
+        with _random_state_kept():
+            return RouteFollower(self.teacher, stages) if self.teacher is not None and routed else None
 
     def _cached_processor(self, cache: TeacherCache) -> BaseImageProcessor:
         """Check that the run shows its student what the cached teacher saw; return the teacher's processor."""
@@ -236,6 +254,22 @@ class DistillationTrainer(StagedTrainer):
             self._teacher_reference = self.cache.reference
         elif self.teacher is not None:
             self._teacher_reference = reference(self.teacher.model)
+            last = self._follower and self._follower.ends_elsewhere(self._teacher_reference["fingerprint"])
+            if last and self.is_world_process_zero():
+                logger.warning(
+                    "the run ends with the weights in %s, and the teacher that was given has others: teacher_accuracy "
+                    "and evaluations after the run are about the latter. Pass as teacher the model in that folder.",
+                    last,
+                )
+
+    def _position(self, checkpoint: Path | None) -> tuple[int, Path | None]:
+        """Return the stage to start in; see `hf_abkd.staged_trainer.StagedTrainer`."""
+        if self._follower is not None:
+            self._follower.check_lengths(self.spans)
+        position = super()._position(checkpoint)
+        if self._follower is not None:
+            self._follower.start(None if checkpoint is None else checkpoints.load_state(checkpoint)["routes"])
+        return position
 
     def _start_student(self, model_init: Callable[..., PreTrainedModel], trial: Any) -> None:
         super()._start_student(model_init, trial)
@@ -266,19 +300,21 @@ class DistillationTrainer(StagedTrainer):
                     self.model.main_input_name,
                     self._traces,
                 )
-                if self.teacher is not None and needed is self.teacher:
-                    own = self.args
-                    speed_ups = SpeedUps(
-                        own.teacher_fold_batch_norm,
-                        own.teacher_channels_last,
-                        own.teacher_compile,
-                        own.teacher_quantize,
-                    )
-                    self.teacher.optimize(batch.teacher(), self._wiring.teacher, speed_ups)
+                if needed is not None:
+                    self._speed_up_teacher()
             self._tell_labels(self._wiring.labels)
             if needed is not None:
                 self._tell_sizes()
         return self._wiring
+
+    def _speed_up_teacher(self) -> None:
+        """Have the teacher run as a faster copy of the weights that it has now."""
+        if self.teacher is not None and self._wiring is not None:
+            own = self.args
+            speed_ups = SpeedUps(
+                own.teacher_fold_batch_norm, own.teacher_channels_last, own.teacher_compile, own.teacher_quantize
+            )
+            self.teacher.optimize(self._sample_batch().teacher(), self._wiring.teacher, speed_ups)
 
     def _tell_sizes(self) -> None:
         """Warn of images on which the teacher is worse than on its own."""
@@ -409,6 +445,39 @@ class DistillationTrainer(StagedTrainer):
         finally:
             if self._channels_last:
                 self.model.to(memory_format=torch.contiguous_format)
+            if self._follower is not None and self._follower.restore():
+                with _random_state_kept():
+                    self._speed_up_teacher()
+
+    def _follow_route(self) -> None:
+        """Give the teacher the weights that the next step is to learn from, if the stage has a route."""
+        follower, span, step = self._follower, self._span, self.state.global_step
+        if follower is None or not follower.is_due(span, step):
+            return
+        with _random_state_kept():
+            logs = follower.move(span, step, self._divergence)
+            self._speed_up_teacher()
+            scores = self._teacher_scores()
+        if scores is not None:
+            logs["anchor_accuracy"] = scores["teacher_accuracy"]
+        self.log(logs if span.count == 1 else {**logs, "stage": span.index + 1})
+
+    def _divergence(self, dataset: Any) -> float:
+        """Return the mean divergence of the student from the teacher on a data set, in nats, as both are now."""
+        if self.teacher is None:
+            raise RuntimeError("there is no teacher")
+        self.synchronize_buffers()
+        found = []
+        with evaluating(self.model), torch.no_grad():
+            for inputs in self.get_test_dataloader(dataset):
+                batch = self._batch(self._prepare_inputs(inputs))
+                with self.accelerator.autocast():
+                    ours = logits_of(self.model(**batch.student), self.model, "student")
+                with self._teacher_precision():
+                    theirs = self.teacher.logits(batch.teacher())
+                apart = divergence(ours, theirs, self._label_match(theirs))
+                found.append(self.accelerator.gather_for_metrics(apart))
+        return torch.cat(found).mean().item()
 
     def _select_targets(self, stage: Stage) -> None:
         """Have the teacher give what the terms of a stage need, and no more."""
@@ -455,6 +524,7 @@ class DistillationTrainer(StagedTrainer):
         step, count = self._micro_batch
         count = count + 1 if step == self.state.global_step else 0
         self._micro_batch = (self.state.global_step, count)
+        self._follow_route()
         augmentation = self.augmentation
         augment = None
         if augmentation is not None:
@@ -517,7 +587,9 @@ class DistillationTrainer(StagedTrainer):
 
     def run_state(self) -> dict[str, Any]:
         """Return the position and the make-up of the run, for the checkpoint's state file."""
-        return {**super().run_state(), "teacher": self._teacher_reference, "balance": self._balance.state()}
+        routes = None if self._follower is None else self._follower.state()
+        own = {"teacher": self._teacher_reference, "balance": self._balance.state(), "routes": routes}
+        return {**super().run_state(), **own}
 
     def _check_same_run(self, there: Mapping[str, Any], here: Mapping[str, Any], checkpoint: Path) -> None:
         theirs, ours = ((state["teacher"] or {}).get("fingerprint") for state in (there, here))
@@ -525,6 +597,12 @@ class DistillationTrainer(StagedTrainer):
             raise ValueError(
                 f"{checkpoint} was made with another teacher: {there['teacher']} there, {here['teacher']} here. "
                 "Pass the teacher of that run, or start a new run in another output_dir."
+            )
+        theirs, ours = ((state.get("routes") or {}).get("anchors") for state in (there, here))
+        if theirs != ours:
+            raise ValueError(
+                f"{checkpoint} was made with other weights for the teacher to take on. Give the stages the anchors of "
+                "that run, or start a new run in another output_dir."
             )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -606,18 +684,9 @@ class DistillationTrainer(StagedTrainer):
         if self._proposed and self.plan is not None and self.is_world_process_zero():
             # Chosen for the user, who should see it.
             tqdm.write(f"Layers paired automatically:\n{self.plan.table()}")
-        dataset = _first(self.eval_dataset)
-        if not self.args.evaluate_teacher or self.teacher is None or dataset is None:
+        scores = self._teacher_scores()
+        if scores is None:
             return []
-        batch = self._first_rows(dataset)
-        if batch.labels is None:
-            return []
-        self.teacher.select({})
-        match = self._label_match(self.teacher(batch.teacher())[LOGITS])
-        if match.kind in ("disjoint", "unknown"):
-            logger.info("the teacher's accuracy is not measured: %s", match.describe())
-            return []
-        scores = self.evaluate_teacher()
         # An earlier call of `train` left its last step.
         self.state.global_step, self.state.epoch = 0, None
         self.log(dict(scores))
@@ -631,6 +700,21 @@ class DistillationTrainer(StagedTrainer):
             )
         early: list[dict[str, float]] = self.state.log_history[-1:]
         return early
+
+    def _teacher_scores(self) -> dict[str, float] | None:
+        """Evaluate the teacher with the weights that it has now; None if that is not asked for or not defined."""
+        dataset = _first(self.eval_dataset)
+        if not self.args.evaluate_teacher or self.teacher is None or dataset is None:
+            return None
+        batch = self._first_rows(dataset)
+        if batch.labels is None:
+            return None
+        with torch.no_grad():
+            match = self._label_match(self.teacher.logits(batch.teacher()))
+        if match.kind in ("disjoint", "unknown"):
+            logger.info("the teacher's accuracy is not measured: %s", match.describe())
+            return None
+        return self.evaluate_teacher()
 
     def evaluation_loop(
         self,

@@ -2,5 +2,13 @@
 
 from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activation_boundary
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
+from hf_abkd.methods.rco import GreedyRoute, equal_interval, route_constrained
 
-__all__ = ["CLASSIFICATION_SCHEDULE", "activation_boundary", "knowledge_distillation"]
+__all__ = [
+    "CLASSIFICATION_SCHEDULE",
+    "GreedyRoute",
+    "activation_boundary",
+    "equal_interval",
+    "knowledge_distillation",
+    "route_constrained",
+]
