@@ -57,8 +57,15 @@ class RouteFollower:
         """Whether the teacher needs other weights for the step of the run after this one."""
         return self.routes[span.index] is not None and self._place(span, step) != self._here
 
-    def move(self, span: Span, step: int, divergence: Callable[[Any], float]) -> dict[str, float]:
+    @property
+    def measures(self) -> bool:
+        """Whether a route asks how far the student is from its anchors."""
+        return any(route is not None and route.data is not None for route in self.routes)
+
+    def move(self, span: Span, step: int, divergence: Callable[[Any], float]) -> dict[str, float] | None:
         """Give the teacher the anchor of the next step; return what the log says of it.
+
+        None of an anchor that a run had begun with before it was resumed: the log has it.
 
         Args:
             span: Where the stage lies.
@@ -80,7 +87,9 @@ class RouteFollower:
                 measured[anchor] = divergence(route.data)
             return measured[anchor]
 
-        if part not in self._chosen[index]:
+        begins = part not in self._chosen[index]
+        resumed = not begins and self._here is None
+        if begins:
             self._chosen[index][part] = route.choose(part, self._before(index, part), hardness)
         anchor = self._chosen[index][part]
         if measured:
@@ -88,6 +97,8 @@ class RouteFollower:
         self._load(route.anchors[anchor])
         self._here = place
         logger.info("the teacher has the weights in %s", route.anchors[anchor])
+        if resumed:
+            return None
         log: dict[str, float] = {"anchor": anchor + 1}
         return {**log, "anchor_divergence": measured[anchor]} if anchor in measured else log
 

@@ -41,7 +41,7 @@ def stage_facts(
         "epochs": 0.0 if span is None else span.epochs * steps / (span.stop - span.start),
         "freeze": stage.freeze,
         "terms": terms,
-        "settings": settings(args),
+        "settings": settings(args) | ({} if stage.route is None else {"teacher": stage.route.describe()}),
     }
 
 

@@ -249,7 +249,9 @@ class DistillationTrainer(StagedTrainer):
 
     def _prepare_run(self) -> None:
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        self._wire()
+        labels = self._wire().labels
+        if self._follower is not None and self._follower.measures and labels is not None:
+            labels.check_logits("the choice of anchors by their divergence")
         if self.cache is not None:
             self._teacher_reference = self.cache.reference
         elif self.teacher is not None:
@@ -457,10 +459,10 @@ class DistillationTrainer(StagedTrainer):
         with _random_state_kept():
             logs = follower.move(span, step, self._divergence)
             self._speed_up_teacher()
-            scores = self._teacher_scores()
-        if scores is not None:
-            logs["anchor_accuracy"] = scores["teacher_accuracy"]
-        self.log(logs if span.count == 1 else {**logs, "stage": span.index + 1})
+            scores = None if logs is None else self._teacher_scores()
+        if logs is not None:
+            logs |= {} if scores is None else {"anchor_accuracy": scores["teacher_accuracy"]}
+            self.log(logs if span.count == 1 else {**logs, "stage": span.index + 1})
 
     def _divergence(self, dataset: Any) -> float:
         """Return the mean divergence of the student from the teacher on a data set, in nats, as both are now."""
