@@ -156,7 +156,7 @@ def test_a_folder_without_config_is_no_anchor(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shards", [False, True])
 def test_every_tensor_is_read_under_its_own_name(tmp_path, family, shards):
-    """ViT, Swin and others are saved under other names than in memory: read raw, much of the teacher stays as it was."""
+    """ViT, Swin and others are saved under other names than in memory: read raw, much of it stays as it was."""
     there, own = FAMILIES[family](1), FAMILIES[family](2)
     there.save_pretrained(tmp_path, **({"max_shard_size": "4KB"} if shards else {}))
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
