@@ -119,8 +119,10 @@ def main():
         return
     if demo:
         folder = Path(args.output_dir) / "route"
-        work = run_ab.digits_work(args, run, RouteRecorder(folder, count=route.anchor_count or 4))
-        anchors = list(anchors_in(folder))
+        count = 12 if route.greedy_delta is not None else route.anchor_count or 4
+        work = run_ab.digits_work(args, run, RouteRecorder(folder, count=count))
+        args.distributed_state.wait_for_everyone()
+        anchors = anchors_in(folder)
     else:
         if (route.route is None) == (route.anchors is None):
             raise ValueError("say where the anchors are, by one of --route and --anchors (or --record a route first)")

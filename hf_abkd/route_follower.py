@@ -40,6 +40,33 @@ class RouteFollower:
         self._own: dict[str, Tensor] | None = None
         self._here: tuple[int, int] | None = None
 
+    @classmethod
+    def of(cls, teacher: LiveTeacher | None, stages: Sequence[Stage], *, cached: bool) -> RouteFollower | None:
+        """Return what walks the routes of some stages; None if there are none.
+
+        Args:
+            teacher: The run's teacher, if it is there itself.
+            stages: The stages.
+            cached: Whether a cache takes its place.
+
+        Raises:
+            FileNotFoundError: If an anchor does not exist.
+            ValueError: If there is no teacher to give the weights to, or an anchor is not one of it.
+        """
+        routed = [stage.name for stage in stages if stage.route is not None]
+        if not routed:
+            return None
+        if teacher is None:
+            raise ValueError(
+                f"the stages {routed} have weights for the teacher to take on, and "
+                + (
+                    "the teacher is a cache, which holds what one set of weights said: pass the model itself"
+                    if cached
+                    else "there is none: pass `teacher`, a model of their architecture"
+                )
+            )
+        return cls(teacher, stages)
+
     def check_lengths(self, spans: Sequence[Span]) -> None:
         """Check that every part of every route has a step.
 
@@ -111,10 +138,15 @@ class RouteFollower:
         self._own = None
         return True
 
-    def ends_elsewhere(self, own: str) -> Path | None:
-        """Return the anchor that the run ends with if it is not what the teacher was, with this fingerprint."""
+    def tell_end(self, own: str) -> None:
+        """Warn of a run that ends with other weights than the teacher was given with, of which this is the digest."""
         last = None if self.routes[-1] is None else self.routes[-1].anchors[-1]
-        return last if last is not None and self.fingerprints[last] != own else None
+        if last is not None and self.fingerprints[last] != own:
+            logger.warning(
+                "the run ends with the weights in %s, and the teacher that was given has others: teacher_accuracy and "
+                "evaluations after the run are about the latter. Pass as teacher the model in that folder.",
+                last,
+            )
 
     def state(self) -> dict[str, Any]:
         """Return the fingerprints of the anchors of each stage, and which were chosen so far."""

@@ -144,25 +144,11 @@ class DistillationTrainer(StagedTrainer):
             teacher.to(self.args.device)
         if self._teacher_processor is not None:
             self._views = self._measured_views(self._teacher_processor)
-        self._follower = self._route_follower(stages)
+        with _random_state_kept():
+            self._follower = RouteFollower.of(self.teacher, stages, cached=self.cache is not None)
         completed = with_pairs(stages, self._propose)
         check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
         return completed
-
-    def _route_follower(self, stages: Sequence[Stage]) -> RouteFollower | None:
-        """Return what changes the teacher's weights while stages run, its anchors checked; None if none does."""
-        routed = [stage.name for stage in stages if stage.route is not None]
-        if routed and self.teacher is None:
-            raise ValueError(
-                f"the stages {routed} have weights for the teacher to take on, and "
-                + (
-                    "there is none: pass `teacher`, a model of their architecture"
-                    if self.cache is None
-                    else "the teacher is a cache, which holds what one set of weights said: pass the model itself"
-                )
-            )
-        with _random_state_kept():
-            return RouteFollower(self.teacher, stages) if self.teacher is not None and routed else None
 
     def _cached_processor(self, cache: TeacherCache) -> BaseImageProcessor:
         """Check that the run shows its student what the cached teacher saw; return the teacher's processor."""
@@ -256,13 +242,8 @@ class DistillationTrainer(StagedTrainer):
             self._teacher_reference = self.cache.reference
         elif self.teacher is not None:
             self._teacher_reference = reference(self.teacher.model)
-            last = self._follower and self._follower.ends_elsewhere(self._teacher_reference["fingerprint"])
-            if last and self.is_world_process_zero():
-                logger.warning(
-                    "the run ends with the weights in %s, and the teacher that was given has others: teacher_accuracy "
-                    "and evaluations after the run are about the latter. Pass as teacher the model in that folder.",
-                    last,
-                )
+            if self._follower is not None and self.is_world_process_zero():
+                self._follower.tell_end(self._teacher_reference["fingerprint"])
 
     def _position(self, checkpoint: Path | None) -> tuple[int, Path | None]:
         """Return the stage to start in; see `hf_abkd.staged_trainer.StagedTrainer`."""
