@@ -181,7 +181,10 @@ def _loaded(teacher: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, di
     kind = type(teacher)
     if not (folder / _CONFIG_NAME).is_file():
         raise ValueError(f"the anchor {folder} has no {_CONFIG_NAME}, which tells the architecture of its weights")
-    settings, _ = kind.config_class.get_config_dict(folder, local_files_only=True)
+    try:
+        settings, _ = kind.config_class.get_config_dict(folder, local_files_only=True)
+    except OSError as error:
+        raise ValueError(f"the anchor {folder} is not complete: its {_CONFIG_NAME} cannot be read ({error})") from error
     if settings.get("model_type", teacher.config.model_type) != teacher.config.model_type:
         raise ValueError(
             f"the anchor {folder} is a model of type {settings['model_type']!r}, and the teacher {kind.__name__} of "

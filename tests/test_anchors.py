@@ -145,6 +145,9 @@ def test_half_a_checkpoint_is_refused_by_its_name(tmp_path, damage):
 def test_a_folder_without_config_is_no_anchor(tmp_path):
     """Weights whose architecture is not known are not loaded by guessing."""
     folders(tmp_path, ["checkpoint-5"])
+    cut("config.json", 0.5)(tmp_path / "checkpoint-5")
+    with pytest.raises(ValueError, match=r"checkpoint-5 is not complete: its config.json cannot be read"):
+        read_anchor(resnet(4), tmp_path / "checkpoint-5")
     (tmp_path / "checkpoint-5" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"checkpoint-5 has no config.json"):
         read_anchor(resnet(4), tmp_path / "checkpoint-5")
