@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_runs import SPEED, Interrupt, outcome
+from killed_runs import Interrupt, outcome
 from tiny import CLASSES, RESNET_LAYERS, VIT_LAYERS, arguments, differing, images, resnet, tensors, vit
 from torch import nn
 
@@ -347,10 +347,9 @@ def test_measuring_changes_nothing_but_the_choice(tmp_path, anchors, kind):
     chosen = trainer_for(tmp_path / "greedy", route_constrained(greedy(anchors[kind], parts=4, delta=1.0)), kind=kind)
     chosen.train()
     order = [entry["anchor"] - 1 for entry in chosen.state.log_history if "anchor" in entry]
-    assert order == [0, *range(1, order[-1] + 1), *[2] * (4 - len(order))] or sorted(set(order)) == [0, 1, 2]
-    ends = [3 * (part + 1) / STEPS for part in range(4)]
-    parts = {anchor: sum(1 for other in order if other == anchor) / 4 for anchor in dict.fromkeys(order)}
-    assert ends[-1] == 1
+    # Of four parts over three anchors the last two have the converged teacher.
+    assert order == [0, 1, 2, 2]
+    parts = {anchor: order.count(anchor) / 4 for anchor in order}
     fixed = TeacherRoute([anchors[kind][anchor] for anchor in parts], shares=list(parts.values()))
     again = trainer_for(tmp_path / "fixed", route_constrained(fixed), kind=kind)
     again.train()
@@ -675,8 +674,3 @@ def test_a_teacher_of_plain_torch_goes_a_route_too(tmp_path, asked):
             torch.testing.assert_close(
                 targets["logits"], models[number // 2](inputs["pixel_values"]), rtol=1e-4, atol=1e-5
             )
-
-
-def test_speed_is_left_out_of_comparisons():
-    """Guards the comparisons of logs: nothing but durations may be ignored."""
-    assert not any("anchor".endswith(word) for word in SPEED)
