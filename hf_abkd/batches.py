@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,18 +24,29 @@ class Batch:
         student: Keyword arguments of the student, without labels.
         labels: The labels, (N,), or None; -100 in rows that have none.
         teacher: Makes the keyword arguments of the teacher; costs something only if it is called.
-        canvas_size: Height and width of the images that both are made of.
+        canvas: The images that both are made of, augmented, (N, C, H, W).
         cached: What a cached teacher says of the images; None if there is none.
         rows: Groups of rows by name, for a batch that is made of several kinds of images: a term may compare those of
             one group only. A group may be empty.
+        samples: The ids of the images, (N,), or None.
+        images: The name of the images among the student's arguments.
+        views: The size and colours of each model; None if they are the same.
     """
 
     student: dict[str, Any]
     labels: Tensor | None
     teacher: Callable[[], dict[str, Any]]
-    canvas_size: tuple[int, int]
+    canvas: Tensor
     cached: Mapping[str, Any] | None = None
     rows: Mapping[str, slice] | None = None
+    samples: Tensor | None = None
+    images: str = "pixel_values"
+    views: Views | None = None
+
+    @property
+    def canvas_size(self) -> tuple[int, int]:
+        """Height and width of the images that both are made of."""
+        return self.canvas.shape[-2], self.canvas.shape[-1]
 
 
 def read_batch(
@@ -86,4 +97,43 @@ def read_batch(
             return student
         return {**student, images: views.teacher(canvas) if own is None else views.teacher_only(own)}
 
-    return Batch(student, truth, teacher, (canvas.shape[-2], canvas.shape[-1]), cached)
+    return Batch(student, truth, teacher, canvas, cached, samples=samples, images=images, views=views)
+
+
+def of_images(batch: Batch, canvas: Tensor) -> Batch:
+    """Return a batch of other images, as the two models take those of this one; it has no labels.
+
+    Args:
+        batch: The batch.
+        canvas: Images that both are made of, (M, C, H, W).
+
+    Raises:
+        ValueError: If the student takes more than images: it is not known what belongs to the new ones.
+    """
+    if more := sorted(set(batch.student) - {batch.images}):
+        raise ValueError(f"images are added to a batch, and the student takes {more} beside them")
+    views = batch.views
+    student = {batch.images: canvas if views is None else views.student(canvas)}
+
+    def teacher() -> dict[str, Any]:
+        return student if views is None else {batch.images: views.teacher(canvas)}
+
+    return Batch(student, None, teacher, canvas, images=batch.images, views=views)
+
+
+def extended(batch: Batch, canvas: Tensor, base: str, group: str) -> Batch:
+    """Return a batch with further images behind its own; they have no labels.
+
+    Args:
+        batch: The batch.
+        canvas: The further images, of which both models' are made, (M, C, H, W).
+        base: The name of the rows that it has.
+        group: The name of the further rows.
+    """
+    count, more = len(batch.canvas), len(canvas)
+    rows = {**(batch.rows or {}), base: slice(0, count), group: slice(count, count + more)}
+    if more == 0:
+        return replace(batch, rows=rows)
+    longer = of_images(batch, torch.cat([batch.canvas, canvas]))
+    labels = None if batch.labels is None else torch.cat([batch.labels, batch.labels.new_full((more,), -100)])
+    return replace(longer, labels=labels, rows=rows)

@@ -141,7 +141,7 @@ class Distiller(nn.Module):
                 student, target = student[own], target[own]
             student = term.adapt(student)
             target = target if term.teacher is None else term.view(target)
-            values.append(0 * student.sum() if empty else term(student, target))
+            values.append(student[:0].sum() if empty else term(student, target))
             if term.objective.boundary:
                 with torch.no_grad():
                     agreements.append(boundary_agreement(student, target))

@@ -85,6 +85,10 @@ class Draws:
         # 31 random bits times the limit fit into 63 bits, and no number is noticeably likelier than another.
         return _shifted(_shifted(self._integers(count), 33) * limit, 31)
 
+    def apart(self, purpose: str) -> Draws:
+        """Return draws of the same images for another purpose, independent of these and of what is drawn from them."""
+        return Draws(_mixed(self.keys ^ _number("purpose", purpose)))
+
     def split(self, count: int) -> list[Draws]:
         """Return so many draws that are independent of each other, whatever is drawn from each."""
         return [Draws(keys) for keys in self._integers(count).unbind(1)]

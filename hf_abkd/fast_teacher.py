@@ -57,11 +57,13 @@ class FastModel:
         model: The model to run: a copy, or the teacher itself if nothing was changed.
         channels_last: Whether its images are to be given in that form.
         report: What was done, in a line.
+        quantized: Whether it computes in whole numbers, which have no gradient.
     """
 
     model: nn.Module
     channels_last: bool
     report: str
+    quantized: bool = False
 
 
 def prepare(
@@ -136,7 +138,8 @@ def prepare(
         done.append(f"linear layers in 8 bits ({average:.1g} of the spread off on average)")
     if speed_ups.compile:
         done.append("compiled")
-    return FastModel(current.model, current.channels_last, (", ".join(done) or "as it is") + suffix)
+    report = (", ".join(done) or "as it is") + suffix
+    return FastModel(current.model, current.channels_last, report, speed_ups.quantize)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

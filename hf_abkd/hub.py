@@ -21,7 +21,6 @@ from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard, ModelCardD
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from hf_abkd.objectives import Objective
 from hf_abkd.version import __version__
 
 CARD_NAME = "README.md"
@@ -128,9 +127,9 @@ def model_card(facts: CardFacts) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts)}")
 
 
-def citations(objectives: Iterable[Objective]) -> list[str]:
-    """Return the BibTeX entries of these objectives, each once."""
-    return list(dict.fromkeys(objective.citation for objective in objectives if objective.citation))
+def citations(entries: Iterable[str]) -> list[str]:
+    """Return BibTeX entries, each once, without empty ones."""
+    return list(dict.fromkeys(entry for entry in entries if entry))
 
 
 def is_repo_id(name: str) -> bool:

@@ -137,6 +137,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
+        self._counts: Tensor | None = None
         self._steps = 0.0
 
     def add(self, terms: Tensor, agreement: Tensor | None, share: float) -> None:
@@ -147,6 +148,15 @@ class Meter:
         values = terms if agreement is None else torch.cat([terms, agreement.mean(0)])
         self._sum = values * share if self._sum is None else self._sum + values * share
         self._steps += share
+
+    def count(self, sums: Tensor) -> None:
+        """Add what an extension counted in one batch, (F,)."""
+        self._counts = sums if self._counts is None else self._counts + sums
+
+    def drain_counts(self) -> Tensor | None:
+        """Return the sums of what was counted, (F,), and start afresh; None when nothing was."""
+        counts, self._counts = self._counts, None
+        return counts
 
     def drain(self) -> Tensor | None:
         """Return the means, shape (T + B,), and start afresh; None when nothing was added."""

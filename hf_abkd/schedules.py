@@ -41,6 +41,32 @@ class Linear(Schedule):
         return self.start + (self.end - self.start) * progress
 
 
+@dataclass(frozen=True)
+class LinearUntil(Schedule):
+    """From `start` to `end` in a straight line over the first part of the stage, and `end` in the rest.
+
+    Args:
+        start: The weight at the first step.
+        end: The weight from `until` on.
+        until: The share of the stage after which it stays, in (0, 1].
+
+    Raises:
+        ValueError: If an end is negative or not finite, or `until` is no such share.
+    """
+
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ends and the share."""
+        super().__post_init__()
+        if not 0 < self.until <= 1:
+            raise ValueError(f"until must be a share of the stage in (0, 1], got {self.until}")
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        return self.start + (self.end - self.start) * min(1.0, progress / self.until)
+
+
 class Cosine(Schedule):
     """From `start` to `end` along half a cosine: slow, fast, slow."""
 

@@ -16,6 +16,7 @@ from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hf_abkd.args import DistillationArguments, rising_shares
+from hf_abkd.extensions import Extension
 from hf_abkd.plans import Plan
 from hf_abkd.routes import TeacherRoute
 from hf_abkd.terms import PairedTerms, Term
@@ -89,6 +90,7 @@ class Stage:
         arguments: Training arguments that hold in this stage only; see `STAGE_ARGUMENTS`.
         teacher: Weights that the run's teacher has while the stage runs: a folder with `model.safetensors` of the same
             architecture, or a `TeacherRoute` of several, one after another. It has its own back afterwards.
+        extension: Makes further images of each training batch; terms read them, or the batch's own, by their `rows`.
 
     Raises:
         TypeError: If `teacher` is neither a folder nor a route.
@@ -104,6 +106,7 @@ class Stage:
     optimizer: tuple[type[torch.optim.Optimizer], Mapping[str, Any]] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | os.PathLike[str] | TeacherRoute | None = None
+    extension: Extension | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
@@ -170,6 +173,7 @@ class Stage:
             "optimizer": optimizer,
             "arguments": {key: str(value) for key, value in self.arguments.items()},
             **({} if self.route is None else {"teacher": self.route.describe()}),
+            **({} if self.extension is None else {"extension": repr(self.extension)}),
         }
 
 

@@ -180,6 +180,16 @@ class LiveTeacher:
         self.model.eval()
         return self._logits(self.model, self._prepared(self.model, inputs, False))
 
+    def differentiable_logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the logits of a batch, (N, K), with a graph to the images and none to the weights.
+
+        They are those of the fast copy if there is one; of a quantised teacher, as whole numbers have no gradient,
+        those of the model that was given.
+        """
+        fast = FastModel(self.model, False, "") if self._fast.quantized else self._fast
+        fast.model.eval()
+        return self._logits(fast.model, self._prepared(fast.model, inputs, fast.channels_last))
+
     def _prepared(self, model: nn.Module, inputs: Mapping[str, Any], channels_last: bool) -> dict[str, Any]:
         """Return what the model takes of the inputs, in its precision and memory format."""
         # A teacher may hold half precision weights, and the batch is float32.

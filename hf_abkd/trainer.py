@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hf_abkd.batches import Batch, read_batch
 from hf_abkd.capture import evaluating, refuse_compiled
 from hf_abkd.distiller import Distiller, check_rows
 from hf_abkd.draws import Draws
+from hf_abkd.extensions import Extender, groups_of, refuse_unextendable
 from hf_abkd.fast_teacher import SpeedUps, gains_from_channels_last
 from hf_abkd.images import SAMPLE_IDS, TEACHER_IMAGES
 from hf_abkd.label_spaces import LabelMatch
@@ -120,6 +122,7 @@ class DistillationTrainer(StagedTrainer):
         self._teacher_reference: dict[str, Any] | None = None
         self._views: Views | None = None
         self._wiring: Wiring | None = None
+        self._extenders: dict[int, Extender | None] = {}
         self._sample: Batch | None = None
         self._proposed = False
         self._traces: tuple[Trace, Trace] | None = None
@@ -147,6 +150,11 @@ class DistillationTrainer(StagedTrainer):
         with _random_state_kept():
             self._follower = RouteFollower.of(self.teacher, stages, cached=self.cache is not None)
         completed = with_pairs(stages, self._propose)
+        for stage in completed:
+            if stage.extension is not None:
+                refuse_unextendable(
+                    stage.name, stage.extension, stage.each_term(), teacher, cached=self.cache is not None
+                )
         check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
         return completed
 
@@ -200,7 +208,8 @@ class DistillationTrainer(StagedTrainer):
     def card_facts(self) -> hub.CardFacts:
         """Return what the model card says of this run."""
         facts = super().card_facts()
-        facts.citations = hub.citations(term.objective for term in self._terms)
+        extensions = [stage.extension.citation for stage in self.stages if stage.extension is not None]
+        facts.citations = hub.citations([*(term.objective.citation for term in self._terms), *extensions])
         if self.teacher is not None:
             facts.teacher = {
                 **(self._teacher_reference or reference(self.teacher.model)),
@@ -268,6 +277,8 @@ class DistillationTrainer(StagedTrainer):
                         f"term {term.name!r} needs labels, and the training set gives only {sorted(batch.student)}. "
                         "Name the label column, or use terms that need no labels."
                     )
+            for stage in self.stages:
+                check_rows(stage.each_term(), groups_of(stage.extension, batch))
             compared = any(term.teacher is not None for term in self._terms)
             needed = (self.teacher or self.cache) if compared else None
             # The seed makes connectors start equal whatever was drawn before; restoring the state keeps them from
@@ -288,6 +299,7 @@ class DistillationTrainer(StagedTrainer):
             self._tell_labels(self._wiring.labels)
             if needed is not None:
                 self._tell_sizes()
+            self._extenders = {id(stage): self._extender(stage, self._wiring) for stage in self.stages}
         return self._wiring
 
     def _speed_up_teacher(self) -> None:
@@ -298,6 +310,20 @@ class DistillationTrainer(StagedTrainer):
                 own.teacher_fold_batch_norm, own.teacher_channels_last, own.teacher_compile, own.teacher_quantize
             )
             self.teacher.optimize(self._sample_batch().teacher(), self._wiring.teacher, speed_ups)
+
+    def _extender(self, stage: Stage, wiring: Wiring) -> Extender | None:
+        """Return what extends the batches of a stage."""
+        if stage.extension is None or self.teacher is None or wiring.labels is None:
+            return None
+        views = self._views
+        if views is None:
+            if not isinstance(self.processing_class, BaseImageProcessor):
+                raise ValueError(
+                    f"{type(stage.extension).__name__} must know which colours a pixel can have: pass the image "
+                    f"processor as processing_class, got {self.processing_class!r}"
+                )
+            views = Views(View.measured(self.processing_class, getattr(self.model.config, "num_channels", 3)))
+        return Extender(stage.extension, self.model, self.teacher, wiring.labels, views.clamp_)
 
     def _tell_sizes(self) -> None:
         """Warn of images on which the teacher is worse than on its own."""
@@ -395,7 +421,6 @@ class DistillationTrainer(StagedTrainer):
         """Build the module of a stage, with everything frozen that it does not train."""
         refuse_reentrant(self.model)
         wiring = self._wire()
-        check_rows(stage.each_term(), self._sample_batch().rows or ())
         frozen, names = frozen_parts(self.model, stage.freeze)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in names)
@@ -516,11 +541,15 @@ class DistillationTrainer(StagedTrainer):
                 return augmentation(images, self._draws(images, samples, count))
 
         batch = self._batch(inputs, augment)
-        targets = self._targets(stage, batch)
+        targets, progress = self._targets(stage, batch), self._span.progress(self.state.global_step)
+        if (extender := self._extenders[id(stage)]) is not None:
+            draws = self._draws(batch.canvas, batch.samples, count).apart("extension")
+            autocast, targets_of = self.accelerator.autocast, partial(self._targets, stage)
+            batch, targets, counts = extender(batch, targets, targets_of, terms, progress, draws, autocast)
+            self._meter.count(counts)
         if self._channels_last:
             images = self.model.main_input_name
             batch.student[images] = batch.student[images].contiguous(memory_format=torch.channels_last)
-        progress = self._span.progress(self.state.global_step)
         if count == 0 and self._distiller is not None:
             measured = self._balance.measure(self._distiller, batch, targets, progress, self.accelerator)
             if measured is not None:
@@ -609,6 +638,8 @@ class DistillationTrainer(StagedTrainer):
             progress = span.progress(self.state.global_step - 1)
             changing = [term for term in terms if not isinstance(term.weight, (int, float)) or term.balance != 1]
             logs.update({f"weight/{term.name}": term.weight_at(progress) for term in changing})
+            if (extension := self._stage.extension) is not None and (counts := self._meter.drain_counts()) is not None:
+                logs.update(extension.summary(self.accelerator.reduce(counts, "sum").tolist()))
             if span.count > 1:
                 logs["stage"] = span.index + 1
         super().log(logs, start_time)

@@ -208,6 +208,10 @@ class Views:
         """
         return self._coloured(pixel_values, self._teacher_colours)
 
+    def clamp_(self, canvas: Tensor) -> Tensor:
+        """Cut a canvas (N, C, H, W) off at the colours that pixels have, in place."""
+        return self._student_colours.clamp_(canvas)
+
     def upsampling(self, canvas_size: tuple[int, int]) -> str | None:
         """Return a sentence if the teacher's images have to be enlarged from a canvas (height, width), else None."""
         size = self.teacher_view.size

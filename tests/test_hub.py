@@ -483,4 +483,4 @@ def test_every_objective_of_a_paper_has_a_citation():
     class Own(Objective):
         pass
 
-    assert hub.citations([Own()]) == []
+    assert hub.citations([Own().citation]) == []

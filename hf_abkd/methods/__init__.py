@@ -1,13 +1,18 @@
 """Published systems as lists of stages."""
 
+from hf_abkd.boundary_attack import BoundaryAttack
 from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activation_boundary
+from hf_abkd.methods.bss import BoundarySamples, boundary_supporting_samples
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
 from hf_abkd.methods.rco import GreedyRoute, equal_interval, route_constrained
 
 __all__ = [
     "CLASSIFICATION_SCHEDULE",
+    "BoundaryAttack",
+    "BoundarySamples",
     "GreedyRoute",
     "activation_boundary",
+    "boundary_supporting_samples",
     "equal_interval",
     "knowledge_distillation",
     "route_constrained",
