@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_abkd.images import SAMPLE_IDS, TEACHER_IMAGES
+from hf_abkd.images import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
 from hf_abkd.views import Views
 
 # What a cached teacher says of the images of a batch, by column.
 CACHED_TARGETS = "cached_targets"
+# The rows of the two domains of a batch.
+SOURCE, TARGET = "source", "target"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def read_batch(
             f"the student takes {images!r}, and the data set gives {sorted(student)}. Prepare the images with "
             "`dataset.with_transform(ImageTransform(processor))`."
         )
-    pixels = student[images]
+    pixels, rows = student[images], None
+    if (others := student.pop(TARGET_IMAGES, None)) is not None:
+        pixels, samples, truth, rows = _joined_domains(pixels, others, samples, student.pop(TARGET_IDS, None), truth)
     if views is None and (own is not None or pixels.dtype == torch.uint8):
         raise ValueError(
             f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
@@ -97,7 +101,25 @@ def read_batch(
             return student
         return {**student, images: views.teacher(canvas) if own is None else views.teacher_only(own)}
 
-    return Batch(student, truth, teacher, canvas, cached, samples=samples, images=images, views=views)
+    return Batch(student, truth, teacher, canvas, cached, rows, samples=samples, images=images, views=views)
+
+
+def _joined_domains(
+    source: Tensor, target: Tensor, source_ids: Tensor | None, target_ids: Tensor | None, labels: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, slice]]:
+    """Return the images, ids and labels of two domains as those of one batch, and where each domain lies in it."""
+    if source.shape[1:] != target.shape[1:] or source.dtype != target.dtype:
+        raise ValueError(
+            f"images of the source are {tuple(source.shape[1:])} ({source.dtype}), those of the target "
+            f"{tuple(target.shape[1:])} ({target.dtype}): one model reads both. Prepare both with "
+            "the same image processor and num_channels."
+        )
+    count, more = len(source), len(target)
+    both = source_ids is not None and target_ids is not None
+    ids = torch.cat([source_ids, target_ids]) if both else None  # type: ignore[list-item]
+    if labels is not None:
+        labels = torch.cat([labels, labels.new_full((more,), -100)])
+    return torch.cat([source, target]), ids, labels, {SOURCE: slice(0, count), TARGET: slice(count, count + more)}
 
 
 def of_images(batch: Batch, canvas: Tensor) -> Batch:

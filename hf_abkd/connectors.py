@@ -142,6 +142,30 @@ class LinearHead(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(student_features, teacher_classes))
 
 
+class DomainDiscriminator(nn.Module):
+    """Tell domains apart from features, whose gradient is reversed: (N, ...) to one logit, (N, 1).
+
+    What is below learns features by which the domains cannot be told.
+
+    Paper: Ganin and Lempitsky, ICML 2015, https://huggingface.co/papers/1409.7495
+
+    Args:
+        features: How many numbers a sample has.
+        hidden: The width of the layer between.
+    """
+
+    def __init__(self, features: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, student: Tensor) -> Tensor:
+        """Return the logit of the second domain for each sample, (N, 1)."""
+        # The value of the features, and the negative of their gradient.
+        reversed_features = 2 * student.detach() - student
+        logits: Tensor = self.layers(reversed_features)
+        return logits
+
+
 class ClassSelection(nn.Module):
     """Some of the classes, in another order: (N, K) to (N, number of chosen classes). Nothing to train."""
 

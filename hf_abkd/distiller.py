@@ -17,6 +17,9 @@ from hf_abkd.objectives import boundary_agreement
 from hf_abkd.outputs import logits_of
 from hf_abkd.terms import LOGITS, Term
 
+# The groups of rows that objectives about domains compare.
+DOMAINS = ("source", "target")
+
 
 class Distiller(nn.Module):
     """A student and the terms of one stage.
@@ -35,6 +38,8 @@ class Distiller(nn.Module):
         points: The tensor of the student that each term's `student` stands for, by that name.
         overwritten: Those of the points whose tensors a later operation overwrites in place.
         frozen: Modules kept in eval mode, so that their statistics stay as they are.
+        further: Tensors of the student that are captured for others.
+        logits: Whether the logits are needed by others.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class Distiller(nn.Module):
         points: Mapping[str, CapturePoint],
         overwritten: Iterable[CapturePoint] = (),
         frozen: Sequence[nn.Module] = (),
+        further: Iterable[CapturePoint] = (),
+        logits: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
@@ -51,8 +58,8 @@ class Distiller(nn.Module):
         self.connectors = nn.ModuleList(terms)
         self.points = {term.student: points[term.student] for term in terms if term.student != LOGITS}
         #: Whether training needs the student's logits; evaluation always gives them.
-        self.trains_logits = not terms or any(term.student == LOGITS for term in terms)
-        self.capture = Capture(student, self.points.values(), overwritten)
+        self.trains_logits = logits or not terms or any(term.student == LOGITS for term in terms)
+        self.capture = Capture(student, [*self.points.values(), *further], overwritten)
         self._frozen = tuple(frozen)
         self.agreement_names = [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
 
@@ -121,19 +128,48 @@ class Distiller(nn.Module):
         Raises:
             ValueError: If a term needs labels and there are none, or names rows that the batch does not have.
         """
+        logits, captured = self.observe(inputs)
+        values, agreements = self.compare(logits, captured, targets, labels, rows, len(next(iter(inputs.values()))))
+        return logits, values, agreements
+
+    def observe(self, inputs: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
+        """Run the student; return its logits, or None in training if no term needs them, and what was captured."""
         without = self.training and not self.trains_logits
         output, captured = self.capture.run(lambda: self.student(**inputs), stop=without)
-        logits = None if without else logits_of(output, self.student, "student")
+        return (None if without else logits_of(output, self.student, "student")), captured
+
+    def compare(
+        self,
+        logits: Tensor | None,
+        captured: Mapping[CapturePoint, Tensor],
+        targets: Mapping[str, Tensor],
+        labels: Tensor | None,
+        rows: Mapping[str, slice] | None,
+        count: int,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the values and agreements of the terms; the arguments are what `observe` returned, and those of `run`.
+
+        Args:
+            logits: The student's logits, or None.
+            captured: Its tensors.
+            targets: The teacher's tensors by the names that the terms use.
+            labels: The labels of the batch, (N,), or None.
+            rows: The groups of rows that terms may name.
+            count: How many images the batch has.
+        """
         tensors = {name: captured[point] for name, point in self.points.items()}
         if logits is not None:
             tensors[LOGITS] = logits
         values: list[Tensor] = []
         agreements: list[Tensor] = []
         for term in self.terms:
-            own = self._rows_of(term, rows, len(next(iter(inputs.values()))))
+            own = self._rows_of(term, rows, count)
             # Without a row there is nothing to compare, and yet every process has to reach the same parameters.
             empty = own is not None and own.start == own.stop
-            student, target = tensors[term.student], labels if term.teacher is None else targets[term.teacher]
+            student = tensors[term.student]
+            target = targets[term.teacher] if term.teacher is not None else labels
+            if term.objective.target == "domains":
+                target = domains_of(rows, count, student.device)
             if target is None:
                 raise ValueError(f"term {term.name!r} needs labels, and the batch has none")
             if own is not None and not empty:
@@ -145,7 +181,7 @@ class Distiller(nn.Module):
             if term.objective.boundary:
                 with torch.no_grad():
                     agreements.append(boundary_agreement(student, target))
-        return logits, values, agreements
+        return values, agreements
 
     def _rows_of(self, term: Term, rows: Mapping[str, slice] | None, count: int) -> slice | None:
         """Return the rows that a term compares; None for all of them."""
@@ -157,6 +193,15 @@ class Distiller(nn.Module):
         if not 0 <= own.start <= own.stop <= count:
             raise ValueError(f"the rows {term.rows!r} are {own}, and the batch has {count}")
         return own
+
+
+def domains_of(rows: Mapping[str, slice] | None, count: int, device: torch.device) -> Tensor:
+    """Return the domain of each image of a batch, (N,): 0 in the rows "source", 1 in "target", and -1 elsewhere."""
+    domains = torch.full((count,), -1, device=device)
+    for number, name in enumerate(DOMAINS):
+        if rows is not None and name in rows:
+            domains[rows[name]] = number
+    return domains
 
 
 def check_rows(terms: Iterable[Term], groups: Iterable[str]) -> None:
@@ -171,6 +216,10 @@ def check_rows(terms: Iterable[Term], groups: Iterable[str]) -> None:
     """
     known = sorted(groups)
     for term in terms:
+        if term.objective.target == "domains" and not set(DOMAINS) <= set(known):
+            raise ValueError(
+                f"term {term.name!r} compares two domains, and batches have one; train on PairedDomains(source, target)"
+            )
         if term.rows is not None and term.rows not in known:
             raise ValueError(
                 f"term {term.name!r} compares the rows {term.rows!r} of a batch, and batches have "

@@ -178,7 +178,11 @@ class Subject:
         buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
         distiller = None
         try:
-            distiller = self.trainer._make_distiller(stage)
+            made = self.trainer._make_distiller(stage)
+            if not isinstance(made, Distiller):
+                made.detach()
+                raise TypeError(f"stage {stage.name!r} trains its teacher, which is not examined")
+            distiller = made
             yield distiller
         finally:
             if distiller is not None:
@@ -237,7 +241,7 @@ def check_plan(subject: Subject) -> Iterator[Finding]:
     teacher = subject.trainer.teacher
     overwritten = {
         "student": subject.trainer._wire().overwritten,
-        "teacher": teacher._overwritten if teacher else set(),
+        "teacher": teacher.overwritten if teacher else set(),
     }
     for role, points in overwritten.items():
         if points:

@@ -23,6 +23,11 @@ TEACHER_IMAGES = "teacher_pixel_values"
 SAMPLE_IDS = "sample_id"
 
 
+# The columns with the images, and their ids, of a second domain.
+TARGET_IMAGES = "target_pixel_values"
+TARGET_IDS = "target_sample_id"
+
+
 class ImageTransform:
     """Turn a batch of decoded images into model inputs; picklable, for `prepare` or ``dataset.with_transform``.
 

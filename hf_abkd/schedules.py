@@ -6,11 +6,24 @@ import math
 from dataclasses import dataclass, replace
 
 
-@dataclass(frozen=True)
 class Schedule:
-    """A weight that goes from `start` to `end` over a stage.
+    """A weight that changes over a stage.
 
     Call it with the progress of the stage, from 0 (first step) to 1 (after the last).
+    """
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        raise NotImplementedError
+
+    def times(self, factor: float) -> Schedule:
+        """Return the same schedule times a number."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Between(Schedule):
+    """A weight that goes from `start` to `end` over a stage.
 
     Raises:
         ValueError: If either end is negative or not finite.
@@ -24,16 +37,12 @@ class Schedule:
         if not (0 <= self.start < math.inf and 0 <= self.end < math.inf):
             raise ValueError(f"a schedule goes between two weights of 0 or more, got {self.start} and {self.end}")
 
-    def __call__(self, progress: float) -> float:
-        """Return the weight at this progress."""
-        raise NotImplementedError
-
     def times(self, factor: float) -> Schedule:
         """Return the same schedule between other weights."""
         return replace(self, start=self.start * factor, end=self.end * factor)
 
 
-class Linear(Schedule):
+class Linear(Between):
     """From `start` to `end` in a straight line."""
 
     def __call__(self, progress: float) -> float:
@@ -42,7 +51,7 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True)
-class LinearUntil(Schedule):
+class LinearUntil(Between):
     """From `start` to `end` in a straight line over the first part of the stage, and `end` in the rest.
 
     Args:
@@ -67,7 +76,7 @@ class LinearUntil(Schedule):
         return self.start + (self.end - self.start) * min(1.0, progress / self.until)
 
 
-class Cosine(Schedule):
+class Cosine(Between):
     """From `start` to `end` along half a cosine: slow, fast, slow."""
 
     def __call__(self, progress: float) -> float:
@@ -75,7 +84,7 @@ class Cosine(Schedule):
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class Exponential(Schedule):
+class Exponential(Between):
     """From `start` to `end` by a constant factor per step.
 
     Raises:
@@ -91,3 +100,74 @@ class Exponential(Schedule):
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""
         return self.start * math.exp(progress * math.log(self.end / self.start))
+
+
+@dataclass(frozen=True)
+class Rise(Between):
+    """From `start` to `end` as a weight that grows by a constant factor per step, up to `ratio` times, goes its way.
+
+    The complement of an `Exponential` is of this form: 1 - b, with b from 0.1 to 0.9 by a constant factor, is
+    `Rise(start=0.9, end=0.1, ratio=9)`.
+
+    Args:
+        start: The weight at the first step.
+        end: The weight after the last.
+        ratio: How many times the other weight grows, above 1.
+
+    Raises:
+        ValueError: If an end is negative or not finite, or `ratio` is not above 1.
+    """
+
+    ratio: float = math.e
+
+    def __post_init__(self) -> None:
+        """Check the ends and the ratio."""
+        super().__post_init__()
+        if not 1 < self.ratio < math.inf:
+            raise ValueError(f"ratio must be above 1 and finite, got {self.ratio}")
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        return self.start + (self.end - self.start) * (math.pow(self.ratio, progress) - 1) / (self.ratio - 1)
+
+
+@dataclass(frozen=True)
+class Saturating(Between):
+    """From `start` towards `end`, fast at first: start + (end - start) (2 / (1 + exp(-slope * progress)) - 1).
+
+    Args:
+        start: The weight at the first step.
+        end: What the weight comes close to.
+        slope: How fast; at 10 the end is missed by a ten-thousandth of the way.
+
+    Raises:
+        ValueError: If an end is negative or not finite, or `slope` is not positive.
+    """
+
+    slope: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the ends and the slope."""
+        super().__post_init__()
+        if not 0 < self.slope < math.inf:
+            raise ValueError(f"slope must be positive and finite, got {self.slope}")
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        return self.start + (self.end - self.start) * (2 / (1 + math.exp(-self.slope * progress)) - 1)
+
+
+@dataclass(frozen=True)
+class Product(Schedule):
+    """The product of two schedules."""
+
+    first: Schedule
+    second: Schedule
+
+    def __call__(self, progress: float) -> float:
+        """Return the weight at this progress."""
+        return self.first(progress) * self.second(progress)
+
+    def times(self, factor: float) -> Schedule:
+        """Return the same schedule times a number."""
+        return replace(self, first=self.first.times(factor))

@@ -21,6 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_abkd import checkpoints, hub, run_facts
 from hf_abkd.args import DistillationArguments
 from hf_abkd.distiller import Distiller
+from hf_abkd.joint_distiller import JointDistiller
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.progress import Meter, OneRunHandler, Span, StageFlow, StageProgress
 from hf_abkd.stages import Stage, frozen_parts, own_terms, stage_arguments
@@ -56,7 +57,7 @@ class StagedTrainer(StudentTrainer):
         self._arguments = stage_arguments(self.args, self.stages)
         #: Where each stage lies in the run, in steps; known once `train` was called.
         self.spans: list[Span] = []
-        self._distiller: Distiller | None = None
+        self._distiller: Distiller | JointDistiller | None = None
         self._meter = Meter()
         self._early_logs: list[dict[str, float]] = []
         self._loss_sum, self._first_step, self._start_time = 0.0, 0, 0.0
@@ -78,7 +79,7 @@ class StagedTrainer(StudentTrainer):
         """Measure what is to be known before the first step of a new run; return what was logged."""
         return []
 
-    def _make_distiller(self, stage: Stage) -> Distiller:
+    def _make_distiller(self, stage: Stage) -> Distiller | JointDistiller:
         """Return the module that the stage trains, with its hooks on."""
         raise NotImplementedError
 
@@ -102,7 +103,7 @@ class StagedTrainer(StudentTrainer):
     def _own_stages(self) -> list[Stage]:
         """Return the stages with connectors of their own, so that two trainers never share one."""
         stages = own_terms(self._given_stages)
-        for term in (term for stage in stages for term in stage.each_term()):
+        for term in (term for stage in stages for term in stage.all_terms()):
             if isinstance(term.objective, CrossEntropy) and term.objective.label_smoothing is None:
                 term.objective.label_smoothing = self.args.label_smoothing_factor
         return stages
@@ -111,7 +112,7 @@ class StagedTrainer(StudentTrainer):
         """Return the terms of all stages, by the names under which checkpoints hold their connectors."""
         named: dict[int, tuple[str, nn.Module]] = {}
         for index, stage in enumerate(self.stages):
-            for position, term in enumerate(stage.each_term()):
+            for position, term in enumerate(stage.all_terms()):
                 named.setdefault(id(term), (f"{index}.{position}", term))
         return dict(named.values())
 

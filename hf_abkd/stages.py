@@ -91,6 +91,8 @@ class Stage:
         teacher: Weights that the run's teacher has while the stage runs: a folder with `model.safetensors` of the same
             architecture, or a `TeacherRoute` of several, one after another. It has its own back afterwards.
         extension: Makes further images of each training batch; terms read them, or the batch's own, by their `rows`.
+        teacher_terms: Terms that train the teacher in the same steps; their `student` is a tensor of the teacher. It is
+            in training mode then, and changed for good.
 
     Raises:
         TypeError: If `teacher` is neither a folder nor a route.
@@ -107,6 +109,7 @@ class Stage:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | os.PathLike[str] | TeacherRoute | None = None
     extension: Extension | None = None
+    teacher_terms: Sequence[Term] = ()
 
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
@@ -120,9 +123,19 @@ class Stage:
             )
         if not self.terms:
             raise ValueError(f"{where} has no terms, so nothing would be trained")
-        names = [term.name for term in self.terms]
+        names = [term.name for term in (*self.terms, *self.teacher_terms)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{where} has several terms named {twice}; give each its own `name`")
+        if odd := [term.name for term in self.teacher_terms if term.teacher is not None]:
+            raise ValueError(
+                f"{where}: the terms {odd} compare with a teacher, and the teacher itself has none; its own terms "
+                "compare with labels or domains"
+            )
+        if self.teacher_terms and (self.teacher is not None or self.extension is not None):
+            raise ValueError(
+                f"{where} trains the teacher: it cannot take on other weights (teacher=...) or move images to the "
+                "boundaries of a teacher that moves (extension=...) at the same time"
+            )
         if isinstance(self.freeze, str):
             raise ValueError(f"{where}: freeze must be a list of patterns, write [{self.freeze!r}]")
         lengths = {"epochs": self.epochs, "steps": self.steps, "share": self.share}
@@ -150,6 +163,10 @@ class Stage:
         """The weights that the teacher takes on while the stage runs; None if it keeps its own."""
         return self.teacher if isinstance(self.teacher, TeacherRoute) else None
 
+    def all_terms(self) -> list[Term]:
+        """Return the terms of the student, and behind them those of the teacher."""
+        return [*self.each_term(), *self.teacher_terms]
+
     def each_term(self) -> list[Term]:
         """Return the terms, once the pairs of layers are known.
 
@@ -172,6 +189,7 @@ class Stage:
             "freeze": list(self.freeze),
             "optimizer": optimizer,
             "arguments": {key: str(value) for key, value in self.arguments.items()},
+            **({"teacher_terms": [term.describe() for term in self.teacher_terms]} if self.teacher_terms else {}),
             **({} if self.route is None else {"teacher": self.route.describe()}),
             **({} if self.extension is None else {"extension": repr(self.extension)}),
         }

@@ -40,7 +40,7 @@ class LiveTeacher:
         self._points: dict[str, CapturePoint] = {}
         self._boundaries: frozenset[str] = frozenset()
         self._with_logits = True
-        self._overwritten: set[CapturePoint] = set()
+        self.overwritten: set[CapturePoint] = set()
         self._fast = FastModel(model, False, "")
         self._compile = False
         self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
@@ -69,7 +69,7 @@ class LiveTeacher:
         # One tensor may go by two names, and be a boundary by one of them only.
         values = {point for name, point in self._points.items() if name not in self._boundaries}
         points = self._points.values()
-        return Capture(self._fast.model, points, self._overwritten, signs=set(points) - values)
+        return Capture(self._fast.model, points, self.overwritten, signs=set(points) - values)
 
     def probe(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run one batch to find tensors that are overwritten in place; return that batch's logits and tensors.
@@ -77,11 +77,11 @@ class LiveTeacher:
         All of them are responses, those of boundaries too. This is the model that was given, in a whole pass: a module
         that is called twice is found here.
         """
-        capture = Capture(self.model, self._points.values(), self._overwritten)
+        capture = Capture(self.model, self._points.values(), self.overwritten)
         logits: list[Tensor] = []
         with capture, self._precision(), torch.no_grad():
             captured = capture.probe(lambda: logits.append(self.logits(inputs)))
-        self._overwritten |= capture.overwritten
+        self.overwritten |= capture.overwritten
         self._capture = self._make_capture()
         return {LOGITS: logits[-1], **{name: captured[point] for name, point in self._points.items()}}
 
@@ -107,7 +107,7 @@ class LiveTeacher:
                 self.model,
                 lambda model, channels_last: self._logits(model, self._prepared(model, inputs, channels_last)),
                 points.values(),
-                self._overwritten,
+                self.overwritten,
                 speed_ups,
             )
         self._capture = self._make_capture()
@@ -179,6 +179,10 @@ class LiveTeacher:
         """
         self.model.eval()
         return self._logits(self.model, self._prepared(self.model, inputs, False))
+
+    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the model that was given takes of the inputs, by the names of its arguments."""
+        return self._prepared(self.model, inputs, False)
 
     def differentiable_logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch, (N, K), with a graph to the images and none to the weights.

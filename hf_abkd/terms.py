@@ -10,9 +10,9 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.connectors import KINDS, ClassSelection, Connection, Kind, connect
+from hf_abkd.connectors import KINDS, ClassSelection, Connection, DomainDiscriminator, Kind, connect
 from hf_abkd.layouts import Layout, plain_layout
-from hf_abkd.objectives import OBJECTIVES, Objective
+from hf_abkd.objectives import OBJECTIVES, DomainClassification, Objective
 from hf_abkd.packing import unpack_signs
 from hf_abkd.plans import LayerPair, Plan, PlannedTensor
 from hf_abkd.schedules import Schedule
@@ -66,9 +66,11 @@ class Term(nn.Module):
                 f"a term needs an objective, one of {sorted(kind.__name__ for kind in OBJECTIVES.values())} or your "
                 f"own subclass of Objective; got {objective!r}"
             )
-        if objective.target == "labels":
+        if objective.target != "teacher":
             if teacher is not None:
-                raise ValueError(f"{type(objective).__name__} compares with the labels; leave teacher={teacher!r} out")
+                raise ValueError(
+                    f"{type(objective).__name__} compares with the {objective.target}; leave teacher={teacher!r} out"
+                )
             if connector == "linear":
                 raise ValueError(
                     f"a linear head on {student!r} needs the number of classes; give connector=nn.Sequential("
@@ -151,6 +153,11 @@ class Term(nn.Module):
             connection.parameters,
         )
 
+    def connect_domains(self, student_shape: Sequence[int]) -> None:
+        """Make the discriminator of a term that tells domains apart, once the shape of its tensor is known."""
+        if self.connector is None and isinstance(self.objective, DomainClassification):
+            self.connector = DomainDiscriminator(math.prod(student_shape[1:]))
+
     def connect_classes(self, student_classes: Sequence[int], teacher_classes: Sequence[int]) -> None:
         """Compare the logits of some classes only: of each model these, in this order."""
         if self.connector is None:
@@ -165,7 +172,7 @@ class Term(nn.Module):
     @property
     def pair(self) -> str:
         """The two sources, for messages."""
-        return f"student {self.student!r}, {'teacher ' + repr(self.teacher) if self.teacher else 'labels'}"
+        return f"student {self.student!r}, {'teacher ' + repr(self.teacher) if self.teacher else self.objective.target}"
 
     def weight_at(self, progress: float) -> float:
         """Return the weight when this share of the stage is done, from 0 to 1."""
@@ -215,7 +222,7 @@ class Term(nn.Module):
             "name": self.name,
             "objective": repr(self.objective),
             "student": self.student,
-            "teacher": self.teacher or "labels",
+            "teacher": self.teacher or self.objective.target,
             "weight": repr(self.weight),
             "connector": str(self.connector_kind) if self.connector is None else type(self.connector).__name__,
             **({} if self.rows is None else {"rows": self.rows}),

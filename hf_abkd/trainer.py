@@ -26,10 +26,12 @@ from hf_abkd.augment import Augmentation
 from hf_abkd.batches import Batch, read_batch
 from hf_abkd.capture import evaluating, refuse_compiled
 from hf_abkd.distiller import Distiller, check_rows
+from hf_abkd.domains import PairedDomains
 from hf_abkd.draws import Draws
 from hf_abkd.extensions import Extender, groups_of, refuse_unextendable
 from hf_abkd.fast_teacher import SpeedUps, gains_from_channels_last
-from hf_abkd.images import SAMPLE_IDS, TEACHER_IMAGES
+from hf_abkd.images import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.joint_distiller import JointDistiller, refuse_unadaptable
 from hf_abkd.label_spaces import LabelMatch
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.outputs import logits_of
@@ -123,6 +125,8 @@ class DistillationTrainer(StagedTrainer):
         self._views: Views | None = None
         self._wiring: Wiring | None = None
         self._extenders: dict[int, Extender | None] = {}
+        self._adapts_teacher = False
+        self._teacher_wiring: Wiring | None = None
         self._sample: Batch | None = None
         self._proposed = False
         self._traces: tuple[Trace, Trace] | None = None
@@ -150,12 +154,17 @@ class DistillationTrainer(StagedTrainer):
         with _random_state_kept():
             self._follower = RouteFollower.of(self.teacher, stages, cached=self.cache is not None)
         completed = with_pairs(stages, self._propose)
+        check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
         for stage in completed:
+            if stage.teacher_terms:
+                self._adapts_teacher = True
+                refuse_unadaptable(stage.name, teacher, args=self.args, cached=self.cache is not None)
             if stage.extension is not None:
                 refuse_unextendable(
                     stage.name, stage.extension, stage.each_term(), teacher, cached=self.cache is not None
                 )
-        check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
+            if isinstance(teacher, nn.Module):
+                check_names(teacher, None, stage.teacher_terms)
         return completed
 
     def _cached_processor(self, cache: TeacherCache) -> BaseImageProcessor:
@@ -209,7 +218,8 @@ class DistillationTrainer(StagedTrainer):
         """Return what the model card says of this run."""
         facts = super().card_facts()
         extensions = [stage.extension.citation for stage in self.stages if stage.extension is not None]
-        facts.citations = hub.citations([*(term.objective.citation for term in self._terms), *extensions])
+        terms = [*self._terms, *(term for stage in self.stages for term in stage.teacher_terms)]
+        facts.citations = hub.citations([*(term.objective.citation for term in terms), *extensions])
         if self.teacher is not None:
             facts.teacher = {
                 **(self._teacher_reference or reference(self.teacher.model)),
@@ -271,14 +281,14 @@ class DistillationTrainer(StagedTrainer):
         """Find the tensors that the terms name and make their connectors, on one batch; done once."""
         if self._wiring is None:
             batch = self._sample_batch()
-            for term in self._terms:
-                if term.teacher is None and batch.labels is None:
+            for term in (term for stage in self.stages for term in stage.all_terms()):
+                if term.objective.target == "labels" and batch.labels is None:
                     raise ValueError(
                         f"term {term.name!r} needs labels, and the training set gives only {sorted(batch.student)}. "
                         "Name the label column, or use terms that need no labels."
                     )
             for stage in self.stages:
-                check_rows(stage.each_term(), groups_of(stage.extension, batch))
+                check_rows(stage.all_terms(), groups_of(stage.extension, batch))
             compared = any(term.teacher is not None for term in self._terms)
             needed = (self.teacher or self.cache) if compared else None
             # The seed makes connectors start equal whatever was drawn before; restoring the state keeps them from
@@ -299,12 +309,18 @@ class DistillationTrainer(StagedTrainer):
             self._tell_labels(self._wiring.labels)
             if needed is not None:
                 self._tell_sizes()
+            if self.teacher is not None and self._adapts_teacher:
+                own = [term for stage in self.stages for term in stage.teacher_terms]
+                taken, images = self.teacher.arguments(batch.teacher()), self.model.main_input_name
+                with _random_state_kept():
+                    torch.manual_seed(self.args.seed)
+                    self._teacher_wiring = wire(self.teacher.model, None, own, taken, None, images)
             self._extenders = {id(stage): self._extender(stage, self._wiring) for stage in self.stages}
         return self._wiring
 
     def _speed_up_teacher(self) -> None:
-        """Have the teacher run as a faster copy of the weights that it has now."""
-        if self.teacher is not None and self._wiring is not None:
+        """Have the teacher run as a faster copy of the weights that it has now, if they will stay."""
+        if self.teacher is not None and self._wiring is not None and not self._adapts_teacher:
             own = self.args
             speed_ups = SpeedUps(
                 own.teacher_fold_batch_norm, own.teacher_channels_last, own.teacher_compile, own.teacher_quantize
@@ -372,7 +388,7 @@ class DistillationTrainer(StagedTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        own = [SAMPLE_IDS] if self._views is None else [SAMPLE_IDS, TEACHER_IMAGES]
+        own = [SAMPLE_IDS, TARGET_IMAGES, TARGET_IDS, *([] if self._views is None else [TEACHER_IMAGES])]
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *own]))
 
     def _batch(
@@ -417,14 +433,31 @@ class DistillationTrainer(StagedTrainer):
         finally:
             self.data_collator = own
 
-    def _make_distiller(self, stage: Stage) -> Distiller:
+    def _joined(self, student: Distiller, stage: Stage, wiring: Wiring) -> JointDistiller:
+        """Return a module in which the teacher is trained too."""
+        if self.teacher is None or self._teacher_wiring is None:
+            raise RuntimeError("there is no teacher to train")
+        points = wiring.teacher_points(stage.each_term())
+        teacher = Distiller(
+            self.teacher.model.requires_grad_(True),
+            stage.teacher_terms,
+            self._teacher_wiring.student,
+            self._teacher_wiring.overwritten | self.teacher.overwritten,
+            further=points.values(),
+            logits=any(term.teacher == LOGITS for term in stage.each_term()),
+        )
+        return JointDistiller(student, teacher, points)
+
+    def _make_distiller(self, stage: Stage) -> Distiller | JointDistiller:
         """Build the module of a stage, with everything frozen that it does not train."""
         refuse_reentrant(self.model)
         wiring = self._wire()
         frozen, names = frozen_parts(self.model, stage.freeze)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in names)
-        distiller = Distiller(self.model, stage.each_term(), wiring.student, wiring.overwritten, frozen).attach()
+        student = Distiller(self.model, stage.each_term(), wiring.student, wiring.overwritten, frozen)
+        distiller = self._joined(student, stage, wiring) if stage.teacher_terms else student
+        distiller.attach()
         batch = self._sample_batch()
         self._select_targets(stage)
         # DDP waits for every trainable parameter in each step, and an optimiser would decay those that get no
@@ -453,6 +486,8 @@ class DistillationTrainer(StagedTrainer):
         finally:
             if self._channels_last:
                 self.model.to(memory_format=torch.contiguous_format)
+            if self._adapts_teacher and self.teacher is not None:
+                self.teacher.model.requires_grad_(False).eval().zero_grad()
             if self._follower is not None and self._follower.restore():
                 with _random_state_kept():
                     self._speed_up_teacher()
@@ -498,6 +533,9 @@ class DistillationTrainer(StagedTrainer):
     def _targets(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         """Return what the teacher says of a batch; a stage that does not compare with it costs no teacher pass."""
         terms = stage.each_term()
+        if stage.teacher_terms and self.teacher is not None:
+            # A teacher that is trained says it inside of the module that is.
+            return self.teacher.arguments(batch.teacher())
         if all(term.teacher is None for term in terms):
             return {}
         if self.cache is not None:
@@ -528,7 +566,7 @@ class DistillationTrainer(StagedTrainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def _train_on(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        stage, terms = self._stage, self._stage.each_term()
+        stage, terms = self._stage, self._stage.all_terms()
         step, count = self._micro_batch
         count = count + 1 if step == self.state.global_step else 0
         self._micro_batch = (self.state.global_step, count)
@@ -550,7 +588,7 @@ class DistillationTrainer(StagedTrainer):
         if self._channels_last:
             images = self.model.main_input_name
             batch.student[images] = batch.student[images].contiguous(memory_format=torch.channels_last)
-        if count == 0 and self._distiller is not None:
+        if count == 0 and isinstance(self._distiller, Distiller):
             measured = self._balance.measure(self._distiller, batch, targets, progress, self.accelerator)
             if measured is not None:
                 self.log(measured)
@@ -575,6 +613,8 @@ class DistillationTrainer(StagedTrainer):
         self._view_number = number if views is None else number % views
         # Before the workers of the data loader, which read the targets of this view, begin with the epoch.
         self._cached_view.fill_(self._view_number)
+        if isinstance(self.train_dataset, PairedDomains):
+            self.train_dataset.set_epoch(number)
         return super()._run_epoch(model, epoch, *positional, **named)
 
     def _draws(self, images: Tensor, samples: Tensor | None, count: int) -> Draws:
@@ -596,6 +636,11 @@ class DistillationTrainer(StagedTrainer):
         state = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
         self._balance.start(self._span.index, self._stage.each_term(), state)
         return result
+
+    def stage_modules(self) -> dict[str, nn.Module]:
+        """Return what a checkpoint holds beside the student: the terms, and a teacher that is trained."""
+        own = {"teacher": self.teacher.model} if self._adapts_teacher and self.teacher is not None else {}
+        return {**super().stage_modules(), **own}
 
     def run_state(self) -> dict[str, Any]:
         """Return the position and the make-up of the run, for the checkpoint's state file."""
@@ -630,7 +675,7 @@ class DistillationTrainer(StagedTrainer):
         if "loss" in logs and (means := self._meter.drain()) is not None:
             # One reduction and one read of the device for all of them.
             values = self.accelerator.reduce(means, "mean").tolist()
-            terms, span = self._stage.each_term(), self._span
+            terms, span = self._stage.all_terms(), self._span
             names = [term.name for term in terms]
             names += [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
             logs = {**logs, **dict(zip(names, values, strict=True))}

@@ -19,6 +19,7 @@ from hf_abkd.capture import (
     resolve_boundaries,
 )
 from hf_abkd.distiller import Distiller
+from hf_abkd.joint_distiller import JointDistiller
 from hf_abkd.label_spaces import LabelMatch, match_labels
 from hf_abkd.layouts import Layout
 from hf_abkd.outputs import logits_of
@@ -214,6 +215,11 @@ def wire(
             captured = capture.probe(lambda: student(**inputs))
     for term in terms:
         term.to(logits.device)
+    for term in terms:
+        if term.objective.target == "domains":
+            shape = logits.shape if term.student == LOGITS else captured[student_points[term.student]].shape
+            term.connect_domains(shape)
+            term.to(logits.device)
     student_tensors = {LOGITS: logits, **{name: captured[point] for name, point in student_points.items()}}
     if teacher is None:
         return Wiring(student_points, {}, capture.overwritten)
@@ -317,9 +323,9 @@ def _connected(terms: Sequence[Term]) -> bool:
 
 
 def unreached(
-    distiller: Distiller,
+    distiller: Distiller | JointDistiller,
     inputs: Mapping[str, Any],
-    targets: Mapping[str, Tensor],
+    targets: Mapping[str, Any],
     labels: Tensor | None,
     rows: Mapping[str, slice] | None = None,
 ) -> set[str]:

@@ -51,6 +51,7 @@ ROWS = [
         "progress",
         "teacher",
     },
+    {"domains", "joint_distiller"},
     {"batches"},
     {"extensions"},
     {"stages"},

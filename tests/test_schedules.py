@@ -1,6 +1,6 @@
 import pytest
 
-from hf_abkd.schedules import Cosine, Exponential, Linear, Schedule
+from hf_abkd.schedules import Between, Cosine, Exponential, Linear, Product, Rise, Saturating, Schedule
 
 
 @pytest.mark.parametrize("kind", [Linear, Cosine, Exponential])
@@ -53,4 +53,27 @@ def test_a_schedule_shows_its_kind_and_its_ends():
 def test_the_base_class_has_no_shape():
     """Taken for a constant, it would hide that a subclass forgot its formula."""
     with pytest.raises(NotImplementedError):
-        Schedule(1.0, 2.0)(0.5)
+        Schedule()(0.5)
+    with pytest.raises(NotImplementedError):
+        Between(1.0, 2.0)(0.5)
+
+
+def test_rise_is_what_an_exponential_leaves():
+    """The weights of the two models of a joint run have to add up to 1 in every step."""
+    one, other = Exponential(0.1, 0.9), Rise(0.9, 0.1, ratio=9.0)
+    for progress in (0, 0.2, 0.5, 0.9, 1):
+        assert one(progress) + other(progress) == pytest.approx(1)
+    assert Rise(0.9, 0.1, ratio=9.0).times(2)(0.5) == pytest.approx(2 * other(0.5))
+    with pytest.raises(ValueError, match="ratio must be above 1"):
+        Rise(0.0, 1.0, ratio=1.0)
+
+
+def test_saturating_and_products_have_the_published_values():
+    """gamma = 2 / (1 + exp(-10 p)) - 1, over the whole stage."""
+    gamma = Saturating(0.0, 1.0)
+    assert [gamma(p) for p in (0, 0.1, 1)] == pytest.approx([0, 0.46211715726, 0.99990920426])
+    both = Product(Linear(1.0, 0.0), gamma)
+    assert both(0.1) == pytest.approx(0.9 * 0.46211715726)
+    assert both.times(3)(0.1) == pytest.approx(3 * both(0.1))
+    with pytest.raises(ValueError, match="slope must be positive"):
+        Saturating(0.0, 1.0, slope=0.0)

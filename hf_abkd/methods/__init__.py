@@ -3,6 +3,7 @@
 from hf_abkd.boundary_attack import BoundaryAttack
 from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activation_boundary
 from hf_abkd.methods.bss import BoundarySamples, boundary_supporting_samples
+from hf_abkd.methods.joint_uda import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
 from hf_abkd.methods.rco import GreedyRoute, equal_interval, route_constrained
 
@@ -13,7 +14,9 @@ __all__ = [
     "GreedyRoute",
     "activation_boundary",
     "boundary_supporting_samples",
+    "domain_confusion",
     "equal_interval",
+    "joint_adaptation",
     "knowledge_distillation",
     "route_constrained",
 ]

@@ -3,14 +3,18 @@
 from hf_abkd.objectives.activation_boundary import ActivationBoundary, boundary_agreement
 from hf_abkd.objectives.centered_logits import CenteredLogits
 from hf_abkd.objectives.cross_entropy import CrossEntropy
+from hf_abkd.objectives.domain_classification import DomainClassification
 from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
+from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
 from hf_abkd.objectives.objective import Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "activation_boundary": ActivationBoundary,
     "centered_logits": CenteredLogits,
     "cross_entropy": CrossEntropy,
+    "domain_classification": DomainClassification,
     "knowledge_distillation": KnowledgeDistillation,
+    "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
 }
 
 __all__ = [
@@ -18,7 +22,9 @@ __all__ = [
     "ActivationBoundary",
     "CenteredLogits",
     "CrossEntropy",
+    "DomainClassification",
     "KnowledgeDistillation",
+    "MaximumMeanDiscrepancy",
     "Objective",
     "boundary_agreement",
 ]

@@ -24,7 +24,7 @@ class CrossEntropy(Objective):
         TypeError: If the labels of a batch are not integers of shape (N,).
     """
 
-    target: ClassVar[Literal["teacher", "labels"]] = "labels"
+    target: ClassVar[Literal["teacher", "labels", "domains"]] = "labels"
 
     def __init__(self, *, label_smoothing: float | None = None) -> None:
         super().__init__()

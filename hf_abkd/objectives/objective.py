@@ -15,7 +15,8 @@ class Objective(nn.Module):
     autocast, with the target already detached: `hf_abkd.terms.Term` does that once for all of them.
 
     Attributes:
-        target: What it is compared with: a tensor of the teacher, or the class labels of the batch.
+        target: What it is compared with: a tensor of the teacher, the class labels of the batch, or the domain of each
+            of its samples (see `hf_abkd.domains`).
         boundary: Whether both tensors are responses *before* an activation, so that a module named without a
             side means the input of its activation, and only the sign of the target counts: it may come as a bool
             tensor, True above 0, or as packed bits (uint8, see `hf_abkd.packing`).
@@ -24,7 +25,7 @@ class Objective(nn.Module):
         citation: BibTeX entry of its paper, for model cards.
     """
 
-    target: ClassVar[Literal["teacher", "labels"]] = "teacher"
+    target: ClassVar[Literal["teacher", "labels", "domains"]] = "teacher"
     boundary: ClassVar[bool] = False
     per_sample: ClassVar[bool] = True
     citation: ClassVar[str] = ""

@@ -1,0 +1,37 @@
+"""Domain classification: from which of two domains a sample comes."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from hf_abkd.objectives.objective import Objective
+
+
+class DomainClassification(Objective):
+    """Tell target samples from source samples.
+
+    Behind a connector that reverses the gradient (`hf_abkd.connectors.DomainDiscriminator`, which a term with this
+    objective gets by itself) the model learns features by which they cannot be told.
+
+    Paper: Ganin and Lempitsky, ICML 2015, https://huggingface.co/papers/1409.7495
+    Shapes: student (N, 1), the logit of "target"; domains (N,), integers: 0 source, 1 target, -1 neither; returns ().
+    """
+
+    target: ClassVar[Literal["teacher", "labels", "domains"]] = "domains"
+    citation: ClassVar[str] = """@inproceedings{ganin2015unsupervised,
+  title     = {Unsupervised Domain Adaptation by Backpropagation},
+  author    = {Ganin, Yaroslav and Lempitsky, Victor},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2015},
+  url       = {https://arxiv.org/abs/1409.7495}
+}"""
+
+    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+        """Return the binary cross-entropy averaged over samples, shape ()."""
+        known = (target >= 0).to(student.dtype)
+        logits = student.flatten(1).mean(1)
+        losses = functional.binary_cross_entropy_with_logits(logits, (target == 1).to(student.dtype), reduction="none")
+        return (losses * known).sum() / len(student)
