@@ -1,7 +1,7 @@
 """Adapt a teacher to unlabelled images of another domain while it teaches a student (joint distillation and UDA).
 
-With no argument (no download): the source is one half of scikit-learn's digits, the target the other half with the
-colours turned over, which is a made shift:
+With no argument (no download): the source is one half of scikit-learn's digits, the target the other half with thick
+strokes, which is a made shift:
 
     accelerate launch examples/run_uda.py
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import run_ab
-from PIL import ImageOps
+from PIL import Image, ImageFilter
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil, set_seed
 
 from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term, knowledge_distillation, runs
@@ -49,17 +49,18 @@ class TargetArguments:
     teacher_epochs: float = field(default=3, metadata={"help": "Epochs of the teacher on the source beforehand."})
 
 
-def inverted(row):
-    return {**row, "image": ImageOps.invert(row["image"])}
+def thickened(row):
+    large = row["image"].resize((24, 24), Image.Resampling.BICUBIC)
+    return {**row, "image": large.filter(ImageFilter.MaxFilter(5))}
 
 
 def made_domains():
-    """Return two halves of the digits, the second with its colours turned over."""
+    """Return two halves of the digits, the second with thick strokes."""
     every = digits()
     half = len(every.train) // 2
     source = replace(every, train=every.train.select(range(half)))
-    rest = every.train.select(range(half, 2 * half)).map(inverted)
-    return source, replace(every, train=rest, validation=every.validation.map(inverted), name="digits, inverted")
+    rest = every.train.select(range(half, 2 * half)).map(thickened)
+    return source, replace(every, train=rest, validation=every.validation.map(thickened), name="digits, thick strokes")
 
 
 def real_domains(data, target, seed):
