@@ -2,7 +2,14 @@
 
 from hf_abkd.args import DistillationArguments
 from hf_abkd.caching import Recipe, write_cache
-from hf_abkd.methods import activation_boundary, knowledge_distillation, route_constrained
+from hf_abkd.domains import PairedDomains
+from hf_abkd.methods import (
+    activation_boundary,
+    boundary_supporting_samples,
+    joint_adaptation,
+    knowledge_distillation,
+    route_constrained,
+)
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
 from hf_abkd.route_recorder import RouteRecorder
 from hf_abkd.stages import Stage
@@ -19,6 +26,7 @@ __all__ = [
     "DistillationTrainer",
     "KnowledgeDistillation",
     "Objective",
+    "PairedDomains",
     "Recipe",
     "RouteRecorder",
     "Stage",
@@ -26,6 +34,8 @@ __all__ = [
     "Term",
     "__version__",
     "activation_boundary",
+    "boundary_supporting_samples",
+    "joint_adaptation",
     "knowledge_distillation",
     "route_constrained",
     "write_cache",

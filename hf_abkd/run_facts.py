@@ -41,8 +41,20 @@ def stage_facts(
         "epochs": 0.0 if span is None else span.epochs * steps / (span.stop - span.start),
         "freeze": stage.freeze,
         "terms": terms,
-        "settings": settings(args) | ({} if stage.route is None else {"teacher": stage.route.describe()}),
+        "settings": settings(args) | _further(stage),
     }
+
+
+def _further(stage: Stage) -> dict[str, Any]:
+    """Return what a stage does besides training the student by its terms."""
+    found = {}
+    if stage.route is not None:
+        found["teacher"] = stage.route.describe()
+    if stage.extension is not None:
+        found["extension"] = repr(stage.extension)
+    if stage.teacher_terms:
+        found["teacher trained by"] = ", ".join(f"{term.objective!r} * {term.weight!r}" for term in stage.teacher_terms)
+    return found
 
 
 def settings(args: DistillationArguments) -> dict[str, Any]:

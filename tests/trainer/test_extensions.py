@@ -258,3 +258,13 @@ def test_a_cached_teacher_is_refused(tmp_path):
     cache = write_cache(tmp_path / "cache", teacher, processor(), pictures(16), Recipe(batch_size=8))
     with pytest.raises(ValueError, match="a cache holds only what the teacher said of other images"):
         trainer_for(tmp_path / "run", teacher=cache, augmentation=None)
+
+
+def test_the_model_card_says_what_was_made_of_the_batches(tmp_path):
+    """A reader who repeats the run by the card has to know of images that no data set holds."""
+    trainer = trainer_for(tmp_path, max_steps=2)
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "BoundarySamples(BoundaryAttack(rule='scale_invariant'" in card
+    assert "heo2019adversarial" in card and "hinton2015distilling" in card

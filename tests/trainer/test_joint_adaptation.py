@@ -294,3 +294,13 @@ def test_the_pairs_of_an_epoch_are_other_ones_in_the_next(tmp_path):
     trainer = trainer_for(tmp_path, extra={"train_dataset": pairs}, max_steps=8)
     trainer.train()
     assert int(pairs._epoch) == 1
+
+
+def test_the_model_card_says_how_the_teacher_was_trained(tmp_path):
+    """The fingerprint in it is of the teacher that was passed, which is another one afterwards."""
+    trainer = trainer_for(tmp_path, max_steps=2)
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "MaximumMeanDiscrepancy(multiples=(0.25, 0.5, 1.0, 2.0, 4.0)) * Product(" in card
+    assert "gretton2012kernel" in card
