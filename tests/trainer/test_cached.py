@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from launched import in_two_processes
 from loopback_hub import LoopbackHub
 from PIL import Image as PILImage
 from test_caching import (
@@ -597,20 +598,8 @@ found = {
 @pytest.mark.slow
 def test_two_processes_write_one_cache_and_each_reads_its_own_images(tmp_path, teachers):
     """Targets of the other process's batch have the right shape and nothing else."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     (tmp_path / "joint.py").write_text(JOINT)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "MASTER_"))}
-    paths = {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "joint.py"), str(tmp_path)],
-        env={**kept, **paths},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    in_two_processes(tmp_path / "joint.py", tmp_path)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0] == ranks[1] and ranks[0]["world"] == 2 and ranks[0]["shards"] > 3
     first = ranks[0]["first"]

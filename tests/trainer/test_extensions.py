@@ -1,14 +1,11 @@
 """Stages that extend their batches: what the student sees, what is logged, and that all else stays as it is."""
 
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from extended_runs import outcome, pictures, processor, stopped_and_resumed, trained, trainer_for
-from test_processes import environment
+from launched import in_two_processes
 from tiny import CLASSES, RESNET_LAYERS, differing, losses, resnet, tensors, vit
 from torch import nn
 
@@ -16,8 +13,6 @@ from hf_abkd import ActivationBoundary, CrossEntropy, KnowledgeDistillation, Sta
 from hf_abkd.caching import Recipe, write_cache
 from hf_abkd.images import ImageTransform, prepare
 from hf_abkd.methods import BoundaryAttack, BoundarySamples, activation_boundary, boundary_supporting_samples
-
-HERE = Path(__file__).parent
 
 
 def apart(logits):
@@ -146,17 +141,7 @@ def test_a_resumed_run_moves_the_same_images_to_the_same_classes(tmp_path, step)
 @pytest.mark.slow
 def test_two_processes_keep_one_student_though_they_move_different_numbers_of_images(tmp_path):
     """A process without a sample must not wait for others, nor leave a parameter out."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*command, str(HERE / "extended_runs.py"), str(tmp_path)],
-        env=environment(ACCELERATE_USE_CPU="true"),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes("extended_runs.py", tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     trained_names = [name for name in first["student"] if "running" not in name]
     assert len(trained_names) > 5

@@ -1,14 +1,11 @@
 """A teacher that adapts to a domain without labels while it teaches: one loss, two models, and nothing else moved."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from adaptation_runs import STEPS, Shifted, domains, outcome, stopped_and_resumed, trainer_for
-from test_processes import environment
+from launched import in_two_processes
 from tiny import RESNET_LAYERS, arguments, differing, images, losses, resnet, tensors, vit
 from torch.nn import functional
 from transformers import ResNetForImageClassification, TrainerCallback
@@ -19,7 +16,6 @@ from hf_abkd.joint_distiller import refuse_unadaptable
 from hf_abkd.methods import domain_confusion, joint_adaptation
 from hf_abkd.objectives import MaximumMeanDiscrepancy
 
-HERE = Path(__file__).parent
 SGD = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 
 
@@ -228,17 +224,7 @@ def test_a_transformer_adapts_as_well(tmp_path):
 @pytest.mark.slow
 def test_two_processes_keep_one_student_and_one_teacher(tmp_path):
     """A teacher outside of what is averaged would be another one on every process."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*command, str(HERE / "adaptation_runs.py"), str(tmp_path)],
-        env=environment(ACCELERATE_USE_CPU="true"),
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes("adaptation_runs.py", tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     for confusion in ("mmd", "gradient_reversal"):
         for part, model in (("student", resnet(4)), ("teacher", resnet(6, seed=1)), ("modules", None)):

@@ -1,19 +1,14 @@
 """Two processes go one route: the same anchors at the same steps, as one process with the joint batch."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import joint_routes
 import pytest
 import torch
-from test_processes import comparable, environment
+from launched import in_two_processes
+from test_processes import comparable
 from tiny import differing, resnet
 
 from hf_abkd.anchors import anchors_in
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 
 
@@ -21,18 +16,7 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory):
     """Where `joint_routes.py` ran, in two processes."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    paths = [str(HERE.parent), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [*command, str(HERE / "joint_routes.py"), str(folder)],
-        env=environment(ACCELERATE_USE_CPU="true", PYTHONPATH=os.pathsep.join(paths)),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    in_two_processes("joint_routes.py", folder)
     return folder
 
 

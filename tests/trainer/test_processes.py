@@ -1,41 +1,23 @@
 """Two processes, started as users start them, train one model: the same as one process with the joint batch."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import joint_runs
 import pytest
 import torch
+from launched import environment, in_two_processes
 from tiny import differing
 
-HERE = Path(__file__).parent
 SPEED = ("runtime", "per_second", "train_loss")
 pytestmark = pytest.mark.slow
-
-
-def environment(**more):
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "MASTER_"))}
-    return {**kept, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1", **more}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What the two processes of `joint_runs.py` wrote."""
     folder = tmp_path_factory.mktemp("two")
-    # `accelerate launch --cpu` would start one process. Port 0 takes a free one.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*command, str(HERE / "joint_runs.py"), str(folder)],
-        env=environment(ACCELERATE_USE_CPU="true"),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    in_two_processes("joint_runs.py", folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 
