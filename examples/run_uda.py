@@ -5,14 +5,16 @@ strokes, which is a made shift:
 
     accelerate launch examples/run_uda.py
 
-DEMO_NUMBERS
+takes 6 minutes on one core. Accuracy on the target, mean and deviation over seeds 0, 1, 2: student alone 45.37 % ± 3.00,
+KD and then adapted 86.57 % ± 2.16, joint 92.04 % ± 0.98; teacher 79.72 % before and 91.76 % ± 0.80 after.
 
 MNIST as the source and scikit-learn's digits, which were scanned and scaled otherwise, as the target:
 
     accelerate launch examples/run_uda.py --train_files mnist-train.parquet --validation_files mnist-test.parquet \
         --max_train_samples 3000 --max_eval_samples 1000
 
-MNIST_NUMBERS
+takes 5 minutes on one core. Student alone 39.54 % ± 9.24, KD and then adapted 60.74 % ± 5.46, joint 76.11 % ± 2.27;
+teacher 38.33 % before and 77.41 % ± 2.43 after.
 
 `--target_files` and `--target_validation_files` name images of another target. Labels of the target are used to report
 accuracies and for nothing else. All students have the same number of steps. The other flags are those of `run_ab.py`,
