@@ -24,6 +24,7 @@ from hf_abkd.image_shards import DATA_FOLDER, GrowingImages, ImageShards, check_
 from hf_abkd.images import ImageTransform
 from hf_abkd.inversion import GREY, PRESETS, UNIT, DeepInversion, Sight, channels_of, invert
 from hf_abkd.norm_statistics import batch_norms
+from hf_abkd.progress import Span
 from hf_abkd.teacher import reference
 from hf_abkd.views import View
 
@@ -380,6 +381,8 @@ class AdaptiveDeepInversion(TrainerCallback):
         names = class_names(teacher, processor)
         self.every_steps, self.batch_size, self.initial_batches = every_steps, batch_size, initial_batches
         self.show_progress = show_progress
+        #: How many batches this process has made.
+        self.made = 0
         self._classes = _classes(classes, names)
         self._teacher, self._processor, self._settings = teacher, processor, settings
         self._student_processor = student_processor
@@ -417,9 +420,14 @@ class AdaptiveDeepInversion(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module | None = None,
+        train_dataloader: Any = None,
+        span: Span | None = None,
         **_: Any,
     ) -> None:
         """Make a batch for the student as it is, if it is time."""
+        steps = -(-len(train_dataloader) // args.gradient_accumulation_steps)
+        if (state.global_step - (0 if span is None else span.start)) % steps:
+            return  # a resumed run goes on within an epoch, and what it reads is there
         count = self.dataset.visible
         last = self._step_of(count - 1) if count > self.initial_batches else 0
         if state.global_step < last + self.every_steps:
@@ -446,3 +454,4 @@ class AdaptiveDeepInversion(TrainerCallback):
             total=steps, disable=not self.show_progress, unit="step", desc=f"synthesize batch {index + 1}", leave=False
         ) as bar:
             self._maker(student).write(self.shards, index, labels, _told(bar), step=step)
+        self.made += 1
