@@ -1,4 +1,4 @@
-"""The command line: what a model holds (`inspect`), what ails a run (`doctor`), a teacher stored (`cache`) or inverted."""
+"""The command line: `inspect` models, `doctor` a run, `cache` what a teacher says, `synthesize` images out of one."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ class GrowingImages(TorchDataset[dict[str, Any]]):
 
 
 def check_made_from(folder: Path, made_from: Mapping[str, Any]) -> None:
-    """Check that a folder is empty or was made from the same.
+    """Check that a folder is empty or was made from the same; models may have moved to another path.
 
     Raises:
         ValueError: If it was made from something else; the message has both sides of what differs.
@@ -222,7 +222,8 @@ def check_made_from(folder: Path, made_from: Mapping[str, Any]) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} holds other files; choose a folder that is empty or not there")
         return
-    there, here = json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(made_from))
+    there = _without_names(json.loads(file.read_text(encoding="utf-8")))
+    here = _without_names(json.loads(json.dumps(made_from)))
     changed = [
         f"{key}: {there.get(key)!r} there, {here.get(key)!r} here"
         for key in sorted({*there, *here})
@@ -233,6 +234,14 @@ def check_made_from(folder: Path, made_from: Mapping[str, Any]) -> None:
             f"{folder} was begun with other settings. {'; '.join(changed)}. Use those of the folder to go on with it, "
             "or choose another folder (or delete this one)."
         )
+
+
+def _without_names(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without where models lie: their fingerprints tell which they are."""
+    return {
+        key: {k: v for k, v in value.items() if k != "name_or_path"} if isinstance(value, dict) else value
+        for key, value in made_from.items()
+    }
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -88,6 +88,15 @@ def test_a_folder_of_other_settings_is_refused_with_both_sides(shards):
     ImageShards(shards.folder, MADE_FROM, ["cat", "dog"])
 
 
+def test_a_teacher_that_lies_elsewhere_is_the_same_teacher(tmp_path):
+    """A folder of models is moved, and the images are those of the same weights."""
+    there, here = ({"teacher": {"fingerprint": "a", "name_or_path": path}} for path in ("old/t", "new/t"))
+    ImageShards(tmp_path / "images", there, ["cat"])
+    ImageShards(tmp_path / "images", here, ["cat"])
+    with pytest.raises(ValueError, match="teacher: .*'a'.* there, .*'b'.* here"):
+        ImageShards(tmp_path / "images", {"teacher": {"fingerprint": "b", "name_or_path": "old/t"}}, ["cat"])
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     """It may be anything of the user's."""
     (tmp_path / "thesis.txt").write_text("work")
