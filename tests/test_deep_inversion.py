@@ -183,6 +183,23 @@ def test_a_call_for_a_folder_that_is_complete_returns_it(teacher, finished, monk
     assert again.dataset["label"] == finished.dataset["label"]
 
 
+def test_a_new_verifier_judges_a_set_that_is_complete(teacher, tmp_path):
+    """To make the images again for one number would take hours."""
+    first = made(teacher, tmp_path / "images", num_images=4)
+    assert first.quality.verifier_accuracy is None
+    again = made(teacher, tmp_path / "images", num_images=4, verifier=teacher)
+    assert again.quality.verifier_accuracy == again.quality.teacher_accuracy == first.quality.teacher_accuracy
+    assert json.loads((first.folder / "quality.json").read_text())["verifier_accuracy"] is not None
+
+
+def test_a_set_that_lost_a_batch_is_not_complete(teacher, tmp_path):
+    """Half of a set would be trained on as if it were whole."""
+    folder = made(teacher, tmp_path / "images").folder
+    (folder / "data" / "batch-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"has lost its batches \[1\]"):
+        made(teacher, folder)
+
+
 @pytest.mark.parametrize("state", ["complete", "incomplete"])
 def test_other_settings_or_another_teacher_are_refused_with_both_sides(teacher, tmp_path, state):
     """Half of the images would be of the one and half of the other."""

@@ -131,12 +131,11 @@ def synthesize(
     folder = Path(folder)
     unfinished = folder.with_name(folder.name + ".incomplete")
     check_made_from(folder, made_from)
-    if (folder / QUALITY_NAME).is_file():
-        known = json.loads((folder / QUALITY_NAME).read_text(encoding="utf-8"))
-        quality = Quality(**{field.name: known[field.name] for field in fields(Quality)})
-        return Synthesized(_loaded(folder), quality, folder)
-    shards = ImageShards(unfinished, made_from, names)
     batches = -(-num_images // batch_size)
+    judges = {"verifier": verifier, "verifier_processor": verifier_processor}
+    if (folder / QUALITY_NAME).is_file():
+        return _complete(ImageShards(folder, made_from, names), batches, maker, judges)
+    shards = ImageShards(unfinished, made_from, names)
     bounds = [num_images * index // batches for index in range(batches + 1)]
     steps = settings.iterations + settings.coarse_iterations
     with tqdm(total=batches * steps, disable=not show_progress, unit="step", desc="synthesize") as bar:
@@ -147,25 +146,39 @@ def synthesize(
             bar.set_description(f"batch {index + 1}/{batches}")
             labels = balanced_labels(chosen, start, stop - start, seed=seed)
             maker.write(shards, index, labels, _told(bar))
-    quality = measure_quality(
-        teacher,
-        processor,
-        (shards.read(index)[:2] for index in range(batches)),
-        verifier=verifier,
-        verifier_processor=verifier_processor,
-    )
     if previews:
         save_grid(_first_images(shards, previews), unfinished / PREVIEW_NAME)
-    curves = [shards.about(index)["r_feature"] for index in range(batches)]
-    curve = [[int(points[0][0]), float(np.mean([v for _, v in points]))] for points in zip(*curves, strict=True)]
-    write_json(unfinished / QUALITY_NAME, {**quality.as_json(), "r_feature_curve": curve})
-    (unfinished / "README.md").write_text(_card(made_from, quality, bool(previews)), encoding="utf-8")
+    quality = _describe(shards, batches, maker, judges)
     for leftover in (unfinished / DATA_FOLDER).glob(".*.unfinished"):
         leftover.unlink()
     if folder.is_dir():
         folder.rmdir()  # empty, or it would have been refused
     unfinished.replace(folder)
     return Synthesized(_loaded(folder), quality, folder)
+
+
+def _complete(shards: ImageShards, batches: int, maker: _Maker, judges: Mapping[str, Any]) -> Synthesized:
+    """Return what was made before; measure it again where a verifier is new."""
+    missing = [index for index in range(batches) if not shards.has(index)]
+    if missing:
+        raise ValueError(f"{shards.folder} has lost its batches {missing[:5]}; delete it to make the images again")
+    known = json.loads((shards.folder / QUALITY_NAME).read_text(encoding="utf-8"))
+    quality = Quality(**{field.name: known[field.name] for field in fields(Quality)})
+    if judges["verifier"] is not None and quality.verifier_accuracy is None:
+        quality = _describe(shards, batches, maker, judges)
+    return Synthesized(_loaded(shards.folder), quality, shards.folder)
+
+
+def _describe(shards: ImageShards, batches: int, maker: _Maker, judges: Mapping[str, Any]) -> Quality:
+    """Measure the images, and write that down beside them."""
+    parts = (shards.read(index)[:2] for index in range(batches))
+    quality = measure_quality(maker.teacher, maker.processor, parts, **judges)
+    curves = [shards.about(index)["r_feature"] for index in range(batches)]
+    curve = [[int(points[0][0]), float(np.mean([v for _, v in points]))] for points in zip(*curves, strict=True)]
+    card = _card(maker.made_from()["teacher"], quality, with_previews=(shards.folder / PREVIEW_NAME).is_file())
+    (shards.folder / "README.md").write_text(card, encoding="utf-8")
+    write_json(shards.folder / QUALITY_NAME, {**quality.as_json(), "r_feature_curve": curve})
+    return quality
 
 
 def class_names(teacher: nn.Module, processor: BaseImageProcessor) -> list[str]:
@@ -275,9 +288,8 @@ def _loaded(folder: Path) -> datasets.Dataset:
     return loaded
 
 
-def _card(made_from: Mapping[str, Any], quality: Quality, with_previews: bool) -> str:
+def _card(teacher: Mapping[str, str], quality: Quality, *, with_previews: bool) -> str:
     """Return the card of the data set; without its head `load_dataset` would take the JSON files for data."""
-    teacher = made_from["teacher"]
     lines = [
         "---",
         "configs:",
