@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 from tiny import resnet, tensors, vit
 from torch.nn import functional
-from transformers import ViTImageProcessorPil
+from transformers import (
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    LevitConfig,
+    LevitForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    RegNetConfig,
+    RegNetForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from hf_abkd.image_priors import mean_norm, total_variation
 from hf_abkd.inversion import GREY, UNIT, DeepInversion, Sight, inversion_loss, invert, jensen_shannon, to_pixels
@@ -386,3 +396,59 @@ def test_models_without_common_classes_are_refused(teacher):
     named.config.id2label = dict(enumerate(["e", "f", "g", "h"]))
     with pytest.raises(ValueError, match="do not share"):
         invert(named.eval(), processor(), [0, 1], QUICK, student=student)
+
+
+FAMILIES = {
+    "regnet": lambda: RegNetForImageClassification(
+        RegNetConfig(embedding_size=4, hidden_sizes=[8, 16], depths=[1, 1], groups_width=4, num_labels=4)
+    ),
+    "mobilenet": lambda: MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.1, num_labels=4)),
+    "efficientnet": lambda: EfficientNetForImageClassification(
+        EfficientNetConfig(
+            width_coefficient=0.1,
+            depth_coefficient=0.1,
+            kernel_sizes=[3, 3],
+            in_channels=[8, 8],
+            out_channels=[8, 8],
+            depthwise_padding=[],
+            strides=[1, 2],
+            num_block_repeats=[1, 1],
+            expand_ratios=[1, 2],
+            hidden_dim=128,
+            num_labels=4,
+        )
+    ),
+    "levit": lambda: LevitForImageClassification(
+        LevitConfig(
+            image_size=32,
+            hidden_sizes=[16, 24, 32],
+            num_attention_heads=[1, 1, 1],
+            depths=[1, 1, 1],
+            key_dim=[4, 4, 4],
+            num_labels=4,
+        )
+    ),
+    "any module": lambda: torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Flatten(),
+        torch.nn.LazyLinear(4),
+    ),
+    "half precision": lambda: resnet().to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_teachers_of_any_family_with_batch_norm_are_inverted(family):
+    """In-place activations, BatchNorm over tokens, half precision: the distances are found in all of them."""
+    torch.manual_seed(0)
+    model = FAMILIES[family]().eval()
+    own = processor({"height": 32, "width": 32})
+    if family == "any module":
+        model(torch.zeros(1, 3, 32, 32))
+    pixels, curve = invert(model, own, [0, 1], dataclasses.replace(QUICK, iterations=8))
+    assert pixels.shape == (2, 3, 32, 32)
+    assert all(math.isfinite(value) and value > 0 for _, value in curve)
+    # A random EfficientNet or LeViT hardly lets its input through.
+    assert min(value for _, value in curve) < curve[0][1]
