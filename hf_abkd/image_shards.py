@@ -129,6 +129,9 @@ class GrowingImages(TorchDataset[dict[str, Any]]):
     resumed run reads what an uninterrupted one would. The rows come in a drawn order, each as often as any other, and
     begin anew when all were there; with more rows than the length, so many of them are drawn.
 
+    Every process that reads holds the PNG bytes of all visible batches in memory (some kilobytes for an image of 32x32
+    pixels, some hundred for one of 224x224).
+
     Batches become visible by `show`, also in the worker processes of a data loader. Do it before the loader begins
     with an epoch: loaders read ahead.
 
