@@ -239,6 +239,8 @@ def invert(
         channels = channels_of(teacher)
         eye = Sight(teacher, processor, channels)
         other = None if student is None else Sight(student, student_processor or processor, channels)
+        blank = torch.zeros(1, channels, *eye.view.size, device=device)
+        _check_labels(labels, eye.logits(blank).shape[1])
         statistics = stack.enter_context(NormStatistics(teacher))
         generator = torch.Generator().manual_seed(_mixed([seed] if isinstance(seed, int) else seed))
         noise = torch.randn(len(labels), channels, *eye.view.size, generator=generator).to(device)
@@ -316,7 +318,6 @@ def inversion_loss(
     """
     seen = F.avg_pool2d(images, 2) if coarse else images
     logits = eye.logits(seen)
-    _check_labels(labels, logits.shape[1])
     distances = statistics.take()
     r_feature = distances.sum()
     weighted = r_feature + (settings.first_feature_factor - 1) * distances[0]
@@ -332,16 +333,17 @@ def inversion_loss(
             raise ValueError(
                 f"teacher and student cannot disagree on classes that they do not share: {match.describe()}"
             )
-        ours = logits[:, list(match.teacher_classes)]
-        loss = loss + settings.adaptive_weight * (1 - jensen_shannon(ours, theirs[:, list(match.student_classes)]))
+        ours = logits
+        if match.kind not in ("same", "assumed"):
+            ours, theirs = logits[:, list(match.teacher_classes)], theirs[:, list(match.student_classes)]
+        loss = loss + settings.adaptive_weight * (1 - jensen_shannon(ours, theirs))
     return loss, r_feature.detach()
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
-    # On a GPU the look would hold up every step, and there the cross-entropy stops by itself.
-    if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < classes)).all()):
+def _check_labels(labels: Sequence[int], classes: int) -> None:
+    if not labels or not all(0 <= label < classes for label in labels):
         raise ValueError(
-            f"labels must be classes of the teacher, 0 to {classes - 1}; got {sorted(set(labels.tolist()))}"
+            f"labels must be classes of the teacher, 0 to {classes - 1}, one for each image; got {sorted(set(labels))}"
         )
 
 
