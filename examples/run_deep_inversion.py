@@ -110,14 +110,15 @@ def main():
         tv_weight=own.tv_weight,
     )
     images = {}
-    made = synthesize(
-        teacher,
-        processor,
-        own.synthesized or f"{args.output_dir}/synthesized",
-        num_images=own.num_images,
-        batch_size=own.image_batch_size,
-        settings=settings,
-    )
+    with args.main_process_first(local=False, desc="synthesize"):  # others then find it complete
+        made = synthesize(
+            teacher,
+            processor,
+            own.synthesized or f"{args.output_dir}/synthesized",
+            num_images=own.num_images,
+            batch_size=own.image_batch_size,
+            settings=settings,
+        )
     images["synthesised"] = made.dataset
     images["noise"] = noise(own.num_images, made.dataset[0]["image"].size[::-1], names)
     real = work.train.with_format(None).select(range(own.num_images))
