@@ -59,7 +59,7 @@ class DeepInversion:
         first_feature_factor: What the distance at the first BatchNorm layer is multiplied by in the loss.
         tv_weight: alpha_tv.
         l2_weight: alpha_l2.
-        adaptive_weight: alpha_c; used where there is a student.
+        adaptive_weight: alpha_c; used where there is a student. The default is that of ImageNet.
         jitter: In every step the batch is rolled by up to so many pixels each way.
         flip: Whether it is mirrored in half of the steps.
 
