@@ -50,12 +50,12 @@ OWN = {
 class InversionArguments:
     """How many images are made, and how."""
 
-    num_images: int = field(default=300, metadata={"help": "Images of each kind."})
+    num_images: int = field(default=200, metadata={"help": "Images of each kind."})
     image_batch_size: int = field(default=100, metadata={"help": "Images that are optimised together."})
-    iterations: int = field(default=150, metadata={"help": "Steps of the optimisation."})
+    iterations: int = field(default=100, metadata={"help": "Steps of the optimisation."})
     image_learning_rate: float = field(default=0.1, metadata={"help": "Its learning rate, which falls to 0."})
-    feature_weight: float = field(default=1.0, metadata={"help": "Weight of the BatchNorm statistics."})
-    tv_weight: float = field(default=5e-3, metadata={"help": "Weight of the total variation."})
+    feature_weight: float = field(default=0.05, metadata={"help": "Weight of the BatchNorm statistics."})
+    tv_weight: float = field(default=1e-2, metadata={"help": "Weight of the total variation."})
     synthesized: str | None = field(default=None, metadata={"help": "Folder. Default: synthesized in --output_dir."})
     adaptive: bool = field(default=False, metadata={"help": "Also make them while the student is trained."})
     verifier: str | None = field(default=None, metadata={"help": "Another model that judges the images."})
@@ -168,6 +168,7 @@ def digits_verifier(work, args, run):
     model = work.make_student()
     trainer = runs.make_trainer(model, work, replace(args, output_dir=f"{args.output_dir}/verifier"), run, None)
     trainer.train()
+    trainer.save_model()
     return model
 
 
