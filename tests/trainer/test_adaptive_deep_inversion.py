@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,12 @@ from hf_abkd import (
     DeepInversion,
     DistillationTrainer,
     activation_boundary,
+    image_shards,
     knowledge_distillation,
 )
 
 HERE = Path(__file__).parent
+PATHS = [Path(hf_abkd.__file__).parents[1], HERE.parent, HERE]
 QUICK = DeepInversion(iterations=3, learning_rate=0.2, jitter=1)
 # A batch comes in at the steps 4, 8 and 12; the run has 14.
 EVERY, STEPS = 4, 14
@@ -212,12 +215,11 @@ def write(folder):
 @pytest.mark.slow
 def test_of_two_processes_one_makes_the_batches_and_both_read_them(tmp_path):
     """Two that make them would write over each other; one that does not wait would read nothing."""
-    paths = [Path(hf_abkd.__file__).parents[1], HERE.parent, HERE]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
         [*command, str(Path(__file__)), str(tmp_path)],
-        env=environment(ACCELERATE_USE_CPU="true", PYTHONPATH=os.pathsep.join(map(str, paths))),
+        env=environment(ACCELERATE_USE_CPU="true", PYTHONPATH=os.pathsep.join(map(str, PATHS))),
         capture_output=True,
         text=True,
         timeout=180,
@@ -232,5 +234,34 @@ def test_of_two_processes_one_makes_the_batches_and_both_read_them(tmp_path):
     assert [name for name in differing(*states) if "running" not in name] == []
 
 
+def killed(folder):
+    """A run that kills itself in the middle of the third batch's file, at step 8."""
+
+    def sync(_):
+        if list((folder / "synthesized" / "data").glob(".batch-00002*")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    image_shards.os.fsync = sync
+    run(folder)
+
+
+def test_a_run_that_is_killed_while_it_writes_a_batch_goes_on(straight, tmp_path):
+    """The half of a file that is left must not be read, nor keep the batch from being made."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__)), str(tmp_path), "kill"],
+        env=environment(PYTHONPATH=os.pathsep.join(map(str, PATHS))),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert list((tmp_path / "synthesized" / "data").glob(".batch-00002*"))
+    trainer, growing = run(tmp_path, resume=True)
+    assert files(growing) == straight["files"]
+    assert differing(tensors(trainer.model), straight["tensors"]) == []
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    (killed if len(sys.argv) > 2 else write)(Path(sys.argv[1]))
