@@ -5,6 +5,11 @@ random weights):
 
     accelerate launch examples/run_deep_inversion.py
 
+takes 3 minutes on 2 CPU cores, and 3 more with `--adaptive`, which also makes images while the student is trained.
+200 images of each kind and 240 steps; accuracy of the student on the 360 validation digits, over seeds 0, 1, 2 (the
+images are one set for all seeds): synthesised 46.76 % ± 8.13, noise 9.72 % ± 0.00, real 97.50 % ± 0.28, adaptive
+43.06 % ± 8.55. The teacher says the label of 94.5 % of the synthesised images, another network of 79.5 %.
+
 On your own teacher, with real images for the comparison only:
 
     accelerate launch examples/run_deep_inversion.py --teacher_name_or_path T --student_name_or_path S \
