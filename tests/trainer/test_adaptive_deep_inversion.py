@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from killed_runs import Interrupt
+from launched import environment, in_two_processes
 from test_deep_inversion import named_teacher
 from test_inversion import processor
-from test_processes import environment
 from tiny import arguments, differing, resnet, tensors, vit
 
-import hf_abkd
 from hf_abkd import (
     AdaptiveDeepInversion,
     DeepInversion,
@@ -26,8 +25,6 @@ from hf_abkd import (
     knowledge_distillation,
 )
 
-HERE = Path(__file__).parent
-PATHS = [Path(hf_abkd.__file__).parents[1], HERE.parent, HERE]
 QUICK = DeepInversion(iterations=3, learning_rate=0.2, jitter=1)
 # A batch comes in at the steps 4, 8 and 12; the run has 14.
 EVERY, STEPS = 4, 14
@@ -215,17 +212,7 @@ def write(folder):
 @pytest.mark.slow
 def test_of_two_processes_one_makes_the_batches_and_both_read_them(tmp_path):
     """Two that make them would write over each other; one that does not wait would read nothing."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*command, str(Path(__file__)), str(tmp_path)],
-        env=environment(ACCELERATE_USE_CPU="true", PYTHONPATH=os.pathsep.join(map(str, PATHS))),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    in_two_processes(Path(__file__), tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["world"] == second["world"] == 2
     assert (first["made"], second["made"]) == (4, 0)
@@ -249,7 +236,7 @@ def test_a_run_that_is_killed_while_it_writes_a_batch_goes_on(straight, tmp_path
     """The half of a file that is left must not be read, nor keep the batch from being made."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__)), str(tmp_path), "kill"],
-        env=environment(PYTHONPATH=os.pathsep.join(map(str, PATHS))),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=180,
