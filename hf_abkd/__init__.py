@@ -4,11 +4,14 @@ from hf_abkd.args import DistillationArguments
 from hf_abkd.caching import Recipe, write_cache
 from hf_abkd.domains import PairedDomains
 from hf_abkd.methods import (
+    AdaptiveDeepInversion,
+    DeepInversion,
     activation_boundary,
     boundary_supporting_samples,
     joint_adaptation,
     knowledge_distillation,
     route_constrained,
+    synthesize,
 )
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
 from hf_abkd.route_recorder import RouteRecorder
@@ -20,8 +23,10 @@ from hf_abkd.version import __version__
 
 __all__ = [
     "ActivationBoundary",
+    "AdaptiveDeepInversion",
     "CenteredLogits",
     "CrossEntropy",
+    "DeepInversion",
     "DistillationArguments",
     "DistillationTrainer",
     "KnowledgeDistillation",
@@ -38,5 +43,6 @@ __all__ = [
     "joint_adaptation",
     "knowledge_distillation",
     "route_constrained",
+    "synthesize",
     "write_cache",
 ]

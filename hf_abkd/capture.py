@@ -106,6 +106,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Hold a model in eval mode without gradients of its parameters, and put both back afterwards."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with evaluating(model):
+        try:
+            model.requires_grad_(False)
+            yield
+        finally:
+            for parameter, trained in wanted:
+                parameter.requires_grad_(trained)
+
+
 class _Complete(BaseException):
     """Ends a forward pass when all is recorded. No `except Exception` in a model catches it."""
 

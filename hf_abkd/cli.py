@@ -1,4 +1,4 @@
-"""The command line: `inspect` looks into models, `doctor` examines a run, `cache` stores what a teacher says."""
+"""The command line: `inspect` models, `doctor` a run, `cache` what a teacher says, `synthesize` images out of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import BaseImageProcessor, HfArgumentParser
 
 from hf_abkd import caching, doctor, runs
 from hf_abkd.data import DataArguments, load_image_datasets
+from hf_abkd.methods.deep_inversion import PRESETS, PREVIEW_NAME, DeepInversion, synthesize
 from hf_abkd.models import load_processor, load_student, load_teacher, own_processor
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.pairing import propose
@@ -55,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
         choices=_COMMANDS,
         help="inspect: what can be captured in a model, and how two models would be paired; doctor: what would go "
         "wrong in a run, in seconds, with the flags of the run; cache: what a teacher says of a data set, to train "
-        "without it",
+        "without it; synthesize: images out of a teacher alone, to distil from it without its data",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="see the --help of the command")
     given = parser.parse_args(words)
@@ -239,6 +240,111 @@ def _described(cache: TeacherCache) -> Iterator[str]:
 def _augmentation_flags(own: CacheArguments) -> str:
     crop = f" --crop_padding {own.crop_padding}" if own.crop_padding else ""
     return f"{crop}{' --flip' if own.flip else ''}"
+
+
+# ---- synthesize ----
+
+
+@dataclass
+class SynthesizeArguments:
+    """Which images are made of which teacher; see `hf_abkd.DeepInversion` for what the weights weigh."""
+
+    teacher: str = field(metadata={"help": "A model on the Hub, a local folder, or package.module:factory."})
+    output_dir: str = field(metadata={"help": "Folder of the data set. The same call goes on with it."})
+    num_images: int = field(metadata={"help": "How many images."})
+    batch_size: int = field(default=256, metadata={"help": "How many images are optimised together."})
+    preset: str = field(default="cifar10", metadata={"help": "Settings of the paper: cifar10 or imagenet."})
+    iterations: int | None = field(
+        default=None, metadata={"help": "Steps at the teacher's size. Default: the preset's."}
+    )
+    coarse_iterations: int | None = field(default=None, metadata={"help": "Steps before them at half the size."})
+    learning_rate: float | None = field(default=None, metadata={"help": "Of Adam."})
+    warmup_iterations: int | None = field(default=None, metadata={"help": "Steps in which the learning rate rises."})
+    cosine: bool | None = field(default=None, metadata={"help": "Let the learning rate fall to 0."})
+    feature_weight: float | None = field(default=None, metadata={"help": "Weight of the BatchNorm statistics."})
+    first_feature_factor: float | None = field(default=None, metadata={"help": "Factor of the first layer's."})
+    tv_weight: float | None = field(default=None, metadata={"help": "Weight of the total variation."})
+    l2_weight: float | None = field(default=None, metadata={"help": "Weight of the norm."})
+    adaptive_weight: float | None = field(default=None, metadata={"help": "Weight of disagreement with --student."})
+    jitter: int | None = field(default=None, metadata={"help": "Largest shift of a step, in pixels."})
+    flip: bool | None = field(default=None, metadata={"help": "Mirror the batch in half of the steps."})
+    classes: list[str] | None = field(default=None, metadata={"help": "Classes, by name or number. Default: all."})
+    seed: int = field(default=0, metadata={"help": "Seed of noise, jitter and order of the classes."})
+    student: str | None = field(
+        default=None, metadata={"help": "A trained student: images on which it and the teacher disagree."}
+    )
+    verifier: str | None = field(
+        default=None, metadata={"help": "Another trained model, whose accuracy on the images is reported."}
+    )
+    previews: int = field(default=64, metadata={"help": "How many images previews.png shows; 0 for none."})
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "The teacher's image processor, if it is not stored with it."}
+    )
+    teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher."})
+    token: str | None = field(default=None, metadata={"help": "Hub token."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code from the Hub or the folder of a model."}
+    )
+
+
+def make_images(words: Sequence[str]) -> int:
+    """Make a data set out of a teacher, and say what it is worth."""
+    parser = HfArgumentParser(SynthesizeArguments)
+    parser.prog = "hf-abkd synthesize"
+    own: SynthesizeArguments
+    (own,) = parser.parse_args_into_dataclasses(list(words))
+    if own.preset not in PRESETS:
+        raise ValueError(f"--preset is one of {', '.join(PRESETS)}; got {own.preset}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RuntimeError(
+            "synthesize runs in one process. For several, call it once in each, with other --seed and --output_dir, "
+            "and train from the files of all folders"
+        )
+    names = [one.name for one in fields(DeepInversion)]
+    changes = {name: value for name in names if (value := getattr(own, name, None)) is not None}
+    settings = PRESETS[own.preset](**changes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    hub: dict[str, Any] = {
+        "trust_remote_code": own.trust_remote_code,
+        "cache_dir": own.cache_dir,
+        "token": own.token,
+    }
+
+    def load(name: str, processor: str | None, revision: str) -> tuple[nn.Module, BaseImageProcessor]:
+        at = revision if processor is None else "main"
+        loaded = load_teacher(name, labels=None, revision=revision, **hub).to(device)
+        return loaded, load_processor(processor or name, revision=at, **hub)
+
+    teacher, processor = load(own.teacher, own.image_processor_name, own.teacher_revision)
+    others: dict[str, Any] = {}
+    for role in ("student", "verifier"):
+        if name := getattr(own, role):
+            others[role], others[f"{role}_processor"] = load(name, None, "main")
+    made = synthesize(
+        teacher,
+        processor,
+        own.output_dir,
+        num_images=own.num_images,
+        batch_size=own.batch_size,
+        settings=settings,
+        classes=own.classes,
+        seed=own.seed,
+        previews=own.previews,
+        **others,
+    )
+    quality = made.quality
+    _write(f"{made.folder}: {quality.images:,} images of {quality.classes} classes, as stored (8-bit PNG)")
+    _write(f"  the teacher says their label of {quality.teacher_accuracy:.1%}, {quality.teacher_confidence:.2f} sure")
+    if quality.verifier_accuracy is not None:
+        _write(f"  the verifier says it of {quality.verifier_accuracy:.1%}")
+    _write(f"  R_feature {quality.r_feature:.4g} in batches of {min(own.batch_size, own.num_images)}")
+    if quality.diversity is not None:
+        _write(f"  diversity {quality.diversity:.3g} (deviation within a class, in the units of the last BatchNorm)")
+    if own.previews:
+        _write(f"Look at them: {made.folder / PREVIEW_NAME}")
+    _write(f"Train from them with --dataset_name {shlex.quote(str(made.folder))}")
+    return 0
 
 
 # ---- inspect ----
@@ -429,4 +535,9 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"cache": store, "doctor": examine, "inspect": inspect}
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "cache": store,
+    "doctor": examine,
+    "inspect": inspect,
+    "synthesize": make_images,
+}

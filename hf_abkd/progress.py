@@ -122,10 +122,13 @@ class OneRunHandler(CallbackHandler):
     def call_event(
         self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any
     ) -> TrainerControl:
-        """Pass an event on; the trainer leaves its loop when the stage is over, and callbacks do not see that."""
+        """Pass an event on; the trainer leaves its loop when the stage is over, and callbacks do not see that.
+
+        Callbacks are also given `span`, where the running stage lies in the run: None before the first.
+        """
         if self.flow.stage_over:
             control.should_training_stop = self.flow.run_over
-        control = super().call_event(event, args, state, control, **context)
+        control = super().call_event(event, args, state, control, span=self.flow.span, **context)
         if self.flow.stage_over:
             self.flow.run_over = control.should_training_stop
             control.should_training_stop = True
