@@ -82,6 +82,9 @@ class DeepInversion:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("iterations", "coarse_iterations", "warmup_iterations", "jitter"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if not self.learning_rate > 0:

@@ -28,6 +28,7 @@ from hf_abkd import (
 from hf_abkd.data import DataArguments, load_image_datasets
 from hf_abkd.images import ImageTransform, prepare
 from hf_abkd.methods.deep_inversion import balanced_labels
+from hf_abkd.teacher import fingerprint
 
 QUICK = DeepInversion(iterations=4, learning_rate=0.2, jitter=1)
 NAMES = ["cat", "dog", "bird", "frog"]
@@ -110,6 +111,7 @@ def test_the_folder_is_a_data_set_with_a_card_a_grid_and_its_quality(finished):
     ]
     quality = json.loads((folder / "quality.json").read_text())
     curve = quality.pop("r_feature_curve")
+    assert quality.pop("verifier")["class"] == "ViTForImageClassification"
     assert quality == finished.quality.as_json()
     assert [step for step, _ in curve] == [0, 1, 2, 3]
     assert not folder.with_name("images.incomplete").exists()
@@ -192,6 +194,32 @@ def test_a_new_verifier_judges_a_set_that_is_complete(teacher, tmp_path):
     assert json.loads((first.folder / "quality.json").read_text())["verifier_accuracy"] is not None
 
 
+def saying(index):
+    """A model that takes every image for one class."""
+    model = vit().eval()
+    model.config.id2label = dict(enumerate(NAMES))
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.eye(len(NAMES))[index])
+    return model
+
+
+def test_another_verifier_is_not_credited_with_what_the_first_said(teacher, tmp_path):
+    """The number would be a measurement of a model that was not asked."""
+    folder = tmp_path / "images"
+    for index, accuracy in ((1, 1.0), (2, 0.0), (1, 1.0)):
+        verifier = saying(index)
+        again = made(teacher, folder, num_images=4, classes=[1], verifier=verifier)
+        assert again.quality.verifier_accuracy == accuracy
+        stored = json.loads((folder / "quality.json").read_text())
+        assert stored["verifier_accuracy"] == accuracy
+        assert stored["verifier"]["fingerprint"] == fingerprint(verifier)
+    kept = made(teacher, folder, num_images=4, classes=[1])
+    assert kept.quality.verifier_accuracy == 1.0
+    unjudged = made(teacher, tmp_path / "unjudged", num_images=4, classes=[1])
+    assert json.loads((unjudged.folder / "quality.json").read_text())["verifier"] is None
+
+
 def test_a_set_that_lost_a_batch_is_not_complete(teacher, tmp_path):
     """Half of a set would be trained on as if it were whole."""
     folder = made(teacher, tmp_path / "images").folder
@@ -254,6 +282,48 @@ def test_a_folder_of_the_users_is_left_alone(teacher, tmp_path):
     with pytest.raises(FileExistsError, match="holds other files"):
         made(teacher, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "work"
+
+
+def test_a_file_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_path, monkeypatch):
+    """It would be found when all images are made, and they could not be put there."""
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.invert", None)
+    (tmp_path / "thesis.txt").write_text("work")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt is a file"):
+        made(teacher, tmp_path / "thesis.txt")
+    assert contents(tmp_path) == {"thesis.txt": b"work"}
+
+
+def test_a_mount_point_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_path, monkeypatch):
+    """It can be neither replaced nor named anew; a container's volume is one."""
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.invert", None)
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "volume")
+    with pytest.raises(ValueError, match="volume is a mount point.*/volume/images$"):
+        made(teacher, tmp_path / "volume")
+    assert [path.name for path in tmp_path.iterdir()] == ["volume"]
+
+
+def test_a_link_to_an_empty_folder_is_followed(teacher, tmp_path):
+    """Large results are often kept on another disk than the one where they are looked for."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "images"
+    link.symlink_to(tmp_path / "disk")
+    result = made(teacher, link, num_images=4)
+    assert len(result.dataset) == 4
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "images"]
+    assert (link / "quality.json").is_file()
+    assert made(teacher, link, num_images=4).quality == result.quality
+
+
+def test_the_current_folder_is_refused_before_anything_is_made(teacher, tmp_path, monkeypatch):
+    """It would be replaced under the shell that stands in it."""
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.invert", None)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="here is the current folder"):
+        made(teacher, ".", num_images=4)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_the_teacher_is_as_it_was(tmp_path):

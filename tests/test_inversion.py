@@ -354,6 +354,9 @@ def test_learning_rates_rise_and_fall():
     ("given", "message"),
     [
         ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"iterations": 2.5}, "iterations must be a whole number, got 2.5"),
+        ({"coarse_iterations": 0.5}, "coarse_iterations must be a whole number, got 0.5"),
+        ({"jitter": 1.5}, "jitter must be a whole number, got 1.5"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
         ({"feature_weight": -1.0}, "feature_weight must be a number, 0 or more, got -1.0"),

@@ -111,8 +111,8 @@ def synthesize(
 
     Raises:
         ValueError: If the teacher has no BatchNorm statistics, a class or number is not possible, or the folder was
-            begun with other settings.
-        FileExistsError: If the folder holds something else.
+            begun with other settings, or cannot be replaced.
+        FileExistsError: If the folder holds something else, or is a file.
         RuntimeError: If the loss is not finite.
     """
     settings = settings or DeepInversion()
@@ -128,7 +128,7 @@ def synthesize(
         "batch_size": batch_size,
         "classes": chosen,
     }
-    folder = Path(folder)
+    folder = _replaceable(Path(folder))
     unfinished = folder.with_name(folder.name + ".incomplete")
     check_made_from(folder, made_from)
     batches = -(-num_images // batch_size)
@@ -157,14 +157,29 @@ def synthesize(
     return Synthesized(_loaded(folder), quality, folder)
 
 
+def _replaceable(folder: Path) -> Path:
+    """Return the folder, or what it links to, if a finished one can be put there: after hours it is too late to ask."""
+    # Not the path as it was given: pathlib takes "." for a mount point.
+    place = folder.resolve()
+    if place.exists() and not place.is_dir():
+        raise FileExistsError(f"{place} is a file; choose a folder that is empty or not there")
+    for kind, found in (("a mount point", place.is_mount()), ("the current folder", place == Path.cwd())):
+        if found:
+            raise ValueError(
+                f"{place} is {kind}, which cannot be replaced when all images are made; choose a folder in it, such "
+                f"as {place / 'images'}"
+            )
+    return place if folder.is_symlink() else folder
+
+
 def _complete(shards: ImageShards, batches: int, maker: _Maker, judges: Mapping[str, Any]) -> Synthesized:
-    """Return what was made before; measure it again where a verifier is new."""
+    """Return what was made before; a verifier that is given is asked anew, as another one may have been before."""
     missing = [index for index in range(batches) if not shards.has(index)]
     if missing:
         raise ValueError(f"{shards.folder} has lost its batches {missing[:5]}; delete it to make the images again")
     known = json.loads((shards.folder / QUALITY_NAME).read_text(encoding="utf-8"))
     quality = Quality(**{field.name: known[field.name] for field in fields(Quality)})
-    if judges["verifier"] is not None and quality.verifier_accuracy is None:
+    if judges["verifier"] is not None:
         quality = _describe(shards, batches, maker, judges)
     return Synthesized(_loaded(shards.folder), quality, shards.folder)
 
@@ -177,7 +192,8 @@ def _describe(shards: ImageShards, batches: int, maker: _Maker, judges: Mapping[
     curve = [[int(points[0][0]), float(np.mean([v for _, v in points]))] for points in zip(*curves, strict=True)]
     card = _card(maker.made_from()["teacher"], quality, with_previews=(shards.folder / PREVIEW_NAME).is_file())
     (shards.folder / "README.md").write_text(card, encoding="utf-8")
-    write_json(shards.folder / QUALITY_NAME, {**quality.as_json(), "r_feature_curve": curve})
+    verifier = None if judges["verifier"] is None else reference(judges["verifier"])
+    write_json(shards.folder / QUALITY_NAME, {**quality.as_json(), "verifier": verifier, "r_feature_curve": curve})
     return quality
 
 
