@@ -34,7 +34,9 @@ from hf_abkd import AdaptiveDeepInversion, DeepInversion, runs, synthesize
 from hf_abkd.image_quality import measure_quality
 from hf_abkd.images import ImageTransform, prepare
 from hf_abkd.inversion import GREY, UNIT
-from hf_abkd.models import load_teacher
+from hf_abkd.label_spaces import match_labels
+from hf_abkd.methods.deep_inversion import class_names
+from hf_abkd.models import load_teacher, own_processor
 from hf_abkd.workload import from_flags
 
 # For all runs: the teacher's logits alone, as the labels of noise say nothing.
@@ -103,10 +105,26 @@ def main():
     work = digits_work(long, run) if demo else from_flags(models, data, seed=args.seed)
     teacher, processor = work.teacher.to(args.device), work.teacher_processor or work.processor
     column, labels = data.image_column_name, data.label_column_name
-    names = work.train.features[labels].names
-    verifier = None
-    if own.verifier or demo:  # an independent model: of the demonstration, another network on other random numbers
-        verifier = digits_verifier(work, long, run) if demo else load_teacher(own.verifier, labels=names)
+    # Images are labelled by the teacher's classes, which may be others than the data's or in another order.
+    names = class_names(teacher, processor)
+    match = match_labels(
+        dict(enumerate(work.train.features[labels].names)),
+        dict(enumerate(names)),
+        work.train.features[labels].num_classes,
+        len(names),
+    )
+    match.check_logits("knowledge_distillation")
+    known = dict(zip(match.student_classes, match.teacher_classes, strict=True))
+    wanted = [row for row, label in enumerate(work.train.with_format(None)[labels]) if label in known]
+    if len(wanted) < own.num_images:
+        raise ValueError(f"there are {len(wanted)} real images of the teacher's classes; lower --num_images to that")
+    verifier = verifier_processor = None  # an independent model
+    if own.verifier:
+        hub = {name: getattr(models, name) for name in ("trust_remote_code", "cache_dir", "token")}
+        verifier = load_teacher(own.verifier, labels=None, **hub).to(args.device)
+        verifier_processor = own_processor(own.verifier, **hub)
+    elif demo:  # another network, on other random numbers
+        verifier = digits_verifier(work, long, run)
     settings = DeepInversion(
         iterations=own.iterations,
         learning_rate=own.image_learning_rate,
@@ -126,8 +144,11 @@ def main():
         )
     images["synthesised"] = made.dataset
     images["noise"] = noise(own.num_images, made.dataset[0]["image"].size[::-1], names)
-    real = work.train.with_format(None).select(range(own.num_images))
-    images["real"] = real.select_columns([column, labels]).rename_columns({column: "image", labels: "label"})
+    real = work.train.with_format(None).select(wanted[: own.num_images])
+    real = real.select_columns([column, labels]).rename_columns({column: "image", labels: "label"})
+    real = real.add_column("theirs", [known[label] for label in real["label"]]).remove_columns("label")
+    images["real"] = real.rename_column("theirs", "label").cast_column("label", ClassLabel(names=names))
+    judges = {"verifier": verifier, "verifier_processor": verifier_processor}
     transform = ImageTransform(work.processor, teacher_processor=work.teacher_processor)
     rows = []
     for kind, dataset in images.items():
@@ -135,7 +156,7 @@ def main():
             dataset[start : start + own.image_batch_size] for start in range(0, len(dataset), own.image_batch_size)
         )
         batches = (([image.convert("RGB") for image in part["image"]], part["label"]) for part in parts)
-        quality = measure_quality(teacher, processor, batches, verifier=verifier)
+        quality = measure_quality(teacher, processor, batches, **judges)
         scores = []
         for seed in run.seeds:
             folder = f"{args.output_dir}/{kind}-seed{seed}"
@@ -160,7 +181,7 @@ def main():
             )
             scores.append(distil(work, replace(folder, max_steps=steps), run, growing.dataset, growing))
         batches = (growing.shards.read(index)[:2] for index in range(growing.shards.count()))  # of the last seed
-        rows.append(row("adaptive", measure_quality(teacher, processor, batches, verifier=verifier), scores))
+        rows.append(row("adaptive", measure_quality(teacher, processor, batches, **judges), scores))
     if args.process_index == 0:
         print("| images | teacher | verifier | R_feature | diversity | student |\n|---|---|---|---|---|---|")
         print("\n".join(rows))
