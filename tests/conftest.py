@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -20,13 +19,10 @@ def _imported_modules_are_not_garbage() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Run on one thread: sums are then added in one order, and tiny models are faster."""
-    before = torch.get_num_threads()
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    """Run on one thread, modules' fixtures too: sums are then added in one order, and tiny models are faster."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

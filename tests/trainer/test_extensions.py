@@ -150,20 +150,36 @@ def test_two_processes_keep_one_student_though_they_move_different_numbers_of_im
     assert [e["boundary_samples/reached"] for e in first["log"] if "boundary_samples/reached" in e]
 
 
+class Watched(BoundaryAttack):
+    """Keeps where the images of each attack went, towards which class, and the model they were moved on."""
+
+    def __call__(self, logits_of, images, own, other, clamp_):
+        """Move the images."""
+        self.logits_of, self.other = logits_of, other
+        self.found = super().__call__(logits_of, images, own, other, clamp_)
+        return self.found
+
+
 def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     """The image is moved as both see it: each in its own size and colours, the teacher's answer to what it got."""
     own = processor(24, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.25])
     transform = ImageTransform(processor(), teacher_processor=own)
     extra = {"teacher_processor": own, "train_dataset": prepare(pictures(), transform)}
-    trainer = trainer_for(tmp_path, teacher=trained(resnet(6, seed=1), own=own), extra=extra, max_steps=3)
+    stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
+    teacher = trained(resnet(6, seed=1), own=own)
+    trainer = trainer_for(tmp_path, teacher=teacher, stages=stages, extra=extra, max_steps=1)
     seen, views = watch(trainer), trainer._views
     trainer.train()
-    sizes, gaps = [], []
-    for inputs, targets, _, _, rows in seen:
-        sizes.append(tuple(inputs["pixel_values"].shape[2:]))
-        gaps += apart(targets["logits"][rows["boundary"]])
-    assert views.canvas_size == (24, 24) and set(sizes) == {(16, 16)}
-    assert len(gaps) > 3 and statistics.median(gaps) < 0.05
+    ((inputs, targets, _, _, rows),) = seen
+    attack = trainer.stages[0].extension.attack
+    boundary, found = rows["boundary"], attack.found
+    moved, classes = found.images[found.reached], attack.other[found.reached]
+    assert len(moved) > 0 and views.canvas_size == (24, 24) and inputs["pixel_values"].shape[2:] == (16, 16)
+    torch.testing.assert_close(inputs["pixel_values"][boundary], views.student(moved))
+    with torch.no_grad():
+        logits = trainer.teacher.model(pixel_values=views.teacher(moved)).logits
+    torch.testing.assert_close(targets["logits"][boundary], logits, rtol=1e-3, atol=1e-3)
+    assert torch.equal(logits.argmax(1), classes)
 
 
 def test_boundaries_and_boundary_samples_go_together(tmp_path):
@@ -196,11 +212,19 @@ def test_a_compiled_student_takes_batches_of_changing_size(tmp_path):
 
 def test_half_precision_moves_images_in_float32(tmp_path):
     """In bfloat16 two logits next to each other are equal, and every image would be at the boundary."""
-    trainer = trainer_for(tmp_path, bf16=True, max_steps=4)
+    stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
+    trainer = trainer_for(tmp_path, stages=stages, bf16=True, max_steps=1)
     trainer.train()
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    gaps = [entry["boundary_samples/gap"] for entry in logs if "boundary_samples/gap" in entry]
-    assert gaps and 0 < min(gaps) < 0.05
+    attack = trainer.stages[0].extension.attack
+    moved = attack.found.images
+    assert len(moved) > 0 and moved.dtype == torch.float32
+    with torch.no_grad():
+        exact = trainer.teacher.model(pixel_values=moved).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = attack.logits_of(moved)
+            rounded = trainer.teacher.model(pixel_values=moved).logits.float()
+    torch.testing.assert_close(logits, exact, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(rounded, exact, rtol=1e-4, atol=1e-4)
 
 
 def refused(folder, message, **settings):
