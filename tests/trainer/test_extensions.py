@@ -179,7 +179,8 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     with torch.no_grad():
         logits = trainer.teacher.model(pixel_values=views.teacher(moved)).logits
     torch.testing.assert_close(targets["logits"][boundary], logits, rtol=1e-3, atol=1e-3)
-    assert torch.equal(logits.argmax(1), classes)
+    # On the boundary both classes are as likely, and rounding tells which is before the other.
+    assert (logits.amax(1) - logits.gather(1, classes[:, None])[:, 0]).max() < 1e-2
 
 
 def test_boundaries_and_boundary_samples_go_together(tmp_path):

@@ -1104,7 +1104,7 @@ def test_the_memory_format_of_the_student_changes_speed_alone(tmp_path):
         trainer.save_model()
         loaded = type(student).from_pretrained(tmp_path / f"{wanted}")
         assert differing(tensors(loaded), tensors(student)) == []
-    assert losses_of[True] == losses_of[None] == pytest.approx(losses_of[False], rel=1e-3)
+    assert losses_of[True] == losses_of[None] == pytest.approx(losses_of[False], rel=1e-2)
 
 
 def test_rows_that_no_batch_has_are_refused_before_the_first_step(tmp_path):
