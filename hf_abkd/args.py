@@ -25,6 +25,8 @@ class DistillationArguments(TrainingArguments):
             copy that is compared with the teacher first. By default yes; True warns where it is not possible.
         teacher_channels_last: Evaluate the teacher with the channels of images together in memory, likewise in a
             compared copy. By default on a CPU for narrow or depthwise convolutions, which were measured to gain.
+        teacher_in_place: Let the teacher's activations overwrite what they are given, wherever nothing else reads it,
+            likewise in a compared copy. By default yes, unless the teacher is compiled.
         student_channels_last: Train the student with the channels of images together in memory. By default on a CPU for
             narrow or depthwise convolutions, which were measured to gain. Saved weights lie as always.
         teacher_compile: Compile the teacher: minutes at the beginning of each stage, less time per step.
@@ -76,6 +78,12 @@ class DistillationArguments(TrainingArguments):
             "help": "Keep the channels of the teacher's images together. Default: where it is known to be faster."
         },
     )
+    teacher_in_place: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Let the teacher's activations overwrite their input. Default: wherever nothing else reads it."
+        },
+    )
     student_channels_last: bool | None = field(
         default=None,
         metadata={
@@ -114,7 +122,7 @@ class DistillationArguments(TrainingArguments):
             raise ValueError(f"lr_gamma must be positive, got {self.lr_gamma}")
         if self.teacher_precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"teacher_precision must be auto, fp32, bf16 or fp16, got {self.teacher_precision!r}")
-        for name in ("teacher_fold_batch_norm", "teacher_channels_last", "student_channels_last"):
+        for name in ("teacher_fold_batch_norm", "teacher_channels_last", "teacher_in_place", "student_channels_last"):
             if getattr(self, name) not in (None, True, False):
                 raise ValueError(
                     f"{name} must be True, False, or None to let it be chosen, got {getattr(self, name)!r}"

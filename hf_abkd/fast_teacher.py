@@ -8,13 +8,15 @@ import logging
 import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_abkd.capture import Capture, CapturePoint
+from hf_abkd.in_place import overwriting
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,15 @@ class SpeedUps:
             unless the weights are in half precision: the products would be rounded once more.
         channels_last: Keep images and the weights of convolutions with their channels together. None does so where it
             was measured to be faster: on a CPU, for networks of depthwise and narrow convolutions.
+        in_place: Let activations overwrite what they are given, wherever nothing else reads it. None does, unless the
+            teacher is compiled: then it makes no difference.
         compile: Compile the teacher. It takes a minute or two per stage, and needs a C++ compiler on a CPU.
         quantize: Compute its linear layers in 8-bit integers, on a CPU. Its answers change by some per cent.
     """
 
     fold_batch_norm: bool | None = None
     channels_last: bool | None = None
+    in_place: bool | None = None
     compile: bool = False
     quantize: bool = False
 
@@ -57,13 +62,18 @@ class FastModel:
         model: The model to run: a copy, or the teacher itself if nothing was changed.
         channels_last: Whether its images are to be given in that form.
         report: What was done, in a line.
-        quantized: Whether it computes in whole numbers, which have no gradient.
+        differentiable: The model to run for a gradient, likewise: it overwrites nothing and has no whole numbers.
     """
 
     model: nn.Module
     channels_last: bool
     report: str
-    quantized: bool = False
+    differentiable: nn.Module
+
+
+def unchanged(model: nn.Module) -> FastModel:
+    """Return a teacher as it is."""
+    return FastModel(model, False, "", model)
 
 
 def prepare(
@@ -94,9 +104,14 @@ def prepare(
     """
     speed_ups = SpeedUps() if speed_ups is None else speed_ups
     points, overwritten = tuple(points), tuple(overwritten)
-    current, done, deviation = FastModel(model, False, ""), [], 0.0
+    current, done, deviation = unchanged(model), [], 0.0
+    differentiable = current.model
     plain: list[Tensor] = []
-    automatic = {"fold_batch_norm": _in_full_precision(model), "channels_last": gains_from_channels_last(model)}
+    automatic = {
+        "fold_batch_norm": _in_full_precision(model),
+        "channels_last": gains_from_channels_last(model),
+        "in_place": not speed_ups.compile,
+    }
     for name, chosen in automatic.items():
         wanted = getattr(speed_ups, name)
         if not (chosen if wanted is None else wanted):
@@ -108,11 +123,19 @@ def prepare(
                 pairs = _pairs(model, run, points)
                 if not pairs:
                     continue
-                changed = FastModel(_folded(model, pairs), False, "")
-                what = f"{len(pairs)} BatchNorm folded"
+                changed, what = replace(current, model=_folded(model, pairs)), f"{len(pairs)} BatchNorm folded"
+            elif name == "channels_last":
+                changed, what = replace(current, model=_channels_last(current.model), channels_last=True), name
             else:
-                changed, what = FastModel(_channels_last(current.model), True, ""), "channels_last"
-            plain = plain or _tensors(FastModel(model, False, ""), run, points, overwritten)
+                read = partial(_tensors, current, run, points, overwritten)
+                names = overwriting(current.model, read)
+                if not names:
+                    continue
+                changed, what = (
+                    replace(current, model=_in_place(current.model, names)),
+                    f"{len(names)} activations in place",
+                )
+            plain = plain or _tensors(unchanged(model), run, points, overwritten)
             found = _deviation(plain, _tensors(changed, run, points, overwritten))
             if not found.excess <= 1:
                 raise RuntimeError(f"tensors would differ by {found.largest:.1g} of their spread")
@@ -121,12 +144,13 @@ def prepare(
             logger.log(level, "the teacher %s runs without %s: %s", type(model).__name__, name, error)
             continue
         current, deviation = changed, found.largest
+        differentiable = differentiable if name == "in_place" else current.model
         done.append(what)
     suffix = f"; largest deviation {deviation:.1g} of the spread" if done else ""
     if speed_ups.quantize:
         # Asked for by name, so what stands in its way is an error, and not a reason to go on without.
-        quantized = FastModel(_quantized(current.model), current.channels_last, "")
-        plain = plain or _tensors(FastModel(model, False, ""), run, points, overwritten)
+        quantized = replace(current, model=_quantized(current.model))
+        plain = plain or _tensors(unchanged(model), run, points, overwritten)
         average = _average_deviation(plain, _tensors(quantized, run, points, overwritten))
         if not average <= _QUANTIZED_TOLERANCE:
             raise ValueError(
@@ -139,7 +163,7 @@ def prepare(
     if speed_ups.compile:
         done.append("compiled")
     report = (", ".join(done) or "as it is") + suffix
-    return FastModel(current.model, current.channels_last, report, speed_ups.quantize)
+    return replace(current, report=report, differentiable=differentiable)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -289,6 +313,18 @@ def _channels_last(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Conv2d) and weight is not None:
             module.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
     return fast
+
+
+def _in_place(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Return a copy of a model in which these activations work in place."""
+    fast = _sharing_copy(model)
+    for name in names:
+        activation: Any = fast.get_submodule(name)
+        activation.inplace = True
+    return fast
+
+
+# ---- Whole numbers ----
 
 
 def _quantized(model: nn.Module) -> nn.Module:

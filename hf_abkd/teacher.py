@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.capture import Capture, CapturePoint
-from hf_abkd.fast_teacher import FastModel, SpeedUps, compiled, prepare
+from hf_abkd.fast_teacher import SpeedUps, compiled, prepare, unchanged
 from hf_abkd.outputs import logits_of
 from hf_abkd.terms import LOGITS
 
@@ -41,7 +41,7 @@ class LiveTeacher:
         self._boundaries: frozenset[str] = frozenset()
         self._with_logits = True
         self.overwritten: set[CapturePoint] = set()
-        self._fast = FastModel(model, False, "")
+        self._fast = unchanged(model)
         self._compile = False
         self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
         self._capture = Capture(model, ())
@@ -187,12 +187,11 @@ class LiveTeacher:
     def differentiable_logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch, (N, K), with a graph to the images and none to the weights.
 
-        They are those of the fast copy if there is one; of a quantised teacher, as whole numbers have no gradient,
-        those of the model that was given.
+        They are those of the fast copy if there is one, without what has no gradient: whole numbers, and activations
+        that overwrite what the gradient is made of.
         """
-        fast = FastModel(self.model, False, "") if self._fast.quantized else self._fast
-        fast.model.eval()
-        return self._logits(fast.model, self._prepared(fast.model, inputs, fast.channels_last))
+        model = self._fast.differentiable.eval()
+        return self._logits(model, self._prepared(model, inputs, self._fast.channels_last))
 
     def _prepared(self, model: nn.Module, inputs: Mapping[str, Any], channels_last: bool) -> dict[str, Any]:
         """Return what the model takes of the inputs, in its precision and memory format."""

@@ -228,7 +228,11 @@ class WiredTrainer(StagedTrainer):
         if self.teacher is not None and self._wiring is not None and not self._adapts_teacher:
             own = self.args
             speed_ups = SpeedUps(
-                own.teacher_fold_batch_norm, own.teacher_channels_last, own.teacher_compile, own.teacher_quantize
+                own.teacher_fold_batch_norm,
+                own.teacher_channels_last,
+                own.teacher_in_place,
+                own.teacher_compile,
+                own.teacher_quantize,
             )
             self.teacher.optimize(self._sample_batch().teacher(), self._wiring.teacher, speed_ups)
 

@@ -19,6 +19,7 @@ def test_defaults_change_nothing_of_a_training_run(tmp_path):
         "teacher_precision",
         "teacher_fold_batch_norm",
         "teacher_channels_last",
+        "teacher_in_place",
         "teacher_compile",
         "teacher_quantize",
         "student_channels_last",

@@ -20,7 +20,7 @@ from hf_abkd.fast_teacher import SpeedUps, compiled, prepare
 from hf_abkd.teacher import LiveTeacher, fingerprint
 
 BOTH = SpeedUps(fold_batch_norm=True, channels_last=True)
-NOTHING = SpeedUps(fold_batch_norm=False, channels_last=False)
+NOTHING = SpeedUps(fold_batch_norm=False, channels_last=False, in_place=False)
 
 
 def images(count=2, size=32):
