@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import activations as transformers_activations
 
+from hf_abkd.packing import above_zero
+
 # Activations with a boundary at 0: their output says on which side their input was. Gates (sigmoid, tanh) have none.
 _BOUNDARY_ACTIVATIONS = (
     nn.ReLU,
@@ -295,7 +297,7 @@ class Capture:
         if point in self.signs or point in self.overwritten or not checkable:
             inference = not compiling and torch.is_inference_mode_enabled()
             with torch.inference_mode(False) if inference else nullcontext():
-                self._tensors[point] = tensor > 0 if point in self.signs else tensor.clone()
+                self._tensors[point] = above_zero(tensor) if point in self.signs else tensor.clone()
         else:
             self._tensors[point] = tensor
             self._versions[point] = tensor._version

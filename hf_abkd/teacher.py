@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hf_abkd.capture import Capture, CapturePoint
 from hf_abkd.fast_teacher import SpeedUps, compiled, prepare, unchanged
 from hf_abkd.outputs import logits_of
+from hf_abkd.packing import above_zero
 from hf_abkd.terms import LOGITS
 
 logger = logging.getLogger(__name__)
@@ -149,10 +150,12 @@ class LiveTeacher:
             targets[LOGITS] = logits.clone() if logits.is_inference() else logits
         for name, point in self._points.items():
             tensor = captured[point]
-            if name in self._boundaries and tensor.dtype != torch.bool:
-                tensor = tensor > 0
-            # As without the speed-up: what is compared with it lies like this.
-            targets[name] = tensor.contiguous() if self._fast.channels_last else tensor
+            if name in self._boundaries:
+                # Where they lie together is left: a student that gains from it does so too, and is compared faster.
+                targets[name] = tensor if tensor.dtype == torch.bool else above_zero(tensor)
+            else:
+                # As without the speed-up: some objectives view the memory of what they compare.
+                targets[name] = tensor.contiguous() if self._fast.channels_last else tensor
         return targets
 
     def _run_compiled(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:

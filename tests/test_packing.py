@@ -1,8 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from hf_abkd.packing import pack_signs, unpack_signs
+from hf_abkd.packing import above_zero, pack_signs, unpack_signs
 
 SHAPES = [(3, 5), (2, 8), (2, 3, 7, 5), (4, 16, 4, 4), (1, 1), (5,)]
 
@@ -120,3 +122,26 @@ def test_sizes_that_do_not_fit_are_refused():
         unpack_signs(packed[:, 0], (8,))
     with pytest.raises(TypeError, match=r"uint8, and got torch\.float32"):
         unpack_signs(packed.float(), (17,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool])
+def test_sides_are_those_of_a_comparison(dtype, monkeypatch):
+    """Also of what is no number or 0 with a sign, in every memory format, and in pieces."""
+    monkeypatch.setattr("hf_abkd.packing.PART", 30)
+    values = torch.randn(5, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    values[0, 0] = torch.tensor([0.0, -0.0, math.nan, math.inf])
+    values = values.to(dtype)
+    last = values.contiguous(memory_format=torch.channels_last)
+    for given in (values, last, values[:, :, :, ::2], values.transpose(1, 3), values[:0], values.flatten()):
+        before = given.clone()
+        found = above_zero(given)
+        assert found.dtype == torch.bool and torch.equal(found, given > 0)
+        assert torch.equal(given.nan_to_num(), before.nan_to_num())
+    assert above_zero(last).is_contiguous(memory_format=torch.channels_last)
+    assert above_zero(torch.ones(())).item() is True
+    if dtype != torch.bool:
+        assert torch.equal(above_zero(values.requires_grad_()), values > 0)
+        with torch.inference_mode():
+            inside = values * 2
+            with torch.inference_mode(False):
+                assert not above_zero(inside).is_inference()

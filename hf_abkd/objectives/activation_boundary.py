@@ -10,10 +10,7 @@ from torch import Tensor
 
 from hf_abkd.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
-from hf_abkd.packing import unpack_signs
-
-# Elements that are handled at a time on a CPU: what is made in between then stays in its cache.
-_PART = 2**18
+from hf_abkd.packing import PART, parts, unpack_signs
 
 
 class ActivationBoundary(Objective):
@@ -95,12 +92,12 @@ def boundary_agreement(student: Tensor, teacher: Tensor) -> Tensor:
     _check(student, teacher)
     one = student.new_ones((), dtype=torch.float32)
     balances = []
+    units = math.prod(student.shape[1:])
     with torch.no_grad():
-        for own, target in zip(_parts(student), _parts(teacher, student), strict=True):
+        for own, target in zip(parts(student, units), parts(teacher, units), strict=True):
             # 1 where both are on the same side, -1 elsewhere: on a CPU a sum of floats is faster than one of bools.
             same = _mirrored(_mirrored(one.expand_as(own), own), _sides(target, own))
             balances.append(same.unsqueeze(-1).sum(tuple(range(1, same.ndim + 1))))
-    units = math.prod(student.shape[1:])
     return (torch.cat(balances) + units).div(2 * units).float()
 
 
@@ -111,7 +108,9 @@ class _SquaredShortfall(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, target: Tensor, margin: float, count: int) -> Tensor:
         # Half the slope of the summed squares: below 0 where the response is too low, above 0 where it is too high.
         shortfall = torch.empty_like(student)
-        for own, sides, part in zip(_parts(student), _parts(target, student), _parts(shortfall), strict=True):
+        units = math.prod(student.shape[1:])
+        split = [parts(tensor, units) for tensor in (student, target, shortfall)]
+        for own, sides, part in zip(*split, strict=True):
             aligned = _sides(sides, own)
             _mirrored(own, aligned, out=part).sub_(margin).clamp_max_(0)
             _mirrored(part, aligned, out=part)
@@ -149,14 +148,6 @@ def _check(student: Tensor, target: Tensor) -> None:
         )
 
 
-def _parts(tensor: Tensor, student: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Return views of a few samples each, as many as for the student's tensor, which is this one by default."""
-    samples, units = len(tensor), math.prod((tensor if student is None else student).shape[1:])
-    if tensor.is_cpu and not torch.compiler.is_compiling():
-        samples = min(samples, _PART // max(units, 1))
-    return torch.split(tensor, max(samples, 1))
-
-
 def _sides(target: Tensor, student: Tensor) -> Tensor:
     """Return the target as a tensor that is above 0 where the teacher's unit is on, in the student's memory format."""
     sides = unpack_signs(target, student.shape[1:]) if target.dtype == torch.uint8 else target
@@ -164,7 +155,9 @@ def _sides(target: Tensor, student: Tensor) -> Tensor:
     if sides.stride() == student.stride() and (mixes_types or sides.dtype == student.dtype):
         return sides
     # Made once here, it is not made for each of the operations that read it. Wide enough to keep every sign.
-    return torch.empty_like(student, dtype=torch.promote_types(student.dtype, sides.dtype)).copy_(sides)
+    aligned = torch.empty_like(student, dtype=torch.promote_types(student.dtype, sides.dtype))
+    # The same bytes as numbers: a copy of bools to floats is not vectorised.
+    return aligned.copy_(sides.view(torch.uint8) if sides.dtype == torch.bool else sides)
 
 
 def _mirrored(values: Tensor, sides: Tensor, out: Tensor | None = None) -> Tensor:
@@ -184,5 +177,5 @@ def _sum_of_squares(dense: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(dense)
         return norm.square()
     # One pass without a temporary; over all elements at once, float32 would lose a part in 10,000 at 100 million.
-    parts = torch.split(dense.as_strided((dense.numel(),), (1,)), _PART)
-    return torch.stack([torch.dot(part, part) for part in parts]).sum()
+    flat = torch.split(dense.as_strided((dense.numel(),), (1,)), PART)
+    return torch.stack([torch.dot(part, part) for part in flat]).sum()
