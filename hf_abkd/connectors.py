@@ -53,6 +53,23 @@ class AsMap(nn.Module):
         return self.layout.describe()
 
 
+@dataclass(frozen=True)
+class LinearMap:
+    """What a connector does to a tensor, as one linear map.
+
+    Args:
+        values: What is mapped, (N, ..., C).
+        weight: The weight, (D, C).
+        bias: The bias, (D,).
+        channel_dim: Where the D channels lie in what the connector returns.
+    """
+
+    values: Tensor
+    weight: Tensor
+    bias: Tensor
+    channel_dim: int
+
+
 class MapConnector(nn.Module):
     """1x1 convolution without bias, BatchNorm, and a change of the grid: any layout to (N, C_teacher, H, W).
 
@@ -87,25 +104,39 @@ class MapConnector(nn.Module):
 
     def forward(self, student: Tensor) -> Tensor:
         """Return a map on the teacher's grid, (N, C_teacher, H, W)."""
+        maps, grid = self._pooled(student)
+        if self._is_linear:
+            weight, bias = self._weights(maps)
+            maps = functional.conv2d(maps, weight[:, :, None, None], bias)
+        else:
+            maps = self.normalization(self.convolution(maps))
+        if grid != (maps.shape[2], maps.shape[3]):
+            maps = functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+        return maps
+
+    def linear_map(self, student: Tensor) -> LinearMap | None:
+        """Return the linear map that `forward` is for this tensor, for channels last; None if it is none."""
+        maps, grid = self._pooled(student)
+        if not self._is_linear or grid != (maps.shape[2], maps.shape[3]):
+            return None
+        return LinearMap(maps.movedim(1, -1), *self._weights(maps), channel_dim=1)
+
+    @property
+    def _is_linear(self) -> bool:
+        # Another one may have been put in its place, which counts over all processes.
+        plain = type(self.normalization) is nn.BatchNorm2d
+        return plain and pays(self.convolution.in_channels, self.convolution.out_channels)
+
+    def _pooled(self, student: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return a map on the coarser of the two grids, and the teacher's grid."""
         maps: Tensor = self.as_map(student)
         own = (maps.shape[2], maps.shape[3])
         grid = own if self.grid is None else self.grid
         coarser = (min(own[0], grid[0]), min(own[1], grid[1]))
-        if own != coarser:
-            maps = functional.adaptive_avg_pool2d(maps, coarser)
-        maps = self._normalized(maps)
-        if coarser != grid:
-            maps = functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-        return maps
+        return maps if own == coarser else functional.adaptive_avg_pool2d(maps, coarser), grid
 
-    def _normalized(self, maps: Tensor) -> Tensor:
-        convolution, norm = self.convolution, self.normalization
-        # Another one may have been put in its place, which counts over all processes.
-        if type(norm) is not nn.BatchNorm2d or not pays(convolution.in_channels, convolution.out_channels):
-            normalized: Tensor = norm(convolution(maps))
-            return normalized
-        weight, bias = normalized_map(maps.movedim(1, -1), convolution.weight.flatten(1), norm)
-        return functional.conv2d(maps, weight[:, :, None, None], bias)
+    def _weights(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        return normalized_map(maps.movedim(1, -1), self.convolution.weight.flatten(1), self.normalization)
 
     def extra_repr(self) -> str:
         """Return what does not show in the parts."""
@@ -127,12 +158,19 @@ class TokenConnector(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens of the teacher's width, shape (N, L, D_teacher)."""
-        linear, norm = self.linear, self.normalization
-        if type(norm) is nn.BatchNorm1d and pays(linear.in_features, linear.out_features):
-            return functional.linear(tokens, *normalized_map(tokens, linear.weight, norm))
-        mapped = linear(tokens)
-        normalized: Tensor = norm(mapped.flatten(0, 1))
+        found = self.linear_map(tokens)
+        if found is not None:
+            return functional.linear(tokens, found.weight, found.bias)
+        mapped = self.linear(tokens)
+        normalized: Tensor = self.normalization(mapped.flatten(0, 1))
         return normalized.view_as(mapped)
+
+    def linear_map(self, tokens: Tensor) -> LinearMap | None:
+        """Return the linear map that `forward` is for these tokens; None if it is none."""
+        linear, norm = self.linear, self.normalization
+        if type(norm) is not nn.BatchNorm1d or not pays(linear.in_features, linear.out_features):
+            return None
+        return LinearMap(tokens, *normalized_map(tokens, linear.weight, norm), channel_dim=-1)
 
 
 class LinearHead(nn.Sequential):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.capture import Capture, CapturePoint
-from hf_abkd.objectives import boundary_agreement
 from hf_abkd.outputs import logits_of
 from hf_abkd.terms import LOGITS, Term
 
@@ -175,12 +174,14 @@ class Distiller(nn.Module):
             if own is not None and not empty:
                 # Not for all rows: the gradient of a slice is a copy.
                 student, target = student[own], target[own]
-            student = term.adapt(student)
-            target = target if term.teacher is None else term.view(target)
-            values.append(student[:0].sum() if empty else term(student, target))
-            if term.objective.boundary:
-                with torch.no_grad():
-                    agreements.append(boundary_agreement(student, target))
+            if empty:
+                adapted, viewed = term.adapt(student), target if term.teacher is None else term.view(target)
+                value, agreement = adapted[:0].sum(), term.agreement(adapted, viewed)
+            else:
+                value, agreement = term.compare(student, target)
+            values.append(value)
+            if agreement is not None:
+                agreements.append(agreement)
         return values, agreements
 
     def _rows_of(self, term: Term, rows: Mapping[str, slice] | None, count: int) -> slice | None:

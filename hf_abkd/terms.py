@@ -10,9 +10,19 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.connectors import KINDS, ClassSelection, Connection, DomainDiscriminator, Kind, connect
+from hf_abkd.connectors import (
+    KINDS,
+    ClassSelection,
+    Connection,
+    DomainDiscriminator,
+    Kind,
+    MapConnector,
+    TokenConnector,
+    connect,
+)
 from hf_abkd.layouts import Layout, plain_layout
-from hf_abkd.objectives import OBJECTIVES, DomainClassification, Objective
+from hf_abkd.mapped_boundary import fits
+from hf_abkd.objectives import OBJECTIVES, ActivationBoundary, DomainClassification, Objective, boundary_agreement
 from hf_abkd.packing import unpack_signs
 from hf_abkd.plans import LayerPair, Plan, PlannedTensor
 from hf_abkd.schedules import Schedule
@@ -215,6 +225,48 @@ class Term(nn.Module):
         with torch.autocast(device_type=student.device.type, enabled=False):
             value: Tensor = self.objective(student, target)
         return value
+
+    def compare(self, student: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the value and, of a boundary, the agreement per sample, (N,), without a graph.
+
+        The same as `forward` behind `adapt` and `view`, where it can be in one pass with the connector.
+
+        Args:
+            student: The student's tensor.
+            target: The teacher's, or the labels.
+
+        Raises:
+            ValueError: If the two do not fit.
+        """
+        viewed = target if self.teacher is None else self.view(target)
+        mapped = self._in_one_pass(student, viewed)
+        if mapped is not None:
+            return mapped
+        adapted = self.adapt(student)
+        return self(adapted, viewed), self.agreement(adapted, viewed)
+
+    def agreement(self, adapted: Tensor, viewed: Tensor) -> Tensor | None:
+        """Return, of a boundary, the agreement per sample, (N,); the arguments are those of `forward`."""
+        if not self.objective.boundary:
+            return None
+        with torch.no_grad():
+            return boundary_agreement(adapted, viewed)
+
+    def _in_one_pass(self, student: Tensor, sides: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return value and agreement if connector and objective can be taken together; None if they cannot."""
+        connector, objective = self.connector, self.objective
+        # A subclass may compute something else, and a hook wants to see what the connector returns.
+        if type(objective) is not ActivationBoundary or not isinstance(connector, (MapConnector, TokenConnector)):
+            return None
+        if not fits(student, sides) or connector._forward_hooks or connector._forward_pre_hooks:
+            return None
+        found = connector.linear_map(student)
+        if found is None:
+            return None
+        sides = sides.movedim(found.channel_dim, -1)
+        if sides.shape != (*found.values.shape[:-1], len(found.weight)):
+            return None
+        return objective.mapped(found.values, found.weight, found.bias, sides)
 
     def describe(self) -> dict[str, str]:
         """Return what defines this term, for checkpoints, logs and cards."""

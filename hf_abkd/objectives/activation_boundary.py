@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_abkd.citations import HEO_2019
+from hf_abkd.mapped_boundary import mapped_boundary
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.packing import PART, parts, unpack_signs
 
@@ -70,6 +71,19 @@ class ActivationBoundary(Objective):
             return (self.margin - signed).relu().square().sum() / count
         value: Tensor = _SquaredShortfall.apply(student, target, self.margin, count)  # type: ignore[no-untyped-call]
         return value
+
+    def mapped(self, values: Tensor, weight: Tensor, bias: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the value for responses that are a linear map of some values, and `boundary_agreement`, in one pass.
+
+        Faster than the two where few channels become many, and in a fraction of the memory; see `mapped_boundary`.
+
+        Shapes: values (N, ..., C); weight (D, C); bias (D,); sides (N, ..., D), bool; returns () and (N,).
+
+        Raises:
+            RuntimeError: If a second derivative is asked for.
+        """
+        count = len(values) * (math.prod(sides.shape[1:]) if self.reduction == "mean" else 1)
+        return mapped_boundary(values, weight, bias, sides, self.margin, count)
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
