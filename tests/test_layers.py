@@ -25,6 +25,8 @@ ROWS = [
         "views",
         "image_grid",
         "image_priors",
+        "in_place",
+        "mapped_boundary",
         "draws",
         "packing",
         "random_state",

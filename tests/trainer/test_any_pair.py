@@ -268,6 +268,7 @@ def test_each_model_gets_its_own_size_and_colours_of_one_view(tmp_path, larger, 
         evaluate_teacher=True,
         teacher_fold_batch_norm=False,  # a copy would see the images
         teacher_channels_last=False,
+        teacher_in_place=False,
     )
     seen = []
     student.register_forward_pre_hook(lambda _, __, named: seen.append(named["pixel_values"].clone()), with_kwargs=True)
@@ -328,6 +329,7 @@ def test_images_of_the_students_processor_serve_a_teacher_of_other_colours(tmp_p
         max_steps=1,
         teacher_fold_batch_norm=False,
         teacher_channels_last=False,
+        teacher_in_place=False,
     )
     trainer.train()
     expected = theirs([image.convert("RGB") for image in data["image"]], return_tensors="pt")["pixel_values"]
