@@ -131,10 +131,8 @@ def prepare(
                 names = overwriting(current.model, read)
                 if not names:
                     continue
-                changed, what = (
-                    replace(current, model=_in_place(current.model, names)),
-                    f"{len(names)} activations in place",
-                )
+                what = f"{len(names)} activations in place"
+                changed = replace(current, model=_in_place(current.model, names))
             plain = plain or _tensors(unchanged(model), run, points, overwritten)
             found = _deviation(plain, _tensors(changed, run, points, overwritten))
             if not found.excess <= 1:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+# What `contiguous` and `to` do: for a batch of another size or precision they may return what they were given.
+_COPIES = (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Hardswish)
 
 
@@ -17,8 +20,8 @@ def overwriting(model: nn.Module, run: Callable[[], Iterable[Tensor]]) -> list[s
     """Return the names of the activations that do not work in place and could.
 
     The input of such a one was made during the pass, so that it is neither the batch nor a weight nor anything else
-    that the model keeps; no later operation reads it, as a residual would; and it is not one of the results. All calls
-    of a module must be so.
+    that the model keeps, and not by a copy, as another batch may need none; no later operation reads it, as a residual
+    would; and it is not one of the results. All calls of a module must be so.
 
     Args:
         model: The model, in eval mode.
@@ -71,8 +74,9 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **kwargs)
         for value in tree_leaves(output):
             if isinstance(value, Tensor) and (storage := _storage(value)) not in self.last:
-                self.made.add(storage)
                 self.last[storage] = self.count
+                if func not in _COPIES:
+                    self.made.add(storage)
         return output
 
 

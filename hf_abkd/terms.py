@@ -256,7 +256,9 @@ class Term(nn.Module):
         """Return value and agreement if connector and objective can be taken together; None if they cannot."""
         connector, objective = self.connector, self.objective
         # A subclass may compute something else, and a hook wants to see what the connector returns.
-        if type(objective) is not ActivationBoundary or not isinstance(connector, (MapConnector, TokenConnector)):
+        if type(objective) is not ActivationBoundary:
+            return None
+        if type(connector) is not MapConnector and type(connector) is not TokenConnector:
             return None
         if not fits(student, sides) or connector._forward_hooks or connector._forward_pre_hooks:
             return None

@@ -61,6 +61,15 @@ class Kept(Chain):
         return self.head(x * self.act1(self.kept))
 
 
+class Copied(Chain):
+    """The first activation is given a copy, which is none for a batch that lies in another way."""
+
+    def forward(self, pixel_values):
+        x = self.one(pixel_values)
+        y = self.act1(x.contiguous(memory_format=torch.channels_last))
+        return self.head(self.act2(self.two(y)).mean((2, 3)) + x.mean())
+
+
 class Named(Chain):
     """The first activation is called by keyword."""
 
@@ -76,6 +85,7 @@ class Named(Chain):
         (Shared, ["act2"]),
         (Images, ["act2"]),
         (Kept, ["act2"]),
+        (Copied, ["act2"]),
         (Named, ["act2"]),
     ],
 )
