@@ -83,7 +83,9 @@ def table(results):
         scores = [100 * result["accuracy"] for result in same]
         spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
         means = {key: mean(result[key] for result in same) for key in ("seconds", "reached", "gap", "passes")}
-        arrived = f"{100 * means['reached']:.1f} % | {means['gap']:.3f} | {means['passes']:.1f}"
+        # A run may end before its first line of the log, or classify no image right until then.
+        figures = (f"{100 * means['reached']:.1f} %", f"{means['gap']:.3f}", f"{means['passes']:.1f}")
+        arrived = " | ".join("not logged" if figure.startswith("nan") else figure for figure in figures)
         end = arrived if name == METHODS["bss"] else "| |"
         rows.append(
             f"| {name} | {same[0]['parameters']:,} | {mean(scores):.2f} %{spread} | {means['seconds']:.0f} s | {end} |"

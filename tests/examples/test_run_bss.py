@@ -74,3 +74,11 @@ def test_a_run_without_a_teacher_is_refused(run_bss, monkeypatch, tmp_path):
             *("--student_name_or_path", tmp_path / "student", "--train_files", tmp_path / "train.parquet"),
             *("--output_dir", tmp_path / "out", *QUICK),
         )
+
+
+def test_figures_that_were_never_logged_are_told_as_such(run_bss):
+    """A `nan` in the table looks like a run that diverged."""
+    result = {"model": run_bss.METHODS["bss"], "parameters": 10, "accuracy": 0.5, "seconds": 1.0, "teacher": 0.9}
+    nothing = {"reached": 0.0, "gap": float("nan"), "passes": 11.0}
+    assert run_bss.table([{**result, **nothing}]).endswith("| 50.00 % | 1 s | 0.0 % | not logged | 11.0 |")
+    assert run_bss.table([{**result, **dict.fromkeys(nothing, float("nan"))}]).count("not logged") == 3
