@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import activations as transformers_activations
 
-from hf_abkd.packing import above_zero
+from hf_abkd.sides import above_zero
 
 # Activations with a boundary at 0: their output says on which side their input was. Gates (sigmoid, tanh) have none.
 _BOUNDARY_ACTIVATIONS = (

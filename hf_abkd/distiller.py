@@ -175,8 +175,8 @@ class Distiller(nn.Module):
                 # Not for all rows: the gradient of a slice is a copy.
                 student, target = student[own], target[own]
             if empty:
-                adapted, viewed = term.adapt(student), target if term.teacher is None else term.view(target)
-                value, agreement = adapted[:0].sum(), term.agreement(adapted, viewed)
+                adapted = term.adapt(student)
+                value, agreement = adapted[:0].sum(), term.agreement(adapted, term.view(target))
             else:
                 value, agreement = term.compare(student, target)
             values.append(value)

@@ -105,7 +105,6 @@ def prepare(
     speed_ups = SpeedUps() if speed_ups is None else speed_ups
     points, overwritten = tuple(points), tuple(overwritten)
     current, done, deviation = unchanged(model), [], 0.0
-    differentiable = current.model
     plain: list[Tensor] = []
     automatic = {
         "fold_batch_norm": _in_full_precision(model),
@@ -123,9 +122,11 @@ def prepare(
                 pairs = _pairs(model, run, points)
                 if not pairs:
                     continue
-                changed, what = replace(current, model=_folded(model, pairs)), f"{len(pairs)} BatchNorm folded"
+                what, fast = f"{len(pairs)} BatchNorm folded", _folded(model, pairs)
+                changed = replace(current, model=fast, differentiable=fast)
             elif name == "channels_last":
-                changed, what = replace(current, model=_channels_last(current.model), channels_last=True), name
+                what, fast = name, _channels_last(current.model)
+                changed = replace(current, model=fast, differentiable=fast, channels_last=True)
             else:
                 read = partial(_tensors, current, run, points, overwritten)
                 names = overwriting(current.model, read)
@@ -142,7 +143,6 @@ def prepare(
             logger.log(level, "the teacher %s runs without %s: %s", type(model).__name__, name, error)
             continue
         current, deviation = changed, found.largest
-        differentiable = differentiable if name == "in_place" else current.model
         done.append(what)
     suffix = f"; largest deviation {deviation:.1g} of the spread" if done else ""
     if speed_ups.quantize:
@@ -161,7 +161,7 @@ def prepare(
     if speed_ups.compile:
         done.append("compiled")
     report = (", ".join(done) or "as it is") + suffix
-    return replace(current, report=report, differentiable=differentiable)
+    return replace(current, report=report)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

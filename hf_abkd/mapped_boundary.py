@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_abkd.packing import parts
+from hf_abkd.sides import mirrored, parts
 
 
 def fits(values: Tensor, target: Tensor) -> bool:
@@ -81,16 +81,16 @@ class _MappedShortfall(torch.autograd.Function):
             here, sign, both = (buffer[: len(part)] for buffer in (mapped, signs, same))
             torch.addmm(bias, part, transposed, out=here)
             sign.view(on.shape).copy_(on)
-            _mirror(here, sign, here)
+            mirrored(here, sign, out=here)
             # 1 where both are on the same side, -1 elsewhere.
-            _mirror(one.expand_as(here), here, both)
+            mirrored(one.expand_as(here), here, out=both)
             balances.append(torch.mv(both, ones[:units]).view(len(on), -1).sum(1))
             here.sub_(margin).clamp_max_(0)
             flat = here.view(-1)
             total += torch.dot(flat, flat)
             if trained:
                 # Half the slope of the summed squares.
-                _mirror(here, sign, here)
+                mirrored(here, sign, out=here)
                 torch.mm(here, weight, out=slope.view(part.shape))
                 of_weight.addmm_(here.t(), part)
                 of_bias.addmv_(here.t(), ones[: len(part)])
@@ -110,9 +110,3 @@ class _MappedShortfall(torch.autograd.Function):
             )
         factor = gradients[0] * ctx.scale
         return *(kept * factor for kept in ctx.saved_tensors), None, None, None, None
-
-
-def _mirror(values: Tensor, sides: Tensor, out: Tensor) -> None:
-    """Write the values with the other sign where a side is not above 0; `out` may be `values`."""
-    # The one operation that does so in one pass and without a mask in memory.
-    torch.ops.aten.leaky_relu_backward.grad_input(values, sides, -1.0, False, grad_input=out)

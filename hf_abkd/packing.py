@@ -8,38 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hf_abkd.sides import above_zero
+
 # Multiplied by this, a word of eight bytes that are 0 or 1 holds the eight bits, lowest byte first, in its top byte.
 _GATHER = 0x0102040810204080
 # Row i holds the eight bits of i, lowest first, one byte each, as one word.
 _SPREAD = torch.arange(256, device="cpu").unsqueeze(1) >> torch.arange(8, device="cpu") & 1
 _SPREAD = _SPREAD.bool().view(torch.int64).flatten()
-
-
-# Elements that are handled at a time on a CPU: what is made in between then stays in its cache.
-PART = 2**18
-
-
-def parts(tensor: Tensor, units: int) -> tuple[Tensor, ...]:
-    """Return views of a few samples each of a tensor (N, ...), as many as have `PART` units, of `units` per sample."""
-    samples = len(tensor)
-    if tensor.is_cpu and not torch.compiler.is_compiling():
-        samples = min(samples, PART // max(units, 1))
-    return torch.split(tensor, max(samples, 1))
-
-
-def above_zero(responses: Tensor) -> Tensor:
-    """Return True where a response is above 0, in the memory format of the responses; of a NaN it is False.
-
-    Shapes: responses (N, ...), floating or bool; returns the same, bool, always a new tensor.
-    """
-    if not responses.is_cpu or responses.dtype == torch.bool or torch.compiler.is_compiling() or responses.ndim == 0:
-        return responses > 0
-    on = torch.empty_like(responses, dtype=torch.bool)
-    units = math.prod(responses.shape[1:])
-    for part, own in zip(parts(responses.detach(), units), parts(on, units), strict=True):
-        # Three times as fast as a comparison that writes bools, which is not vectorised.
-        own.copy_(torch.gt(part, 0, out=torch.empty_like(part)))
-    return on
 
 
 def pack_signs(responses: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hf_abkd.capture import Capture, CapturePoint
 from hf_abkd.fast_teacher import SpeedUps, compiled, prepare, unchanged
 from hf_abkd.outputs import logits_of
-from hf_abkd.packing import above_zero
+from hf_abkd.sides import above_zero
 from hf_abkd.terms import LOGITS
 
 logger = logging.getLogger(__name__)

@@ -193,7 +193,12 @@ class Term(nn.Module):
         return (student if self.connector is None else self.connector(student)).float()
 
     def view(self, target: Tensor) -> Tensor:
-        """Return the teacher's tensor in the form in which it is compared; packed signs (uint8) become bools."""
+        """Return the teacher's tensor in the form in which it is compared; packed signs (uint8) become bools.
+
+        Labels are returned as they are.
+        """
+        if self.teacher is None:
+            return target
         if target.dtype == torch.uint8:
             target = unpack_signs(target, self._teacher_shape)
         viewed: Tensor = self.target_view(target)
@@ -238,7 +243,7 @@ class Term(nn.Module):
         Raises:
             ValueError: If the two do not fit.
         """
-        viewed = target if self.teacher is None else self.view(target)
+        viewed = self.view(target)
         mapped = self._in_one_pass(student, viewed)
         if mapped is not None:
             return mapped

@@ -31,6 +31,7 @@ ROWS = [
         "packing",
         "random_state",
         "routes",
+        "sides",
         "target_card",
         "target_table",
     },

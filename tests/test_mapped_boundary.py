@@ -26,7 +26,7 @@ def case(shape=(5, 4, 3), wide=20, positions=(4, 3), seed=0):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_value_gradients_and_agreement_are_those_of_the_formula(part, positions, reduction, monkeypatch):
     """Made in pieces, each of them could be counted twice or not at all."""
-    monkeypatch.setattr("hf_abkd.packing.PART", part)
+    monkeypatch.setattr("hf_abkd.sides.PART", part)
     values, weight, bias, sides = case(positions=positions)
     objective = ActivationBoundary(margin=0.7, reduction=reduction)
     value, agreement = objective.mapped(values, weight, bias, sides)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_abkd.packing import above_zero, pack_signs, unpack_signs
+from hf_abkd.packing import pack_signs, unpack_signs
+from hf_abkd.sides import above_zero
 
 SHAPES = [(3, 5), (2, 8), (2, 3, 7, 5), (4, 16, 4, 4), (1, 1), (5,)]
 
@@ -127,7 +128,7 @@ def test_sizes_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool])
 def test_sides_are_those_of_a_comparison(dtype, monkeypatch):
     """Also of what is no number or 0 with a sign, in every memory format, and in pieces."""
-    monkeypatch.setattr("hf_abkd.packing.PART", 30)
+    monkeypatch.setattr("hf_abkd.sides.PART", 30)
     values = torch.randn(5, 3, 2, 4, generator=torch.Generator().manual_seed(0))
     values[0, 0] = torch.tensor([0.0, -0.0, math.nan, math.inf])
     values = values.to(dtype)

@@ -11,7 +11,8 @@ from torch import Tensor
 from hf_abkd.citations import HEO_2019
 from hf_abkd.mapped_boundary import mapped_boundary
 from hf_abkd.objectives.objective import Objective
-from hf_abkd.packing import PART, parts, unpack_signs
+from hf_abkd.packing import unpack_signs
+from hf_abkd.sides import PART, mirrored, parts
 
 
 class ActivationBoundary(Objective):
@@ -67,7 +68,7 @@ class ActivationBoundary(Objective):
         count = student.numel() if self.reduction == "mean" else len(student)
         if torch.compiler.is_compiling():
             # The compiler fuses this and chooses what to keep; it warns of an autograd function.
-            signed = _mirrored(student, _sides(target, student))
+            signed = mirrored(student, _sides(target, student))
             return (self.margin - signed).relu().square().sum() / count
         value: Tensor = _SquaredShortfall.apply(student, target, self.margin, count)  # type: ignore[no-untyped-call]
         return value
@@ -110,7 +111,7 @@ def boundary_agreement(student: Tensor, teacher: Tensor) -> Tensor:
     with torch.no_grad():
         for own, target in zip(parts(student, units), parts(teacher, units), strict=True):
             # 1 where both are on the same side, -1 elsewhere: on a CPU a sum of floats is faster than one of bools.
-            same = _mirrored(_mirrored(one.expand_as(own), own), _sides(target, own))
+            same = mirrored(mirrored(one.expand_as(own), own), _sides(target, own))
             balances.append(same.unsqueeze(-1).sum(tuple(range(1, same.ndim + 1))))
     return (torch.cat(balances) + units).div(2 * units).float()
 
@@ -126,8 +127,8 @@ class _SquaredShortfall(torch.autograd.Function):
         split = [parts(tensor, units) for tensor in (student, target, shortfall)]
         for own, sides, part in zip(*split, strict=True):
             aligned = _sides(sides, own)
-            _mirrored(own, aligned, out=part).sub_(margin).clamp_max_(0)
-            _mirrored(part, aligned, out=part)
+            mirrored(own, aligned, out=part).sub_(margin).clamp_max_(0)
+            mirrored(part, aligned, out=part)
         ctx.save_for_backward(shortfall)
         ctx.scale = 2 / count if count else math.nan
         return _sum_of_squares(shortfall) / count
@@ -172,17 +173,6 @@ def _sides(target: Tensor, student: Tensor) -> Tensor:
     aligned = torch.empty_like(student, dtype=torch.promote_types(student.dtype, sides.dtype))
     # The same bytes as numbers: a copy of bools to floats is not vectorised.
     return aligned.copy_(sides.view(torch.uint8) if sides.dtype == torch.bool else sides)
-
-
-def _mirrored(values: Tensor, sides: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return the values with the other sign where a side is not above 0; `out` may be `values`."""
-    # This derivative of the leaky ReLU is the one operation that does so in one pass and without a mask in memory.
-    mirrored: Tensor
-    if out is None:
-        mirrored = torch.ops.aten.leaky_relu_backward(values, sides, -1.0, False)
-    else:
-        mirrored = torch.ops.aten.leaky_relu_backward.grad_input(values, sides, -1.0, False, grad_input=out)
-    return mirrored
 
 
 def _sum_of_squares(dense: Tensor) -> Tensor:
