@@ -32,9 +32,9 @@ from step_time import cifar_resnet, machine
 from transformers import ViTImageProcessorPil, set_seed
 from transformers.utils import logging as transformers_logging
 
-from hf_abkd.augment import Compose, RandomCrop, RandomHorizontalFlip
-from hf_abkd.caching import Recipe, write_cache
-from hf_abkd.target_table import Column, TableWriter, TargetTable
+from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
+from hf_abkd.teachers.cache.table import Column, TableWriter, TargetTable
+from hf_abkd.teachers.cache.writing import Recipe, write_cache
 
 BATCH = 64
 NEURONS = 16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8

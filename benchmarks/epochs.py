@@ -27,12 +27,12 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from hf_abkd import DistillationArguments, DistillationTrainer, activation_boundary
-from hf_abkd.augment import Compose, RandomCrop, RandomHorizontalFlip
-from hf_abkd.caching import Recipe, write_cache
-from hf_abkd.images import ImageTransform, prepare
-from hf_abkd.metrics import classification_metrics
+from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
+from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.objectives import CrossEntropy, KnowledgeDistillation
-from hf_abkd.terms import Term
+from hf_abkd.reports.metrics import classification_metrics
+from hf_abkd.stages.term import Term
+from hf_abkd.teachers.cache.writing import Recipe, write_cache
 
 AUGMENTATION = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
 VIEWS_SEED = 0

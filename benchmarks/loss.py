@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
+from hf_abkd.boundaries.packing import pack_signs
 from hf_abkd.objectives import ActivationBoundary
-from hf_abkd.packing import pack_signs
 
 SIZES = ["64x16x32x32", "64x64x8x8", "32x256x56x56", "8x197x3072"]
 MARGIN = 1.0

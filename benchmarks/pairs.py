@@ -21,13 +21,13 @@ import torch
 from families import FAMILIES, build
 from transformers.utils import logging as transformers_logging
 
-from hf_abkd.distiller import Distiller
+from hf_abkd.layers.pairing import propose
+from hf_abkd.layers.plan import Plan
 from hf_abkd.objectives import ActivationBoundary
-from hf_abkd.pairing import propose
-from hf_abkd.plans import Plan
-from hf_abkd.teacher import LiveTeacher
-from hf_abkd.terms import PairedTerms
-from hf_abkd.wiring import trace_model, wire
+from hf_abkd.stages.term import PairedTerms
+from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.wiring import trace_model, wire
 
 IMAGES = "pixel_values"
 BATCH = 4

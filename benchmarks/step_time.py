@@ -52,11 +52,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hf_abkd import DistillationArguments, DistillationTrainer, activation_boundary, knowledge_distillation
-from hf_abkd.caching import Recipe, write_cache
-from hf_abkd.capture import CapturePoint
+from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.objectives import ActivationBoundary
-from hf_abkd.stages import Stage
-from hf_abkd.terms import PairedTerms
+from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.term import PairedTerms
+from hf_abkd.teachers.cache.writing import Recipe, write_cache
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import cifar_models

@@ -25,9 +25,9 @@ import cifar_models  # noqa: F401  (makes its two families known to the Auto cla
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil, set_seed
 
-from hf_abkd import runs
-from hf_abkd.data import digits
-from hf_abkd.workload import from_flags, prepared
+from hf_abkd.cli import runs
+from hf_abkd.cli.workload import from_flags, prepared
+from hf_abkd.data.loading import digits
 
 # What suits the small networks of the demonstration, which start from random weights.
 DEMO = {

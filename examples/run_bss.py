@@ -25,9 +25,9 @@ from statistics import mean, stdev
 import run_ab
 from transformers import set_seed
 
-from hf_abkd import runs
+from hf_abkd.cli import runs
+from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import BoundaryAttack, BoundarySamples, boundary_supporting_samples
-from hf_abkd.workload import from_flags
 
 METHODS = {"alone": "student alone", "kd": "KD", "bss": "KD with boundary samples"}
 

@@ -30,14 +30,15 @@ from PIL import Image as PILImage
 from run_ab import DEMO, digits_work
 from transformers import set_seed
 
-from hf_abkd import AdaptiveDeepInversion, DeepInversion, runs, synthesize
-from hf_abkd.image_quality import measure_quality
-from hf_abkd.images import ImageTransform, prepare
-from hf_abkd.inversion import GREY, UNIT
-from hf_abkd.label_spaces import match_labels
-from hf_abkd.methods.deep_inversion import class_names
-from hf_abkd.models import load_teacher, own_processor
-from hf_abkd.workload import from_flags
+from hf_abkd import AdaptiveDeepInversion, DeepInversion, synthesize
+from hf_abkd.cli import runs
+from hf_abkd.cli.workload import from_flags
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.methods.deep_inversion.image_quality import measure_quality
+from hf_abkd.methods.deep_inversion.inversion import GREY, UNIT
+from hf_abkd.methods.deep_inversion.synthesis import class_names
+from hf_abkd.models.label_spaces import match_labels
+from hf_abkd.models.loading import load_teacher, own_processor
 
 # For all runs: the teacher's logits alone, as the labels of noise say nothing.
 OWN = {

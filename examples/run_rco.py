@@ -27,10 +27,11 @@ from statistics import mean, stdev
 import run_ab
 from transformers import set_seed
 
-from hf_abkd import RouteRecorder, route_constrained, runs
-from hf_abkd.anchors import anchors_in, fetch_anchors
+from hf_abkd import RouteRecorder, route_constrained
+from hf_abkd.cli import runs
+from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import GreedyRoute, equal_interval
-from hf_abkd.workload import from_flags
+from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
 
 METHODS = {"alone": "student alone", "kd": "KD", "rco": "RCO"}
 

@@ -31,12 +31,13 @@ import run_ab
 from PIL import Image, ImageFilter
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil, set_seed
 
-from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term, knowledge_distillation, runs
-from hf_abkd.data import DataArguments, ImageDatasets, digits, load_image_datasets
-from hf_abkd.domains import PairedDomains
-from hf_abkd.images import ImageTransform, prepare
+from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term, knowledge_distillation
+from hf_abkd.cli import runs
+from hf_abkd.data.loading import DataArguments, ImageDatasets, digits, load_image_datasets
+from hf_abkd.data.paired_domains import PairedDomains
+from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods import domain_confusion, joint_adaptation
-from hf_abkd.metrics import classification_metrics
+from hf_abkd.reports.metrics import classification_metrics
 
 SIZE = 28
 

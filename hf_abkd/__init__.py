@@ -1,8 +1,6 @@
 """Distil Hugging Face vision models by activation boundaries, with ``transformers.Trainer``."""
 
-from hf_abkd.args import DistillationArguments
-from hf_abkd.caching import Recipe, write_cache
-from hf_abkd.domains import PairedDomains
+from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.methods import (
     AdaptiveDeepInversion,
     DeepInversion,
@@ -14,11 +12,13 @@ from hf_abkd.methods import (
     synthesize,
 )
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
-from hf_abkd.route_recorder import RouteRecorder
-from hf_abkd.stages import Stage
-from hf_abkd.teacher_cache import TeacherCache
-from hf_abkd.terms import Term
-from hf_abkd.trainer import DistillationTrainer
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.term import Term
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.cache.writing import Recipe, write_cache
+from hf_abkd.teachers.route.recorder import RouteRecorder
+from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.version import __version__
 
 __all__ = [

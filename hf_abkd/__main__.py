@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_abkd.cli import main
+from hf_abkd.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,12 +1,12 @@
 """Published systems: lists of stages, and what makes data for them."""
 
-from hf_abkd.boundary_attack import BoundaryAttack
 from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activation_boundary
-from hf_abkd.methods.bss import BoundarySamples, boundary_supporting_samples
-from hf_abkd.methods.deep_inversion import AdaptiveDeepInversion, DeepInversion, synthesize
-from hf_abkd.methods.joint_uda import domain_confusion, joint_adaptation
+from hf_abkd.methods.boundary_samples.attack import BoundaryAttack
+from hf_abkd.methods.boundary_samples.samples import BoundarySamples, boundary_supporting_samples
+from hf_abkd.methods.deep_inversion.synthesis import AdaptiveDeepInversion, DeepInversion, synthesize
+from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
-from hf_abkd.methods.rco import GreedyRoute, equal_interval, route_constrained
+from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained
 
 __all__ = [
     "CLASSIFICATION_SCHEDULE",

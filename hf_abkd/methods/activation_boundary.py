@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from hf_abkd.layers.plan import Plan
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
-from hf_abkd.plans import Plan
-from hf_abkd.stages import Stage
-from hf_abkd.terms import PairedTerms, Term
+from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.term import PairedTerms, Term
 
 # The learning rate schedule of the paper's second phase: divided by 5 at these shares of it.
 CLASSIFICATION_SCHEDULE: Mapping[str, Any] = {"lr_milestones": [0.3, 0.6, 0.8], "lr_gamma": 0.2}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hf_abkd.objectives import CrossEntropy, KnowledgeDistillation
-from hf_abkd.schedules import Schedule
-from hf_abkd.stages import Stage
-from hf_abkd.terms import Term
+from hf_abkd.stages.schedules import Schedule
+from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.term import Term
 
 
 def knowledge_distillation(

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hf_abkd.citations import HEO_2019
-from hf_abkd.mapped_boundary import mapped_boundary
+from hf_abkd.boundaries.mapped_boundary import mapped_boundary
+from hf_abkd.boundaries.packing import unpack_signs
+from hf_abkd.boundaries.sides import PART, mirrored, parts
+from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
-from hf_abkd.packing import unpack_signs
-from hf_abkd.sides import PART, mirrored, parts
 
 
 class ActivationBoundary(Objective):
@@ -23,7 +23,7 @@ class ActivationBoundary(Objective):
 
     The target is one of three, with the same value and the same gradient: the teacher's responses, floating (before
     or after its activation: only their signs count); bool, True where its unit is on; or uint8, the signs as
-    `hf_abkd.packing.pack_signs` packs them, of as many units as a sample of the student has.
+    `hf_abkd.boundaries.packing.pack_signs` packs them, of as many units as a sample of the student has.
 
     Paper: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         AAAI 2019, https://huggingface.co/papers/1811.03233

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hf_abkd.citations import HEO_2019
+from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 
 

@@ -13,8 +13,8 @@ from hf_abkd.objectives.objective import Objective
 class DomainClassification(Objective):
     """Tell target samples from source samples.
 
-    Behind a connector that reverses the gradient (`hf_abkd.connectors.DomainDiscriminator`, which a term with this
-    objective gets by itself) the model learns features by which they cannot be told.
+    Behind a connector that reverses the gradient (`hf_abkd.layers.connectors.DomainDiscriminator`, which a term
+    with this objective gets by itself) the model learns features by which they cannot be told.
 
     Paper: Ganin and Lempitsky, ICML 2015, https://huggingface.co/papers/1409.7495
     Shapes: student (N, 1), the logit of "target"; domains (N,), integers: 0 source, 1 target, -1 neither; returns ().

@@ -12,14 +12,14 @@ class Objective(nn.Module):
     """A formula that compares a student tensor with what the student should produce.
 
     An objective knows no module names, weights, devices or configs. It receives float32 tensors, outside of
-    autocast, with the target already detached: `hf_abkd.terms.Term` does that once for all of them.
+    autocast, with the target already detached: `hf_abkd.stages.term.Term` does that once for all of them.
 
     Attributes:
         target: What it is compared with: a tensor of the teacher, the class labels of the batch, or the domain of each
-            of its samples (see `hf_abkd.domains`).
+            of its samples (see `hf_abkd.data.paired_domains`).
         boundary: Whether both tensors are responses *before* an activation, so that a module named without a
             side means the input of its activation, and only the sign of the target counts: it may come as a bool
-            tensor, True above 0, or as packed bits (uint8, see `hf_abkd.packing`).
+            tensor, True above 0, or as packed bits (uint8, see `hf_abkd.boundaries.packing`).
         per_sample: Whether the value of a batch is the mean of the values of its samples. Gradient accumulation
             and several processes leave such an objective unchanged.
         citation: BibTeX entry of its paper, for model cards.

@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_abkd.data import digits
-from hf_abkd.plans import Plan
+from hf_abkd.data.loading import digits
+from hf_abkd.layers.plan import Plan
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8"]

@@ -13,7 +13,7 @@ import torch
 from datasets import load_dataset
 from test_run_ab import EXAMPLES, QUICK, workspace  # noqa: F401  (a fixture)
 
-from hf_abkd.image_quality import Quality, measure_quality
+from hf_abkd.methods.deep_inversion.image_quality import Quality, measure_quality
 
 SMALL = ["--iterations", "2", "--num_images", "12", "--image_batch_size", "6", "--seeds", "3"]
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from hf_abkd.boundaries.packing import pack_signs
 from hf_abkd.objectives import ActivationBoundary, boundary_agreement
-from hf_abkd.packing import pack_signs
 
 SHAPE = (3, 4, 2, 5)
 # The three targets that a teacher's responses can be given as.
@@ -74,7 +74,7 @@ def test_equals_the_published_two_mask_form(margin, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_target_is_the_same_loss(kind, shape, reduction, monkeypatch):
     """A cache holds packed signs, a live teacher its responses: a run must not depend on which of the two it has."""
-    monkeypatch.setattr("hf_abkd.sides.PART", 2 * math.prod(shape[1:]))
+    monkeypatch.setattr("hf_abkd.boundaries.sides.PART", 2 * math.prod(shape[1:]))
     student, teacher = make_pair(shape=shape)
     objective = ActivationBoundary(margin=0.7, reduction=reduction)
     units = 1 if reduction == "sum" else student[0].numel()

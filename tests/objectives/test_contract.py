@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_abkd.objectives import OBJECTIVES, ActivationBoundary, MaximumMeanDiscrepancy, Objective
-from hf_abkd.terms import Term
+from hf_abkd.stages.term import Term
 
 README = Path(__file__).parents[2] / "README.md"
 SAMPLES, UNITS = 6, 5

@@ -1,0 +1,1 @@
+"""Sides of activation boundaries: as bools, as packed bits, behind a linear map."""

@@ -1,0 +1,172 @@
+"""Workload: what a command line names, loaded: teacher, student, images and their processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from torch import nn
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_abkd.data.loading import DataArguments, ImageDatasets, load_image_datasets
+from hf_abkd.data.preprocessing import same_preprocessing
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.models.loading import (
+    ModelArguments,
+    load_processor,
+    load_student,
+    load_teacher,
+    own_processor,
+    student_channels,
+)
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache, is_hub_cache, is_local_cache
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Everything a run needs besides its training arguments and stages.
+
+    Args:
+        teacher: The teacher, what it said of the training set, or None.
+        make_student: Makes the student afresh, so that several runs start alike; random weights follow the seed.
+        processor: The image processor that is saved with the student.
+        train: The prepared training set.
+        validation: The prepared evaluation set, or None.
+        name: The name of the data, for logs and model cards.
+        dataset_id: The data set on the Hub, if it is there.
+        teacher_processor: The teacher's image processor, if it prepares images otherwise than the student's.
+    """
+
+    teacher: nn.Module | TeacherCache | None
+    make_student: Callable[[], PreTrainedModel]
+    processor: BaseImageProcessor
+    train: Dataset | IterableDataset
+    validation: Dataset | IterableDataset | None
+    name: str
+    dataset_id: str | None = None
+    teacher_processor: BaseImageProcessor | None = None
+
+
+def prepared(
+    teacher: nn.Module | TeacherCache | None,
+    make_student: Callable[[], PreTrainedModel],
+    processor: BaseImageProcessor,
+    images: ImageDatasets,
+    *,
+    num_channels: int = 3,
+    image_column: str = "image",
+    label_column: str = "label",
+    teacher_processor: BaseImageProcessor | None = None,
+) -> Workload:
+    """Return a workload of models and images, with the images prepared by the processor, or by both.
+
+    A teacher's processor that does the same as the student's is left out. With a cached teacher the training images
+    are prepared as those that it saw.
+    """
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    if isinstance(teacher, TeacherCache):
+        alone = ImageTransform(processor, num_channels=num_channels, **columns)
+        return Workload(
+            teacher=teacher,
+            make_student=make_student,
+            processor=processor,
+            train=prepare(images.train, teacher.transform(processor, **columns)),
+            # The teacher has no part in evaluations.
+            validation=None if images.validation is None else prepare(images.validation, alone),
+            name=images.name,
+        )
+    if teacher_processor is not None and same_preprocessing(processor, teacher_processor, num_channels):
+        teacher_processor = None
+
+    def transform(shared: bool) -> ImageTransform:
+        return ImageTransform(
+            processor,
+            **columns,
+            num_channels=num_channels,
+            teacher_processor=teacher_processor,
+            shared=shared,
+        )
+
+    return Workload(
+        teacher=teacher,
+        make_student=make_student,
+        processor=processor,
+        train=prepare(images.train, transform(shared=True)),
+        # Not augmented, so that each model can have exactly what its own processor makes.
+        validation=None if images.validation is None else prepare(images.validation, transform(shared=False)),
+        name=images.name,
+        teacher_processor=teacher_processor,
+    )
+
+
+def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Workload:
+    """Load the models and the images that the flags name.
+
+    Raises:
+        ValueError: If a flag is missing, or models or data are not usable; see `hf_abkd.models.loading` and
+            `hf_abkd.data.loading`.
+        FileNotFoundError: If a file or folder does not exist.
+    """
+    student_name = models.student_name_or_path
+    if student_name is None:
+        raise ValueError(
+            "--student_name_or_path is missing: a model on the Hub, a local folder, or a config for random weights"
+        )
+    hub: dict[str, Any] = {
+        "trust_remote_code": models.trust_remote_code,
+        "cache_dir": models.cache_dir,
+        "token": models.token,
+    }
+    images = load_image_datasets(data, seed=seed, cache_dir=models.cache_dir, token=models.token)
+
+    def make_student() -> PreTrainedModel:
+        return load_student(
+            student_name,
+            labels=images.labels,
+            revision=models.student_revision,
+            ignore_mismatched_sizes=models.ignore_mismatched_sizes,
+            **hub,
+        )
+
+    teacher_name, teacher_revision = models.teacher_name_or_path, models.teacher_revision
+    teacher = None if teacher_name is None else _load_teacher(teacher_name, teacher_revision, images.labels, hub)
+    named = models.image_processor_name
+    processor = load_processor(
+        named or student_name,
+        # A processor that was asked for is not replaced by another one.
+        fallback=None if named else str(teacher.table.folder) if isinstance(teacher, TeacherCache) else teacher_name,
+        revision="main" if named else models.student_revision,
+        fallback_revision="main" if isinstance(teacher, TeacherCache) else teacher_revision,
+        **hub,
+    )
+    # One that was named is for both models.
+    teacher_processor = None
+    if teacher_name is not None and named is None and not isinstance(teacher, TeacherCache):
+        teacher_processor = own_processor(teacher_name, revision=teacher_revision, **hub)
+    work = prepared(
+        teacher,
+        make_student,
+        processor,
+        images,
+        num_channels=student_channels(student_name, revision=models.student_revision, **hub),
+        image_column=data.image_column_name,
+        label_column=data.label_column_name,
+        teacher_processor=teacher_processor,
+    )
+    return replace(work, dataset_id=data.dataset_name)
+
+
+def _load_teacher(name: str, revision: str, labels: list[str], hub: dict[str, Any]) -> nn.Module | TeacherCache:
+    """Return a teacher, or what it said of a data set."""
+    options = {"revision": revision, "token": hub["token"], "cache_dir": hub["cache_dir"]}
+    if is_local_cache(name):
+        return TeacherCache.load(name)
+    try:
+        return load_teacher(name, labels=labels, revision=revision, **hub)
+    except OSError:
+        # Looked for only now: most teachers are models, and asking the Hub takes time.
+        if is_hub_cache(name, **options):
+            return TeacherCache.load(name, **options)
+        raise

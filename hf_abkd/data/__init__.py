@@ -1,0 +1,1 @@
+"""Images: loading, classes, preprocessing, batches, augmented views and the random numbers of them."""

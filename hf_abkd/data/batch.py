@@ -1,0 +1,161 @@
+"""Batches: what the data loader gives, as each model takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_abkd.data.preprocessing import Views
+from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+
+# What a cached teacher says of the images of a batch, by column.
+CACHED_TARGETS = "cached_targets"
+# The rows of the two domains of a batch.
+SOURCE, TARGET = "source", "target"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One view of some images, as student and teacher take it.
+
+    Args:
+        student: Keyword arguments of the student, without labels.
+        labels: The labels, (N,), or None; -100 in rows that have none.
+        teacher: Makes the keyword arguments of the teacher; costs something only if it is called.
+        canvas: The images that both are made of, augmented, (N, C, H, W).
+        cached: What a cached teacher says of the images; None if there is none.
+        rows: Groups of rows by name, for a batch that is made of several kinds of images: a term may compare those of
+            one group only. A group may be empty.
+        samples: The ids of the images, (N,), or None.
+        images: The name of the images among the student's arguments.
+        views: The size and colours of each model; None if they are the same.
+    """
+
+    student: dict[str, Any]
+    labels: Tensor | None
+    teacher: Callable[[], dict[str, Any]]
+    canvas: Tensor
+    cached: Mapping[str, Any] | None = None
+    rows: Mapping[str, slice] | None = None
+    samples: Tensor | None = None
+    images: str = "pixel_values"
+    views: Views | None = None
+
+    @property
+    def canvas_size(self) -> tuple[int, int]:
+        """Height and width of the images that both are made of."""
+        return self.canvas.shape[-2], self.canvas.shape[-1]
+
+
+def read_batch(
+    inputs: Mapping[str, Any],
+    *,
+    images: str,
+    labels: str,
+    views: Views | None = None,
+    augment: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+) -> Batch:
+    """Return a batch as each model takes it: one view of the images, in the size and colours of each.
+
+    Args:
+        inputs: What the data loader gives, on the device.
+        images: The name of the images in it.
+        labels: The name of the labels in it.
+        views: The size and colours of each model; None if they are the same.
+        augment: Changes the images that both models see; it also gets their sample ids (N,), or None.
+
+    Raises:
+        ValueError: If the images are missing, or are pixels that no processor says the colours of.
+    """
+    student = dict(inputs)
+    truth, own = student.pop(labels, None), student.pop(TEACHER_IMAGES, None)
+    samples, cached = student.pop(SAMPLE_IDS, None), student.pop(CACHED_TARGETS, None)
+    if images not in student:
+        raise ValueError(
+            f"the student takes {images!r}, and the data set gives {sorted(student)}. Prepare the images with "
+            "`dataset.with_transform(ImageTransform(processor))`."
+        )
+    pixels, rows = student[images], None
+    if (others := student.pop(TARGET_IMAGES, None)) is not None:
+        pixels, samples, truth, rows = _joined_domains(pixels, others, samples, student.pop(TARGET_IDS, None), truth)
+    if views is None and (own is not None or pixels.dtype == torch.uint8):
+        raise ValueError(
+            f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
+            "teacher_processor=..."
+        )
+    if own is not None and augment is not None:
+        raise ValueError(
+            f"the training set has images for the teacher alone ({TEACHER_IMAGES!r}), which the augmentation would "
+            "not change with the student's. Prepare it with ImageTransform(..., shared=True)."
+        )
+    canvas = pixels if views is None else views.canvas(pixels)
+    canvas = canvas if augment is None else augment(canvas, samples)
+    student[images] = canvas if views is None else views.student(canvas)
+
+    def teacher() -> dict[str, Any]:
+        if views is None:
+            return student
+        return {**student, images: views.teacher(canvas) if own is None else views.teacher_only(own)}
+
+    return Batch(student, truth, teacher, canvas, cached, rows, samples=samples, images=images, views=views)
+
+
+def _joined_domains(
+    source: Tensor, target: Tensor, source_ids: Tensor | None, target_ids: Tensor | None, labels: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, slice]]:
+    """Return the images, ids and labels of two domains as those of one batch, and where each domain lies in it."""
+    if source.shape[1:] != target.shape[1:] or source.dtype != target.dtype:
+        raise ValueError(
+            f"images of the source are {tuple(source.shape[1:])} ({source.dtype}), those of the target "
+            f"{tuple(target.shape[1:])} ({target.dtype}): one model reads both. Prepare both with "
+            "the same image processor and num_channels."
+        )
+    count, more = len(source), len(target)
+    both = source_ids is not None and target_ids is not None
+    ids = torch.cat([source_ids, target_ids]) if both else None  # type: ignore[list-item]
+    if labels is not None:
+        labels = torch.cat([labels, labels.new_full((more,), -100)])
+    return torch.cat([source, target]), ids, labels, {SOURCE: slice(0, count), TARGET: slice(count, count + more)}
+
+
+def of_images(batch: Batch, canvas: Tensor) -> Batch:
+    """Return a batch of other images, as the two models take those of this one; it has no labels.
+
+    Args:
+        batch: The batch.
+        canvas: Images that both are made of, (M, C, H, W).
+
+    Raises:
+        ValueError: If the student takes more than images: it is not known what belongs to the new ones.
+    """
+    if more := sorted(set(batch.student) - {batch.images}):
+        raise ValueError(f"images are added to a batch, and the student takes {more} beside them")
+    views = batch.views
+    student = {batch.images: canvas if views is None else views.student(canvas)}
+
+    def teacher() -> dict[str, Any]:
+        return student if views is None else {batch.images: views.teacher(canvas)}
+
+    return Batch(student, None, teacher, canvas, images=batch.images, views=views)
+
+
+def extended(batch: Batch, canvas: Tensor, base: str, group: str) -> Batch:
+    """Return a batch with further images behind its own; they have no labels.
+
+    Args:
+        batch: The batch.
+        canvas: The further images, of which both models' are made, (M, C, H, W).
+        base: The name of the rows that it has.
+        group: The name of the further rows.
+    """
+    count, more = len(batch.canvas), len(canvas)
+    rows = {**(batch.rows or {}), base: slice(0, count), group: slice(count, count + more)}
+    if more == 0:
+        return replace(batch, rows=rows)
+    longer = of_images(batch, torch.cat([batch.canvas, canvas]))
+    labels = None if batch.labels is None else torch.cat([batch.labels, batch.labels.new_full((more,), -100)])
+    return replace(longer, labels=labels, rows=rows)

@@ -1,0 +1,197 @@
+"""Images of any mode as a model wants them: converted, processed, batched, while rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from datasets import Dataset, IterableDataset
+from PIL import Image as PILImage
+from torch import Tensor
+from transformers import BaseImageProcessor
+
+from hf_abkd.data.preprocessing import View, Views, probes, processed
+
+# The default of 1,000 would hold 1,000 processed images in memory before the first step.
+STREAMING_BATCH_SIZE = 32
+# The column with the images as the teacher's own processor resizes and crops them.
+TEACHER_IMAGES = "teacher_pixel_values"
+# The column with a number for every image, the same for the same image in every data set, order and process.
+SAMPLE_IDS = "sample_id"
+
+
+# The columns with the images, and their ids, of a second domain.
+TARGET_IMAGES = "target_pixel_values"
+TARGET_IDS = "target_sample_id"
+
+
+class ImageTransform:
+    """Turn a batch of decoded images into model inputs; picklable, for `prepare` or ``dataset.with_transform``.
+
+    Images of any mode become grey (one channel) or RGB (three): transparent pixels are laid on white, 16-bit grey is
+    scaled to 8 bits instead of being clipped to white.
+
+    With a processor of the teacher's own, images come as 8-bit pixels, resized and cropped but in no model's colours;
+    `hf_abkd.data.preprocessing.Views` makes of them what each model reads.
+
+    Args:
+        processor: The image processor of the model.
+        image_column: Column with PIL images.
+        label_column: Column with integer labels, or None for data without labels.
+        num_channels: 1 for grey or 3 for RGB, as the model's ``config.num_channels``.
+        teacher_processor: The image processor of a teacher that needs another one.
+        shared: Whether a teacher with a processor of its own gets the same view as the student, as for images that are
+            augmented: one image, of the size and crop of the processor with the larger size. Otherwise each model gets
+            the size and crop of its own processor, made from one decoded image, as for evaluation.
+        teacher_canvas: Whether a shared image has the teacher's size and crop even where the student's is larger, as
+            an image has whose targets were cached without knowing the student.
+        sample_ids: Whether each image comes with its id, a hash of its pixels as they were decoded. Augmentations and
+            cached teachers need it; models of another trainer may not take it.
+
+    Raises:
+        ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
+            `teacher_processor`, a processor has no `View`.
+    """
+
+    def __init__(
+        self,
+        processor: BaseImageProcessor,
+        *,
+        image_column: str = "image",
+        label_column: str | None = "label",
+        num_channels: int = 3,
+        teacher_processor: BaseImageProcessor | None = None,
+        shared: bool = True,
+        teacher_canvas: bool = False,
+        sample_ids: bool = True,
+    ) -> None:
+        if num_channels not in (1, 3):
+            raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}")
+        self.processor = processor
+        self.image_column = image_column
+        self.label_column = label_column
+        self.sample_ids = sample_ids
+        self.mode = "L" if num_channels == 1 else "RGB"
+        processed(processor, PILImage.new(self.mode, (32, 32)))
+        self._pixels: dict[str, _Pixels] = {}
+        if teacher_processor is not None:
+            student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
+            if shared:
+                size = Views(student.view, teacher.view).canvas_size
+                own = student.view.size == size and not teacher_canvas
+                self._pixels = {"pixel_values": student if own else teacher}
+            else:
+                self._pixels = {"pixel_values": student, TEACHER_IMAGES: teacher}
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [self.image_column] if self.label_column is None else [self.image_column, self.label_column]
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Return `pixel_values` (N, C, H, W), `sample_id` and, with a label column, `labels` (lists of N integers).
+
+        With a `teacher_processor` these are uint8 pixels, and where the view is not shared there are the teacher's
+        `teacher_pixel_values` (N, C, H, W) too.
+
+        Raises:
+            TypeError: If the image column holds something other than PIL images.
+            ValueError: If an image has no known value range, or a label is missing.
+        """
+        images = [self._converted(image) for image in batch[self.image_column]]
+        result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
+        if not result:
+            result["pixel_values"] = self.processor(images, return_tensors="pt")["pixel_values"]
+        if self.sample_ids:
+            result[SAMPLE_IDS] = [_sample_id(image) for image in images]
+        if self.label_column is not None:
+            labels = batch[self.label_column]
+            # Data in memory was checked when it was loaded; a stream can only be checked as it flows.
+            if any(label is None or label < 0 for label in labels):
+                raise ValueError(
+                    f"column {self.label_column!r} holds a row without a label (None or a negative number). "
+                    "Drop such rows, or pass label_column=None to train without labels."
+                )
+            result["labels"] = list(labels)
+        return result
+
+    def _converted(self, image: object) -> PILImage.Image:
+        if not isinstance(image, PILImage.Image):
+            raise TypeError(
+                f"column {self.image_column!r} holds {type(image).__name__}, not PIL images; "
+                f"cast it first: dataset.cast_column({self.image_column!r}, datasets.Image())"
+            )
+        if image.mode == self.mode:
+            return image
+        if image.mode.startswith("I;16"):
+            # Pillow's own conversion clips everything above 255 to white.
+            image = PILImage.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(
+                f"an image of mode {image.mode!r} (32 bits per pixel) has no known value range; "
+                "save the images with 8 or 16 bits per channel"
+            )
+        elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            # Dropping the alpha channel would show whatever colour is stored under the transparent pixels.
+            image = image.convert("RGBA")
+            image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image)
+        return image.convert(self.mode)
+
+
+def _sample_id(image: PILImage.Image) -> int:
+    """Return a number of 64 bits, signed as Arrow and torch have it, for the pixels of an image and its size."""
+    return signed_hash(f"{image.mode} {image.size}".encode(), image.tobytes())
+
+
+def signed_hash(*parts: Any) -> int:
+    """Return a hash of bytes (or of contiguous arrays) as an int64."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+class _Pixels:
+    """What a processor makes of images before it rescales and normalises them: pixels, uint8 (N, C, H, W)."""
+
+    def __init__(self, processor: BaseImageProcessor, channels: int) -> None:
+        self.processor = processor
+        self.view = View.measured(processor, channels)
+        self._back = self.view.colour_map().inverse()
+        # Most processors can leave the colours alone, which takes a fraction of the time of undoing them.
+        self._can_skip = all(self._skips(image) for image in probes(channels))
+
+    def __call__(self, images: Sequence[PILImage.Image]) -> Tensor:
+        return self._resized(images) if self._can_skip else self._undone(images)
+
+    def _resized(self, images: Sequence[PILImage.Image]) -> Tensor:
+        pixels: Tensor = self.processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)[
+            "pixel_values"
+        ]
+        return pixels
+
+    def _undone(self, images: Sequence[PILImage.Image]) -> Tensor:
+        return self._back(self.processor(images, return_tensors="pt")["pixel_values"]).round_().clamp_(0, 255).byte()
+
+    def _skips(self, image: PILImage.Image) -> bool:
+        try:
+            pixels = self._resized([image])
+        except (TypeError, ValueError):
+            return False
+        return pixels.dtype == torch.uint8 and torch.equal(pixels, self._undone([image]))
+
+
+def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:
+    """Return the data set with `transform` applied when rows are read; only the columns it needs are decoded.
+
+    `DistillationTrainer` knows of such a data set; with another trainer set ``remove_unused_columns=False``: the
+    columns are replaced while reading, which ``Trainer`` cannot see.
+    """
+    if isinstance(dataset, IterableDataset):
+        return dataset.select_columns(transform.columns).map(
+            transform, batched=True, batch_size=STREAMING_BATCH_SIZE, remove_columns=transform.columns
+        )
+    return dataset.with_transform(transform, columns=transform.columns)

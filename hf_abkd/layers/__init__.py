@@ -1,0 +1,1 @@
+"""Layers: captured tensors, how they lie, which layers of two models make a pair, and what connects them."""

@@ -1,0 +1,404 @@
+"""Capture: named tensors of a model (the input or output of a module) during one forward pass.
+
+A capture cannot lie: a wrong name, a module that gave no tensor or several, and a tensor that was overwritten in
+place after it was captured are errors, and nothing is kept when the forward pass is over.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import activations as transformers_activations
+
+from hf_abkd.boundaries.sides import above_zero
+
+# Activations with a boundary at 0: their output says on which side their input was. Gates (sigmoid, tanh) have none.
+_BOUNDARY_ACTIVATIONS = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.RReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Softplus,
+)
+_WITHOUT_BOUNDARY = (transformers_activations.LinearActivation, transformers_activations.LaplaceActivation)
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class CapturePoint:
+    """One tensor of a forward pass: the input or the output of a named module."""
+
+    module: str
+    side: Literal["input", "output"]
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.side}"
+
+
+def parse_name(model: nn.Module, name: str) -> tuple[str, Literal["input", "output"] | None]:
+    """Split `"layer.relu:input"` into a module of the model and the side; the side is None when it is left out.
+
+    Prefixes that wrappers add (`module.`, `_orig_mod.`) are dropped, unless the model has them itself.
+
+    Raises:
+        ValueError: If there is no such module, or the part behind the colon is neither `input` nor `output`.
+    """
+    module, colon, side = name.partition(":")
+    modules = dict(model.named_modules())
+    while module not in modules and module.startswith(_WRAPPER_PREFIXES):
+        module = module.split(".", 1)[1]
+    find_module(model, module)
+    if not colon:
+        return module, None
+    if side not in ("input", "output"):
+        raise ValueError(f"{name!r} must end in ':input', ':output' or no side at all, not {':' + side!r}")
+    return module, "input" if side == "input" else "output"
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """Return the module of that name.
+
+    Raises:
+        ValueError: If there is none; the message has the closest names.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if name and name in modules:
+        return modules[name]
+    names = [other for other in modules if other]
+    # Close by spelling, or with the same last part: a wrong prefix is the usual mistake.
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    near += [other for other in names if other.endswith("." + name) or name.endswith("." + other)][: 5 - len(near)]
+    raise ValueError(
+        f"{type(model).__name__} has no module {name!r}; close names: {near}. "
+        "List them all with `[name for name, _ in model.named_modules()]`."
+    )
+
+
+def is_boundary_activation(module: nn.Module) -> bool:
+    """Whether a module is an activation whose output tells the sign of its input."""
+    return isinstance(module, _BOUNDARY_ACTIVATIONS) or (
+        type(module).__module__ == transformers_activations.__name__ and not isinstance(module, _WITHOUT_BOUNDARY)
+    )
+
+
+class _Complete(BaseException):
+    """Ends a forward pass when all is recorded. No `except Exception` in a model catches it."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__("all tensors are recorded")
+        self.capture = capture
+
+
+class Capture:
+    """Record the tensors at some points of a model during one forward pass.
+
+    Use it as a context manager, or call `attach` and `detach`; call `run` for a forward pass. Hooks must be attached
+    before the model is compiled: a compiled module silently ignores later ones.
+
+    What is recorded under `torch.inference_mode` is a copy, and a tensor like any other: autograd may save it. Tensors
+    made there do not count how often they are changed, and a copy that nothing else holds needs no such count. The
+    same holds of signs, which are new tensors in any mode.
+
+    Args:
+        model: The model, not wrapped and not compiled.
+        points: What to record.
+        overwritten: Those of the points whose tensors a later operation overwrites, as an earlier `probe` found.
+        signs: Those of the points of which only the side of 0 is recorded: a bool tensor, True above 0.
+
+    Raises:
+        ValueError: If a point names a module that the model does not have.
+        TypeError: If the model is compiled already.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        points: Iterable[CapturePoint],
+        overwritten: Iterable[CapturePoint] = (),
+        signs: Iterable[CapturePoint] = (),
+    ) -> None:
+        refuse_compiled(model)
+        self.model = model
+        self.points = tuple(dict.fromkeys(points))
+        self.overwritten = set(overwritten)
+        self.signs = frozenset(signs)
+        self._parts = tuple(model.modules())
+        self._modules = {point: find_module(model, point.module) for point in self.points}
+        self._handles: list[RemovableHandle] = []
+        # torch.compile cannot trace a look at the handles.
+        self._attached = False
+        self._armed = False
+        self._stopping = False
+        self._tensors: dict[CapturePoint, Tensor] = {}
+        self._versions: dict[CapturePoint, int] = {}
+        self._counts: dict[CapturePoint, int] = {}
+
+    def attach(self) -> Capture:
+        """Put the hooks on."""
+        if not self._attached:
+            for point, module in self._modules.items():
+                if point.side == "input":
+                    handle = module.register_forward_pre_hook(self._input_hook(point), with_kwargs=True)
+                else:
+                    handle = module.register_forward_hook(self._output_hook(point))
+                self._handles.append(handle)
+        self._attached = True
+        return self
+
+    def detach(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._attached = False
+
+    __enter__ = attach
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def probe(self, forward: Callable[[], object]) -> dict[CapturePoint, Tensor]:
+        """Run one forward pass to learn which tensors a later operation overwrites; those are copied from now on.
+
+        An in-place activation or residual sum would otherwise leave, say, no negative value in a pre-activation.
+        Returns the tensors of that pass, right even where they were overwritten.
+        """
+        self._run(forward)
+        self.overwritten |= self._changed()
+        self._clear()
+        return self.run(forward)[1]
+
+    def run(self, forward: Callable[[], Any], *, stop: bool = False) -> tuple[Any, dict[CapturePoint, Tensor]]:
+        """Run one forward pass; return what it returned and the tensors it passed.
+
+        Args:
+            forward: Runs the model.
+            stop: End the pass when the last tensor is recorded; the output is then None. The pass goes on to its end
+                where its rest cannot be left out: while a graph is traced (a compiler drops what is not used), and
+                under hooks of accelerate, which put the weights of a layer away after its call.
+
+        Raises:
+            RuntimeError: If a named module gave no tensor, was called twice, or its tensor was overwritten. What is
+                called or overwritten after a stop is not seen, and the tensors are right without it.
+        """
+        self._stopping = (
+            stop and not torch.compiler.is_compiling() and not any("_hf_hook" in vars(part) for part in self._parts)
+        )
+        try:
+            output = self._run(forward)
+        finally:
+            self._stopping = False
+        if stop:
+            output = None
+        # Versions cannot be read while a graph is traced; it works on copies.
+        if not torch.compiler.is_compiling() and (overwritten := self._changed()):
+            self._clear()
+            raise RuntimeError(
+                f"the tensors at {sorted(map(str, overwritten))} of {type(self.model).__name__} were overwritten in "
+                "place after they were captured. Call `probe` with a forward pass first: it finds and copies them. If "
+                "they are overwritten in training mode only (an in-place dropout), set `inplace=False` there."
+            )
+        tensors = {point: self._tensors[point] for point in self.points}
+        self._clear()
+        return output, tensors
+
+    def _run(self, forward: Callable[[], Any]) -> Any:
+        if self.points and not self._attached:
+            raise RuntimeError("call `attach` before `run`: without hooks nothing would be captured")
+        self._clear()
+        self._armed = True
+        output = None
+        try:
+            output = forward()
+        except _Complete as complete:
+            if complete.capture is not self:
+                self._clear()
+                raise
+        except BaseException:
+            self._clear()
+            raise
+        finally:
+            # Activation checkpointing runs modules again during backward: those calls must not count.
+            self._armed = False
+        for point in self.points:
+            count = self._counts.get(point, 0)
+            if count != 1:
+                self._clear()
+                why = (
+                    "was not called, or was called inside a part that was compiled before the hooks were put on"
+                    if count == 0
+                    else f"was called {count} times, so its tensor is not one tensor"
+                )
+                raise RuntimeError(
+                    f"{point.module!r} of {type(self.model).__name__} {why} in one forward pass. Name a module that "
+                    "is called once, such as the normalisation next to it."
+                )
+        return output
+
+    def _changed(self) -> set[CapturePoint]:
+        return {point for point, version in self._versions.items() if self._tensors[point]._version != version}
+
+    def _clear(self) -> None:
+        self._tensors.clear()
+        self._versions.clear()
+        self._counts.clear()
+
+    def _record(self, point: CapturePoint, value: object) -> None:
+        if not self._armed:
+            return
+        count = self._counts.get(point, 0)
+        self._counts[point] = count + 1
+        if count:
+            return
+        tensor = only_tensor(value, str(point), self.model)
+        compiling = torch.compiler.is_compiling()
+        checkable = not compiling and not tensor.is_inference()
+        # What cannot be checked for a later change is copied; a compiler removes the copies that are not needed.
+        if point in self.signs or point in self.overwritten or not checkable:
+            inference = not compiling and torch.is_inference_mode_enabled()
+            with torch.inference_mode(False) if inference else nullcontext():
+                self._tensors[point] = above_zero(tensor) if point in self.signs else tensor.clone()
+        else:
+            self._tensors[point] = tensor
+            self._versions[point] = tensor._version
+        if self._stopping and not compiling and len(self._tensors) == len(self.points):
+            raise _Complete(self)
+
+    def _input_hook(self, point: CapturePoint) -> Callable[..., None]:
+        def hook(_: nn.Module, positional: tuple[object, ...], named: dict[str, object]) -> None:
+            self._record(point, positional[0] if positional else tuple(named.values()))
+
+        return hook
+
+    def _output_hook(self, point: CapturePoint) -> Callable[..., None]:
+        def hook(_: nn.Module, __: tuple[object, ...], output: object) -> None:
+            self._record(point, output)
+
+        return hook
+
+
+def only_tensor(value: object, name: str, model: nn.Module) -> Tensor:
+    """Return the one tensor in what a module took or gave.
+
+    Raises:
+        RuntimeError: If there is none, or more than one.
+    """
+    tensors = _tensors_in(value)
+    if len(tensors) == 1:
+        return tensors[0]
+    raise RuntimeError(
+        f"{name!r} of {type(model).__name__} holds {len(tensors)} tensors, and one is needed ({type(value).__name__}). "
+        "Name a module inside it, such as its last activation or normalisation."
+    )
+
+
+def _tensors_in(value: object) -> list[Tensor]:
+    parts = list(value.values()) if isinstance(value, Mapping) else value
+    return [part for part in (parts if isinstance(parts, (tuple, list)) else [parts]) if isinstance(part, Tensor)]
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a model with a compiled part, whose hooks would be ignored without a word.
+
+    Raises:
+        TypeError: If the model or a module in it is compiled.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise TypeError(
+                f"{type(model).__name__} is compiled already (module {name or '(root)'!r}), and a compiled module "
+                "ignores hooks that come later. Pass the plain model and set the argument `torch_compile=True`."
+            )
+
+
+def resolve_boundaries(
+    model: nn.Module, names: Iterable[str], forward: Callable[[], object]
+) -> dict[str, CapturePoint]:
+    """Find, for every name, the tensor before the activation that the name stands for.
+
+    A name with a side is taken as it is. An activation module stands for its input. Any other module stands for the
+    input of the activation, inside it, whose output is the module's output.
+
+    Args:
+        model: The model.
+        names: Names as users write them.
+        forward: Runs the model once.
+
+    Raises:
+        ValueError: If there is no such module, or its output does not come from an activation module.
+    """
+    points: dict[str, CapturePoint] = {}
+    containers: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        module_name, side = parse_name(model, name)
+        module = find_module(model, module_name)
+        if side is not None:
+            points[name] = CapturePoint(module_name, side)
+        elif is_boundary_activation(module):
+            points[name] = CapturePoint(module_name, "input")
+        else:
+            containers[name] = module_name
+    if containers:
+        outputs = _outputs(model, forward)
+        for name, module_name in containers.items():
+            value, version = outputs.get(module_name, (None, 0))
+            output = only_tensor(value, module_name, model)
+            inside = [
+                other
+                for other, module in model.named_modules()
+                if other.startswith(module_name + ".") and is_boundary_activation(module)
+            ]
+            # The same tensor in the same version: an in-place sum after the activation gives another response.
+            values = {other: outputs[other] for other in inside if other in outputs}
+            matches = [other for other, (tensor, then) in values.items() if tensor is output and then == version]
+            if len(matches) != 1:
+                raise ValueError(
+                    f"the output of {module_name!r} of {type(model).__name__} does not come straight from an "
+                    f"activation module, so it has no activation boundary. Name one of the activations in it: "
+                    f"{inside[-8:]}; or, if it is a response before an activation itself, write '{module_name}:output'."
+                )
+            points[name] = CapturePoint(matches[0], "input")
+    return points
+
+
+def _outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, tuple[object, int]]:
+    """Return the output of the last call of every module in one forward pass, and how often it had been changed."""
+    outputs: dict[str, tuple[object, int]] = {}
+
+    def remember(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            version = sum(tensor._version for tensor in _tensors_in(output) if not tensor.is_inference())
+            outputs[name] = (output, version)
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(name)) for name, module in model.named_modules() if name]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def leaves_pixels_out(module: nn.Module, value: object) -> bool:
+    """Whether a module cuts its input (N, C, H, W) into patches and has no patch for the last rows or columns."""
+    if not isinstance(module, nn.Conv2d) or not isinstance(value, Tensor):
+        return False
+    patches = module.stride == module.kernel_size and max(module.stride) > 1 and module.padding in ((0, 0), "valid")
+    return patches and any(size % step for size, step in zip(value.shape[-2:], module.stride, strict=True))

@@ -1,0 +1,1 @@
+"""DeepInversion (Yin et al., CVPR 2020): images out of a teacher alone."""

@@ -1,0 +1,114 @@
+"""The statistics of a batch at the inputs of a model's BatchNorm layers, against those that training left there."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from hf_abkd.layers.capture import refuse_compiled
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the BatchNorm layers of a model that hold running statistics, by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    running = {name: layer for name, layer in layers.items() if layer.running_mean is not None}
+    if running:
+        return running
+    found = (
+        f"its {len(layers)} BatchNorm layers keep none (track_running_stats=False)" if layers else "it has no BatchNorm"
+    )
+    raise ValueError(
+        f"{type(model).__name__} holds no statistics of the images it was trained on: {found}. Images are inverted "
+        "from a teacher with BatchNorm statistics, such as ResNet, RegNet, MobileNet or EfficientNet (ViT, Swin and "
+        "ConvNeXt have none). Distil from this teacher on any unlabelled images instead, or use another teacher."
+    )
+
+
+class NormStatistics:
+    """Measure how far each batch is from what the BatchNorm layers of a model know of the training images.
+
+    A context manager, which has hooks on the model while it is open. The model is not changed; use it in eval mode.
+
+    Paper: Yin et al., CVPR 2020, https://huggingface.co/papers/1912.08795 (R_feature)
+
+    Args:
+        model: The model, not compiled.
+
+    Raises:
+        ValueError: If it has no BatchNorm statistics.
+        TypeError: If it is compiled already.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        refuse_compiled(model)
+        self.layers = batch_norms(model)
+        self._model = model
+        self._handles: list[RemovableHandle] = []
+        self._distances: list[Tensor] = []
+        self._last_input: Tensor | None = None
+
+    def __enter__(self) -> NormStatistics:
+        self._handles = [layer.register_forward_pre_hook(self._measure) for layer in self.layers.values()]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._clear()
+
+    def take(self) -> Tensor:
+        """Return the distances of the forward pass that was just made, one for each layer in the order of the calls.
+
+        A distance is ‖mean − running mean‖₂ + ‖variance − running variance‖₂ over the channels, in float32, with the
+        biased variance, which one value has too. Shape (L,).
+
+        Raises:
+            RuntimeError: If the pass called no BatchNorm layer.
+        """
+        if not self._distances:
+            raise RuntimeError(
+                f"the forward pass of {type(self._model).__name__} called none of its {len(self.layers)} BatchNorm "
+                "layers with hooks on. Open this context before the pass, and use the model that is not compiled."
+            )
+        distances = torch.stack(self._distances)
+        self._clear()
+        return distances
+
+    def features(self) -> Tensor:
+        """Return what the last layer that was called normalised, averaged over positions: (N, C), without gradients.
+
+        They are in units of the deviation that the layer knows, around the mean that it knows. Ask before `take`.
+
+        Raises:
+            RuntimeError: If the pass called no BatchNorm layer.
+        """
+        if self._last_input is None:
+            self.take()
+            raise RuntimeError("features were taken already")
+        return self._last_input
+
+    def _clear(self) -> None:
+        self._distances, self._last_input = [], None
+
+    def _measure(self, layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].float()
+        others = [dim for dim in range(values.ndim) if dim != 1]
+        mean, variance = values.mean(others), values.var(others, unbiased=False)
+        known_mean, known_variance = layer.running_mean.float(), layer.running_var.float()
+        self._distances.append(
+            torch.linalg.vector_norm(mean - known_mean) + torch.linalg.vector_norm(variance - known_variance)
+        )
+        flat = values.detach().flatten(2).mean(2) if values.ndim > 2 else values.detach()
+        self._last_input = (flat - known_mean) / (known_variance + layer.eps).sqrt()

@@ -1,0 +1,89 @@
+"""What is put back as it was: modes, gradients, buffers of a module, and the random states of the process."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put the random states of Python, numpy and torch (the CPU's and the current GPU's) back afterwards."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put every part of a module back in its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode, and every part of it back in its own mode afterwards."""
+    with modes_kept(module):
+        module.eval()
+        yield
+
+
+@contextmanager
+def gradients_kept(module: nn.Module) -> Iterator[None]:
+    """Put back afterwards which parameters of a module are trained."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, trained in wanted:
+            parameter.requires_grad_(trained)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Hold a module in eval mode without gradients of its parameters, and put both back afterwards."""
+    with evaluating(module), gradients_kept(module):
+        module.requires_grad_(False)
+        yield
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put the buffers of a module back afterwards: their contents, and the tensors themselves."""
+    contents = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    # A buffer may also be replaced by another tensor: `self.center = ...`.
+    buffers = [(part._buffers, dict(part._buffers)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for own, before in buffers:
+            own.clear()
+            own.update(before)
+        with torch.no_grad():
+            for buffer, content in contents:
+                buffer.copy_(content)
+
+
+@contextmanager
+def leaving_no_trace(module: nn.Module) -> Iterator[None]:
+    """Put back the modes and buffers of a module, and the random states of torch that it draws from."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    forked = torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type)
+    with forked, modes_kept(module), buffers_kept(module):
+        yield

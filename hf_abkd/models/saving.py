@@ -1,0 +1,98 @@
+"""A student on disk: written so that Auto classes load it, and read back whole, adapters included."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from hf_abkd.models.adapters import has_adapters, merged
+
+UNMERGED_NAME = "unmerged_student.safetensors"
+
+
+def save_student(student: PreTrainedModel, processor: Any, folder: Path) -> list[str]:
+    """Write the student, adapters merged, and its processor if there is one; return the names of the files.
+
+    Every file is put in place whole, so a run that is killed here leaves the files of before or the new ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The leading underscore keeps a leftover of a killed run out of uploads.
+    with tempfile.TemporaryDirectory(prefix="_saving-", dir=folder) as scratch:
+        merged(student).save_pretrained(scratch)
+        if processor is not None:
+            processor.save_pretrained(scratch)
+        names = sorted(entry.name for entry in Path(scratch).iterdir() if entry.is_file())
+        for name in names:
+            (Path(scratch) / name).replace(folder / name)
+    return names
+
+
+def save_unmerged(student: PreTrainedModel, folder: Path) -> bool:
+    """Write every tensor of a student with adapters under its own name; return whether the student has any.
+
+    Frozen weights too: some adapters change them when they are made, and what a later stage trains is frozen now.
+    """
+    adapted = has_adapters(student)
+    if adapted:
+        save_file(copied(student.state_dict()), folder / UNMERGED_NAME)
+    return adapted
+
+
+def load_student(student: PreTrainedModel, folder: Path) -> None:
+    """Put the weights saved in a folder into the student, every one of them.
+
+    They are read through `from_pretrained`: some families are saved under other names than they have in memory, and
+    reading the file directly would leave those tensors as they are. Those of a student with adapters are in a file of
+    their own, and the others tell whether its adapters have the settings that they were trained with.
+
+    Raises:
+        ValueError: If the folder lacks a tensor of the student or holds one that the student does not have.
+    """
+    adapted = has_adapters(student)
+    if adapted != (folder / UNMERGED_NAME).is_file():
+        raise ValueError(
+            f"the student in {folder} was saved {'without' if adapted else 'with'} adapters, and this one has "
+            f"{'some' if adapted else 'none'}: pass the student as that run did"
+        )
+    loaded, info = type(student).from_pretrained(
+        folder, output_loading_info=True, use_safetensors=True, dtype=student.dtype, local_files_only=True
+    )
+    wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise ValueError(
+            f"the weights in {folder} are not those of this {type(student).__name__}: "
+            + "; ".join(f"{key.replace('_', ' ')} {names[:5]}" for key, names in wrong.items() if names)
+        )
+    saved = loaded.state_dict()
+    try:
+        student.load_state_dict(load_file(folder / UNMERGED_NAME) if adapted else saved, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit this {type(student).__name__}: {error}") from error
+    if adapted:
+        _check_merged(student, saved, folder)
+    # LeViT keeps in eval mode what it once computed from its weights; only a change to training mode drops it.
+    modes = [(module, module.training) for module in student.modules()]
+    student.train()
+    for module, mode in modes:
+        module.training = mode
+
+
+def _check_merged(student: PreTrainedModel, saved: Mapping[str, torch.Tensor], folder: Path) -> None:
+    now = merged(student).state_dict()
+    other = [name for name in saved if not torch.allclose(now[name], saved[name], rtol=1e-4, atol=1e-6, equal_nan=True)]
+    if other:
+        raise ValueError(
+            f"the adapters in {folder} give other weights here than where they were saved, in {other[:5]}: make them "
+            "with the settings of that run (lora_alpha, use_rslora, use_dora)"
+        )
+
+
+def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU that share no memory, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,1 @@
+"""Reports: metrics of an evaluation, and the model card."""

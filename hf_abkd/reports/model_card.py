@@ -1,0 +1,279 @@
+"""Model cards: what a student is, what taught it, how well it does, how to load it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import datasets
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from hf_abkd.version import __version__
+
+CARD_NAME = "README.md"
+TASK = "image-classification"
+
+# What the numbers that the trainer itself reports mean.
+_MEANINGS = {
+    "loss": "cross-entropy with the labels",
+    "accuracy": "share of images whose class is predicted right",
+    "teacher_accuracy": "share of images whose class the teacher predicts right",
+    "chance_accuracy": "share of images of the commonest class",
+    "teacher_agreement": "share of images for which student and teacher predict the same class",
+    "boundary_agreement": "share of hidden units on the teacher's side of the activation boundary",
+}
+# Measured on the evaluation data too, but not of this model.
+_NOT_OF_THE_STUDENT = ("teacher_accuracy", "chance_accuracy")
+
+
+@dataclass
+class CardFacts:
+    """What a model card says of a run.
+
+    Args:
+        name: The name of the model.
+        student: Class name of the student.
+        parameters: Its number of parameters.
+        stages: Description of each stage, with `name`, `steps`, `epochs`, `freeze`, `terms` and `settings`; a term
+            has its `loss` and `agreement` at the end of the stage if they are known.
+        teacher: Class, source, fingerprint and parameters of the teacher; None for a model trained without one.
+        plan: Which layers were paired, as YAML; None if none were.
+        scores: The last evaluation, by metric name without the prefix `eval_`.
+        scores_step: The step of the run at which it was made.
+        citations: BibTeX entries.
+        repo_id: Where it is published, if it is.
+        base_model: Name or path of the model that training started from, or None.
+        datasets: What the data sets are called.
+        dataset_tags: Their ids on the Hub.
+        dataset_args: Their configurations.
+        tasks: Ids of the tasks that the scores are for.
+        language: Language codes, or None.
+        license: Licence name, or None.
+        tags: Further tags.
+        needs_code: Whether loading needs `trust_remote_code=True`.
+        has_processor: Whether an image processor lies beside the weights.
+    """
+
+    name: str
+    student: str
+    parameters: int
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    teacher: Mapping[str, Any] | None = None
+    plan: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    scores_step: int | None = None
+    citations: Sequence[str] = ()
+    repo_id: str | None = None
+    base_model: str | None = None
+    datasets: Sequence[str] = ()
+    dataset_tags: Sequence[str] = ()
+    dataset_args: Sequence[str] = ()
+    tasks: Sequence[str] = (TASK,)
+    language: str | None = None
+    license: str | None = None
+    tags: Sequence[str] = ()
+    needs_code: bool = False
+    has_processor: bool = False
+
+    @property
+    def dataset_names(self) -> list[str]:
+        """What to call the data sets in a sentence."""
+        return list(self.datasets or self.dataset_tags)
+
+
+def model_card(facts: CardFacts) -> ModelCard:
+    """Write the card of a student: what it is, what taught it, how well it does, how to load it."""
+    names = facts.dataset_names
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=facts.dataset_tags[0] if facts.dataset_tags else names[0] if names else "unknown",
+            dataset_name=names[0] if names else "unknown",
+            dataset_config=facts.dataset_args[0] if facts.dataset_args else None,
+            metric_type=name,
+            metric_value=round(value, 6),
+        )
+        for task in facts.tasks
+        for name, value in facts.scores.items()
+        if _is_metric(name) and math.isfinite(value)
+    ]
+    tags = [TASK, *(["knowledge-distillation"] if facts.teacher else []), "hf_abkd", *facts.tags]
+    data = ModelCardData(
+        model_name=facts.name if results else None,
+        eval_results=results or None,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=list(dict.fromkeys(tags)),
+        base_model=_hub_id(facts.base_model, not_itself=facts.repo_id),
+        datasets=[name for name in facts.dataset_tags if is_repo_id(name)] or None,
+        language=facts.language,
+        license=facts.license,
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts)}")
+
+
+def citations(entries: Iterable[str]) -> list[str]:
+    """Return BibTeX entries, each once, without empty ones."""
+    return list(dict.fromkeys(entry for entry in entries if entry))
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a name is a repository on the Hub rather than a local folder; the Hub refuses cards with the latter."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _is_metric(name: str) -> bool:
+    """Whether a score belongs into the metadata: a quality of the student, under a name that others use too."""
+    return name not in _NOT_OF_THE_STUDENT and "boundary_agreement/" not in name and not name.endswith("loss")
+
+
+def _hub_id(name: str | None, *, not_itself: str | None = None) -> str | None:
+    return name if name and name != not_itself and is_repo_id(name) else None
+
+
+def _body(facts: CardFacts) -> str:
+    parts = [f"# {facts.name}", _introduction(facts), "## How to use it", *_usage(facts)]
+    if facts.scores:
+        step = "" if facts.scores_step is None else f"Evaluated after {facts.scores_step:,} training steps"
+        on = f" on {', '.join(facts.dataset_names)}" if step and facts.dataset_names else ""
+        rows = [(f"`{name}`", f"{value:.4f}", _meaning(name)) for name, value in facts.scores.items()]
+        parts += ["## Results", *([f"{step}{on}."] if step else []), _table(("metric", "value", "meaning"), rows)]
+    parts += ["## How it was trained"]
+    if facts.teacher is not None:
+        parts += ["### Teacher", _teacher(facts.teacher)]
+    for number, stage in enumerate(facts.stages, 1):
+        title = stage["name"] or "training"
+        parts += [f"### Stage {number}: {title}" if len(facts.stages) > 1 else "### Loss", *_stage(stage)]
+    if facts.plan is not None:
+        parts += ["### Layers", f"```yaml\n{facts.plan.rstrip()}\n```"]
+    if facts.stages:
+        parts += ["### Settings", _settings(facts.stages)]
+    parts += [_versions()]
+    if facts.citations:
+        parts += ["## Citation", *(f"```bibtex\n{entry}\n```" for entry in facts.citations)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(facts: CardFacts) -> str:
+    on = f" on {', '.join(facts.dataset_names)}" if facts.dataset_names else ""
+    base = _hub_id(facts.base_model, not_itself=facts.repo_id)
+    start = f", starting from {_link(base)}" if base else ""
+    how = "trained without a teacher"
+    if facts.teacher is not None:
+        source = _hub_id(facts.teacher["name_or_path"])
+        how = f"distilled from the teacher {_link(source) if source else _code(facts.teacher['class'])}"
+    return (
+        f"An image classifier: {_code(facts.student)} with {facts.parameters:,} parameters, {how}{on}{start}. "
+        "Made with hf_abkd, on top of `transformers.Trainer`."
+    )
+
+
+def _usage(facts: CardFacts) -> list[str]:
+    # Before it is published the card lies in the folder of the model, so the snippet runs there.
+    where = json.dumps(facts.repo_id or ".")
+    code = ", trust_remote_code=True" if facts.needs_code else ""
+    if facts.has_processor:
+        lines = [
+            "from transformers import AutoImageProcessor, AutoModelForImageClassification",
+            "",
+            f"processor = AutoImageProcessor.from_pretrained({where})",
+            f"model = AutoModelForImageClassification.from_pretrained({where}{code})",
+            "",
+            'inputs = processor(image, return_tensors="pt")  # image: a PIL.Image',
+            "logits = model(**inputs).logits",
+            "print(model.config.id2label[logits.argmax(-1).item()])",
+        ]
+    else:
+        lines = [
+            "from transformers import AutoModelForImageClassification",
+            "",
+            f"model = AutoModelForImageClassification.from_pretrained({where}{code})",
+        ]
+    notes = []
+    if facts.needs_code:
+        notes += ["The model's code is part of this repository; read it before you run it."]
+    if not facts.has_processor:
+        notes += ["There is no image processor in this repository: prepare the images as in training."]
+    return ["\n".join(["```python", *lines, "```"]), *notes]
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    source = _hub_id(teacher["name_or_path"])
+    rows = [
+        ("class", _code(teacher["class"])),
+        # The path of a folder tells readers nothing, and may tell more of the author's machine than they want to.
+        ("source", _link(source) if source else "not on the Hub"),
+        ("parameters", f"{teacher['parameters']:,}"),
+        ("SHA-256 of its tensors", _code(teacher["fingerprint"])),
+    ]
+    return _table(("teacher", ""), rows) + "\n\nThe teacher is not part of this repository."
+
+
+def _stage(stage: Mapping[str, Any]) -> list[str]:
+    length = f"{stage['steps']:,} steps, {stage['epochs']:.4g} epochs" if stage["steps"] else "Not trained yet"
+    frozen = f" Frozen: {', '.join(map(_code, stage['freeze']))}." if stage["freeze"] else ""
+    terms = stage["terms"]
+    columns = {
+        "term": [_code(term["name"]) for term in terms],
+        "weight": [_code(term["weight"]) for term in terms],
+        "objective": [_code(term["objective"]) for term in terms],
+        "student": [_code(term["student"]) for term in terms],
+        "target": [
+            "labels" if term["teacher"] == "labels" else f"teacher's {_code(term['teacher'])}" for term in terms
+        ],
+        "connector": [term["connector"] for term in terms],
+    }
+    for name, title in (("loss", "last value"), ("agreement", "last boundary agreement")):
+        if any(name in term for term in terms):
+            columns[title] = [f"{term[name]:.4g}" if name in term else "" for term in terms]
+    return [
+        f"{length}.{frozen} The loss is the weighted sum of these terms:",
+        _table(list(columns), zip(*columns.values(), strict=True)),
+    ]
+
+
+def _settings(stages: Sequence[Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for stage in stages for name in stage["settings"]))
+    titles = [f"stage {number}" for number in range(1, len(stages) + 1)] if len(stages) > 1 else ["value"]
+    rows = [(_code(name), *(str(stage["settings"].get(name, "")) for stage in stages)) for name in names]
+    return _table(("setting", *titles), rows)
+
+
+def _versions() -> str:
+    libraries = (transformers, torch, accelerate, datasets)
+    versions = [f"hf_abkd {__version__}", *(f"{library.__name__} {library.__version__}" for library in libraries)]
+    return f"Versions: {', '.join(versions)}."
+
+
+def _meaning(name: str) -> str:
+    measure, _, layer = name.partition("/")
+    meaning = _MEANINGS.get(measure, "")
+    return f"{meaning}, in {_code(layer)}" if meaning and layer else meaning
+
+
+def _link(repo_id: str) -> str:
+    return f"[{repo_id}](https://huggingface.co/{repo_id})"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    # A line break ends a table, and a bar a cell.
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

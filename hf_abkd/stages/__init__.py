@@ -1,0 +1,1 @@
+"""Stages of a run as data: their terms, schedules, arguments and extensions."""

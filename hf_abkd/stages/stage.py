@@ -1,0 +1,310 @@
+"""Stages: what is trained, by which terms, for how long; data that the trainer runs one after another."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from hf_abkd.layers.plan import Plan
+from hf_abkd.stages.arguments import DistillationArguments, rising_shares
+from hf_abkd.stages.extension import Extension
+from hf_abkd.stages.term import PairedTerms, Term
+from hf_abkd.teachers.route.route import TeacherRoute
+
+
+def _number(
+    kind: Callable[[Any], Any], lowest: float, below: float = math.inf, *, or_lowest: bool = True
+) -> Callable[[Any], Any]:
+    """Return what turns a value into a number and refuses one outside its range."""
+
+    def convert(value: Any) -> Any:
+        number = kind(value)
+        if number != float(value) or not lowest <= number < below or (number == lowest and not or_lowest):
+            raise ValueError(
+                f"it must be {'an integer' if kind is int else 'a number'}, {'at least' if or_lowest else 'above'} "
+                f"{lowest:g}{f' and below {below:g}' if below < math.inf else ''}"
+            )
+        return number
+
+    return convert
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("it must be True or False")
+    return value
+
+
+# The training arguments that a stage may set for itself, with what turns a user's value into the stored one and
+# refuses an impossible one. The others concern the run as a whole: its folder, seed, precision, processes, evaluation
+# and publishing.
+STAGE_ARGUMENTS: dict[str, Callable[[Any], Any]] = {
+    "learning_rate": _number(float, 0),
+    "lr_scheduler_type": SchedulerType,
+    "lr_scheduler_kwargs": dict,
+    "lr_milestones": rising_shares,
+    "lr_gamma": _number(float, 0, or_lowest=False),
+    "warmup_steps": _number(float, 0),
+    "optim": OptimizerNames,
+    "optim_args": str,
+    "weight_decay": _number(float, 0),
+    "decay_norm_and_bias": _flag,
+    "adam_beta1": _number(float, 0, 1),
+    "adam_beta2": _number(float, 0, 1),
+    "adam_epsilon": _number(float, 0),
+    "max_grad_norm": _number(float, 0),
+    "per_device_train_batch_size": _number(int, 1),
+    "gradient_accumulation_steps": _number(int, 1),
+    "logging_steps": _number(float, 0, or_lowest=False),
+}
+
+
+@dataclass
+class Stage:
+    """One stage of a distillation run.
+
+    A run is a list of stages; each starts from the student that the one before left, with a fresh optimiser and
+    schedule. Connectors live as long as their term: a `Term` object that stands in two stages keeps its connector.
+
+    Args:
+        terms: The loss: a weighted sum. `PairedTerms` stand for one term per pair of layers.
+        name: What it is called in logs, the progress bar and the model card.
+        freeze: Patterns (`*` matches anything) of names of student modules or parameters that are not trained;
+            frozen modules stay in eval mode, so that their statistics do not move. Parameters that no term reaches
+            are frozen without being named.
+        epochs: How long, in passes over the training set. At most one of `epochs`, `steps` and `share` is given.
+        steps: How long, in optimiser steps.
+        share: How long, as a share of the run's `max_steps` or `num_train_epochs`. Stages without a length divide
+            what is left evenly.
+        optimizer: Class and keyword arguments of the optimiser, in the place of the `optim` argument.
+        arguments: Training arguments that hold in this stage only; see `STAGE_ARGUMENTS`.
+        teacher: Weights that the run's teacher has while the stage runs: a folder with `model.safetensors` of the same
+            architecture, or a `TeacherRoute` of several, one after another. It has its own back afterwards.
+        extension: Makes further images of each training batch; terms read them, or the batch's own, by their `rows`.
+        teacher_terms: Terms that train the teacher in the same steps; their `student` is a tensor of the teacher. It is
+            in training mode then, and changed for good.
+
+    Raises:
+        TypeError: If `teacher` is neither a folder nor a route.
+        ValueError: If there is no term, two terms share a name, or a length or argument is not possible.
+    """
+
+    terms: Sequence[Term | PairedTerms]
+    name: str = ""
+    freeze: Sequence[str] = ()
+    epochs: float | None = None
+    steps: int | None = None
+    share: float | None = None
+    optimizer: tuple[type[torch.optim.Optimizer], Mapping[str, Any]] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str | os.PathLike[str] | TeacherRoute | None = None
+    extension: Extension | None = None
+    teacher_terms: Sequence[Term] = ()
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without models and data."""
+        where = f"stage {self.name!r}" if self.name else "a stage"
+        if isinstance(self.teacher, (str, os.PathLike)):
+            self.teacher = TeacherRoute([self.teacher])
+        elif not isinstance(self.teacher, (TeacherRoute, type(None))):
+            raise TypeError(
+                f"{where}: teacher must be a folder with weights for the run's teacher, or a TeacherRoute of several, "
+                f"got {type(self.teacher).__name__}. The model itself is the `teacher` of the trainer."
+            )
+        if not self.terms:
+            raise ValueError(f"{where} has no terms, so nothing would be trained")
+        names = [term.name for term in (*self.terms, *self.teacher_terms)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{where} has several terms named {twice}; give each its own `name`")
+        if odd := [term.name for term in self.teacher_terms if term.teacher is not None]:
+            raise ValueError(
+                f"{where}: the terms {odd} compare with a teacher, and the teacher itself has none; its own terms "
+                "compare with labels or domains"
+            )
+        if self.teacher_terms and (self.teacher is not None or self.extension is not None):
+            raise ValueError(
+                f"{where} trains the teacher: it cannot take on other weights (teacher=...) or move images to the "
+                "boundaries of a teacher that moves (extension=...) at the same time"
+            )
+        if isinstance(self.freeze, str):
+            raise ValueError(f"{where}: freeze must be a list of patterns, write [{self.freeze!r}]")
+        lengths = {"epochs": self.epochs, "steps": self.steps, "share": self.share}
+        given = {key: value for key, value in lengths.items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(f"{where} has several lengths: {given}; give one of epochs, steps and share")
+        impossible = any(not 0 < value < math.inf for value in given.values())
+        if impossible or (self.share or 0) > 1 or (self.steps or 0) % 1:
+            raise ValueError(
+                f"{where} has the length {given}; epochs and (whole) steps are above 0, a share is in (0, 1]"
+            )
+        if unknown := sorted(set(self.arguments) - set(STAGE_ARGUMENTS)):
+            raise ValueError(
+                f"{where} cannot set {unknown}; a stage may set {sorted(STAGE_ARGUMENTS)}. "
+                "Other training arguments hold for the whole run."
+            )
+        for key, value in self.arguments.items():
+            try:
+                STAGE_ARGUMENTS[key](value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{where}: {key}={value!r} is not possible: {error}") from error
+
+    @property
+    def route(self) -> TeacherRoute | None:
+        """The weights that the teacher takes on while the stage runs; None if it keeps its own."""
+        return self.teacher if isinstance(self.teacher, TeacherRoute) else None
+
+    def all_terms(self) -> list[Term]:
+        """Return the terms of the student, and behind them those of the teacher."""
+        return [*self.each_term(), *self.teacher_terms]
+
+    def each_term(self) -> list[Term]:
+        """Return the terms, once the pairs of layers are known.
+
+        Raises:
+            RuntimeError: If they are not: the trainer completes its stages by `with_pairs`.
+        """
+        terms = [term for term in self.terms if isinstance(term, Term)]
+        if len(terms) != len(self.terms):
+            raise RuntimeError(f"the layers of stage {self.name!r} are not paired yet")
+        return terms
+
+    def describe(self) -> dict[str, Any]:
+        """Return what defines this stage, for checkpoints, logs and cards."""
+        optimizer = None
+        if self.optimizer is not None:
+            optimizer = f"{self.optimizer[0].__name__}({', '.join(f'{k}={v!r}' for k, v in self.optimizer[1].items())})"
+        return {
+            "name": self.name,
+            "terms": [term.describe() for term in self.each_term()],
+            "freeze": list(self.freeze),
+            "optimizer": optimizer,
+            "arguments": {key: str(value) for key, value in self.arguments.items()},
+            **({"teacher_terms": [term.describe() for term in self.teacher_terms]} if self.teacher_terms else {}),
+            **({} if self.route is None else {"teacher": self.route.describe()}),
+            **({} if self.extension is None else {"extension": repr(self.extension)}),
+        }
+
+
+def stage_arguments(args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
+    """Return the training arguments of every stage: the run's, with the stage's length and its own settings.
+
+    Raises:
+        ValueError: If the lengths of the stages do not fit the length of the run.
+    """
+    in_steps = args.max_steps > 0
+    unit, other, budget = (
+        ("steps", "epochs", args.max_steps) if in_steps else ("epochs", "steps", args.num_train_epochs)
+    )
+    given = [getattr(stage, unit) if stage.share is None else stage.share * budget for stage in stages]
+    mixed = [stage for stage in stages if getattr(stage, other) is not None]
+    open_ended = [stage for stage, length in zip(stages, given, strict=True) if length is None and stage not in mixed]
+    if mixed and (in_steps or open_ended):
+        raise ValueError(
+            f"the run's length is {budget:g} {unit} ({'max_steps' if in_steps else 'num_train_epochs'}), but the "
+            f"stages {[stage.name for stage in mixed]} give theirs in {other}: what they leave for the run cannot be "
+            f"worked out. Give the stages {unit} or shares."
+        )
+    spent = sum(length for length in given if length is not None)
+    if open_ended and spent >= budget:
+        raise ValueError(
+            f"the stages with a length take {spent:g} {unit} and the run has {budget:g}: nothing is left for the "
+            f"{len(open_ended)} without one. Raise {'max_steps' if in_steps else 'num_train_epochs'} or shorten them."
+        )
+    if not open_ended and in_steps and round(spent) != budget:
+        raise ValueError(f"the stages take {spent:g} steps together, but max_steps is {args.max_steps}")
+    shares = any(stage.share is not None for stage in stages)
+    if shares and not open_ended and not mixed and not math.isclose(spent, budget, rel_tol=0.01):
+        raise ValueError(
+            f"the stages take {spent:g} {unit} of the run's {budget:g} together. Shares are of the whole run: let them "
+            "add up to 1, or leave one stage without a length."
+        )
+    result = []
+    end = 0.0
+    for stage, length in zip(stages, given, strict=True):
+        own = copy.copy(args)
+        if stage in mixed:
+            length, kind = float(getattr(stage, other)), other
+        else:
+            length, kind = (budget - spent) / len(open_ended) if length is None else float(length), unit
+        if kind == "steps":
+            # Whole steps that add up to the run's, whatever the shares.
+            own.max_steps = round(end + length) - round(end)
+            end += length
+            if own.max_steps < 1:
+                raise ValueError(
+                    f"a run of {budget:g} steps leaves none for stage {stage.name!r}; "
+                    f"{len(stages)} stages need at least one each"
+                )
+        else:
+            own.max_steps, own.num_train_epochs = -1, length
+        for key, value in stage.arguments.items():
+            setattr(own, key, STAGE_ARGUMENTS[key](value))
+        result.append(own)
+    return result
+
+
+def frozen_parts(student: nn.Module, patterns: Sequence[str]) -> tuple[list[nn.Module], set[str]]:
+    """Return the modules and the names of the parameters that the patterns freeze.
+
+    Raises:
+        ValueError: If a pattern matches nothing.
+    """
+    modules = dict(student.named_modules())
+    parameters = dict(student.named_parameters())
+    frozen: list[nn.Module] = []
+    names: set[str] = set()
+    for pattern in patterns:
+        matched_modules = [name for name in modules if name and fnmatch.fnmatchcase(name, pattern)]
+        matched_parameters = [name for name in parameters if fnmatch.fnmatchcase(name, pattern)]
+        if not matched_modules and not matched_parameters:
+            raise ValueError(
+                f"freeze={pattern!r} matches no module and no parameter of {type(student).__name__}; "
+                f"its parts are {[name for name, _ in student.named_children()]}, and '*' matches anything"
+            )
+        frozen += [modules[name] for name in matched_modules]
+        names |= set(matched_parameters)
+        names |= {other for other in parameters for name in matched_modules if other.startswith(name + ".")}
+    return frozen, names
+
+
+def with_pairs(stages: Sequence[Stage], propose: Callable[[], Plan]) -> list[Stage]:
+    """Return the stages with a term for every pair of layers in the place of their `PairedTerms`.
+
+    `PairedTerms` that stand in two stages become the same terms in both, so that connectors go on where they were.
+
+    Args:
+        stages: The stages.
+        propose: Makes the plan of those without one; called at most once.
+    """
+    plan: Plan | None = None
+    made: dict[int, list[Term]] = {}
+    result = []
+    for stage in stages:
+        terms: list[Term] = []
+        for term in stage.terms:
+            if isinstance(term, PairedTerms):
+                if id(term) not in made:
+                    own = term.plan
+                    if own is None:
+                        own = plan = plan or propose()
+                    made[id(term)] = term.terms(own)
+                terms += made[id(term)]
+            else:
+                terms.append(term)
+        result.append(replace(stage, terms=terms))
+    return result
+
+
+def own_terms(stages: Sequence[Stage]) -> list[Stage]:
+    """Return a copy of the stages with terms of their own; a term that stands in two stages still does."""
+    return copy.deepcopy(list(stages))

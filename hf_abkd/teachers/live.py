@@ -1,0 +1,244 @@
+"""Teacher: a batch in, the teacher's tensors out."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_abkd.boundaries.sides import above_zero
+from hf_abkd.layers.capture import Capture, CapturePoint
+from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.teachers.fast_copy import SpeedUps, compiled, prepare, unchanged
+
+logger = logging.getLogger(__name__)
+
+
+class LiveTeacher:
+    """Run a teacher model: in eval mode, without gradients, never registered in any other module.
+
+    It is not a module on purpose: nothing that walks a module tree (an optimiser, DDP's buffer broadcast, `train()`,
+    a checkpoint, an upload) can reach the teacher through it.
+
+    Args:
+        model: A Hugging Face model, or any module that takes the images and returns logits.
+        precision: Makes the context of each forward pass; autocast, for example.
+
+    Raises:
+        TypeError: If a part of the model is compiled already.
+    """
+
+    def __init__(self, model: nn.Module, precision: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self._precision = precision
+        self._points: dict[str, CapturePoint] = {}
+        self._boundaries: frozenset[str] = frozenset()
+        self._with_logits = True
+        self.overwritten: set[CapturePoint] = set()
+        self._fast = unchanged(model)
+        self._compile = False
+        self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
+        self._capture = Capture(model, ())
+        parameters = inspect.signature(model.forward).parameters
+        self._named = "pixel_values" in parameters
+        self._accepted = None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
+
+    def select(
+        self, points: Mapping[str, CapturePoint], *, boundaries: Iterable[str] = (), logits: bool = True
+    ) -> None:
+        """Choose the tensors that the following calls return, by the names that terms use.
+
+        Args:
+            points: The tensors.
+            boundaries: The names of those of which only the side of 0 is needed: they come as bool, True above 0, a
+                byte per unit, and the responses are not kept.
+            logits: Whether the logits are needed. Without them the model is left as soon as the last tensor is there.
+        """
+        self._points = dict(points)
+        self._boundaries = frozenset(boundaries) & frozenset(points)
+        self._with_logits = logits
+        self._capture = self._make_capture()
+
+    def _make_capture(self) -> Capture:
+        # One tensor may go by two names, and be a boundary by one of them only.
+        values = {point for name, point in self._points.items() if name not in self._boundaries}
+        points = self._points.values()
+        return Capture(self._fast.model, points, self.overwritten, signs=set(points) - values)
+
+    def probe(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Run one batch to find tensors that are overwritten in place; return that batch's logits and tensors.
+
+        All of them are responses, those of boundaries too. This is the model that was given, in a whole pass: a module
+        that is called twice is found here.
+        """
+        capture = Capture(self.model, self._points.values(), self.overwritten)
+        logits: list[Tensor] = []
+        with capture, self._precision(), torch.no_grad():
+            captured = capture.probe(lambda: logits.append(self.logits(inputs)))
+        self.overwritten |= capture.overwritten
+        self._capture = self._make_capture()
+        return {LOGITS: logits[-1], **{name: captured[point] for name, point in self._points.items()}}
+
+    def optimize(
+        self, inputs: Mapping[str, Any], points: Mapping[str, CapturePoint], speed_ups: SpeedUps | None = None
+    ) -> str:
+        """Run a faster copy of the model from now on, if it gives the same numbers; return what was done, in a line.
+
+        Call it once, after `probe`, with all that will ever be selected; and again if the weights of the model change.
+        `model` itself stays as it is, and `probe` and `logits` use it.
+
+        Args:
+            inputs: A batch to compare on.
+            points: The tensors that will be selected, by any name.
+            speed_ups: What to do; see `hf_abkd.teachers.fast_copy.prepare`.
+        """
+        self.model.eval()
+        self._compile = speed_ups is not None and speed_ups.compile
+        self._compiled.clear()
+        device = next((tensor.device.type for tensor in self.model.parameters()), "cpu")
+        with torch.autocast(device, enabled=False), torch.no_grad():
+            self._fast = prepare(
+                self.model,
+                lambda model, channels_last: self._logits(model, self._prepared(model, inputs, channels_last)),
+                points.values(),
+                self.overwritten,
+                speed_ups,
+            )
+        self._capture = self._make_capture()
+        logger.info("teacher: %s", self._fast.report)
+        return self._fast.report
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put other weights into the model, every one of them; call `optimize` again before the next batch.
+
+        Args:
+            state: Weights and saved buffers by the model's own names.
+        """
+        self.model.load_state_dict(state, strict=True)
+        # LeViT keeps in eval mode what it once computed from its weights; only a change to training mode drops it.
+        self.model.train().eval()
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the logits and the selected tensors of a batch, detached.
+
+        The model runs in inference mode, and none of its tensors leaves it so: what is returned is a copy or a new
+        tensor, which autograd may save (see `Capture`).
+
+        Args:
+            inputs: The inputs of the student: `pixel_values` (N, C, H, W), and what else the batch holds.
+        """
+        if not self._points and not self._with_logits:
+            return {}
+        model = self._fast.model
+        # A callback, or a forward hook of the user's, may have switched the mode since the last call.
+        model.eval()
+        prepared = self._prepared(model, inputs, self._fast.channels_last)
+        if self._compile:
+            logits, captured = self._run_compiled(prepared)
+        else:
+            with self._capture, self._precision(), torch.inference_mode():
+                logits, captured = self._capture.run(lambda: self._logits(model, prepared), stop=not self._with_logits)
+        targets: dict[str, Tensor] = {}
+        if logits is not None:
+            targets[LOGITS] = logits.clone() if logits.is_inference() else logits
+        for name, point in self._points.items():
+            tensor = captured[point]
+            if name in self._boundaries:
+                # Where they lie together is left: a student that gains from it does so too, and is compared faster.
+                targets[name] = tensor if tensor.dtype == torch.bool else above_zero(tensor)
+            else:
+                # As without the speed-up: some objectives view the memory of what they compare.
+                targets[name] = tensor.contiguous() if self._fast.channels_last else tensor
+        return targets
+
+    def _run_compiled(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
+        key = (self._capture.points, self._capture.signs, self._with_logits)
+        if key not in self._compiled:
+            capture, model, with_logits = self._capture, self._fast.model, self._with_logits
+
+            def run(prepared: Mapping[str, Any]) -> tuple[Tensor | None, list[Tensor]]:
+                logits, captured = capture.run(lambda: self._logits(model, prepared))
+                return (logits if with_logits else None), list(captured.values())
+
+            self._compiled[key] = capture, compiled(run)
+        capture, fast = self._compiled[key]
+        # Compiled inference saves nothing for autograd in any mode.
+        with capture, self._precision(), torch.no_grad():
+            logits, tensors = fast(prepared)
+        return logits, dict(zip(capture.points, tensors, strict=True))
+
+    def logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the logits of a batch, (N, K), of the model that was given.
+
+        Raises:
+            TypeError: If the model returns no logits.
+        """
+        self.model.eval()
+        return self._logits(self.model, self._prepared(self.model, inputs, False))
+
+    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the model that was given takes of the inputs, by the names of its arguments."""
+        return self._prepared(self.model, inputs, False)
+
+    def differentiable_logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the logits of a batch, (N, K), with a graph to the images and none to the weights.
+
+        They are those of the fast copy if there is one, without what has no gradient: whole numbers, and activations
+        that overwrite what the gradient is made of.
+        """
+        model = self._fast.differentiable.eval()
+        return self._logits(model, self._prepared(model, inputs, self._fast.channels_last))
+
+    def _prepared(self, model: nn.Module, inputs: Mapping[str, Any], channels_last: bool) -> dict[str, Any]:
+        """Return what the model takes of the inputs, in its precision and memory format."""
+        # A teacher may hold half precision weights, and the batch is float32.
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        if self._named:
+            inputs = {key: value for key, value in inputs.items() if self._accepted is None or key in self._accepted}
+        else:
+            inputs = {"pixel_values": inputs["pixel_values"]}
+        prepared = {key: value.to(dtype) if _is_floating(value) else value for key, value in inputs.items()}
+        if channels_last:
+            for key, value in prepared.items():
+                if _is_floating(value) and value.ndim == 4:
+                    prepared[key] = value.contiguous(memory_format=torch.channels_last)
+        return prepared
+
+    def _logits(self, model: nn.Module, prepared: Mapping[str, Any]) -> Tensor:
+        output = model(**prepared) if self._named else model(prepared["pixel_values"])
+        return logits_of(output, model, "teacher")
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def fingerprint(model: nn.Module | Mapping[str, Tensor]) -> str:
+    """Return a digest of the state of a model, its saved buffers included: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted((model.state_dict() if isinstance(model, nn.Module) else model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def is_near_chance(accuracy: float, chance: float) -> bool:
+    """Whether a teacher is hardly better than always answering the commonest class; both are shares in [0, 1]."""
+    # Where one class is most of the data, no teacher has one and a half times its share.
+    return accuracy < min(1.5 * chance, (1 + chance) / 2)
+
+
+def reference(model: nn.Module) -> dict[str, str]:
+    """Return what identifies a teacher without copying it: class, source and fingerprint."""
+    config = getattr(model, "config", None)
+    return {
+        "class": type(model).__name__,
+        "name_or_path": str(getattr(config, "_name_or_path", "") or ""),
+        "fingerprint": fingerprint(model),
+    }

@@ -1,0 +1,1 @@
+"""Weights that a teacher takes on, one set after another: recorded while it trains, read while a student does."""

@@ -1,0 +1,239 @@
+"""Anchors: weights that a teacher had on its way, in folders; found, downloaded, checked and read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from hf_abkd.models.label_spaces import match_labels
+
+WEIGHTS_NAME = "model.safetensors"
+_INDEX_NAME = "model.safetensors.index.json"
+_CONFIG_NAME = "config.json"
+_ONE_TRAINING = "A route consists of checkpoints of one training."
+_FOLDER = re.compile(r"(checkpoint|anchor)-(\d+)")
+# Settings of a config that change nothing of what a model computes, or are compared in a way of their own.
+_FREE_SETTINGS = {
+    *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "problem_type"),
+    *("id2label", "label2id", "return_dict", "output_hidden_states", "output_attentions", "use_cache"),
+    "down_ops",  # LeViT appends to it whenever a model is built
+}
+
+
+def anchors_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the anchors in a folder, by the steps in their names: `checkpoint-200` before `checkpoint-1000`.
+
+    Args:
+        folder: The output folder of a `transformers.Trainer`, with its `checkpoint-*`, or one with the `anchor-*` that
+            `RouteRecorder` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no anchors in it.
+        ValueError: If one of them is not complete, or there are both kinds.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path} to take anchors from")
+    named = [(match, entry) for entry in path.iterdir() if (match := _FOLDER.fullmatch(entry.name)) and entry.is_dir()]
+    if not named:
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint-* and no anchor-* folders: give the output folder of a Trainer that kept its "
+            "checkpoints (save_total_limit=None), or that of a RouteRecorder"
+        )
+    if len({match[1] for match, _ in named}) > 1:
+        raise ValueError(
+            f"{path} holds checkpoint-* and anchor-* folders, so its order is not known: name the anchors one by one"
+        )
+    found = [entry for _, entry in sorted(named, key=lambda one: int(one[0][2]))]
+    for entry in found:
+        check_complete(entry)
+    return found
+
+
+def fetch_anchors(
+    names: Sequence[str | os.PathLike[str]], *, token: str | None = None, cache_dir: str | None = None
+) -> list[Path]:
+    """Return the folders of anchors that are named one by one, those on the Hub downloaded.
+
+    Args:
+        names: Local folders, or revisions on the Hub as `owner/name@revision`.
+        token: Hub token.
+        cache_dir: Where downloads are kept.
+
+    Raises:
+        FileNotFoundError: If a name is neither.
+        ValueError: If an anchor is not complete.
+        OSError: If the Hub cannot deliver one.
+    """
+    folders = []
+    for name in names:
+        folder = Path(name)
+        if not folder.exists():
+            repository, at, revision = str(name).rpartition("@")
+            if not (at and repository and revision):
+                raise FileNotFoundError(
+                    f"there is no folder {str(name)!r}; a revision on the Hub is named 'owner/name@revision'"
+                )
+            wanted = [_CONFIG_NAME, WEIGHTS_NAME, _INDEX_NAME, "model-*.safetensors"]
+            folder = Path(
+                snapshot_download(
+                    repository, revision=revision, allow_patterns=wanted, token=token, cache_dir=cache_dir
+                )
+            )
+        check_complete(folder)
+        folders.append(folder)
+    return folders
+
+
+def check_complete(folder: Path) -> None:
+    """Check that a folder holds weights, whole, in safetensors.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no weights, or a file of them was cut off.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the anchor {folder} is no folder")
+    if (folder / WEIGHTS_NAME).is_file():
+        names = [WEIGHTS_NAME]
+    elif (folder / _INDEX_NAME).is_file():
+        try:
+            names = sorted(set(json.loads((folder / _INDEX_NAME).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"the anchor {folder} is not complete: {_INDEX_NAME} was cut off") from error
+    else:
+        held = sorted(entry.name for entry in folder.iterdir())
+        raise ValueError(
+            f"the anchor {folder} has no {WEIGHTS_NAME}, only {held[:8]}: its writing was cut off, or its weights are "
+            "of another kind. Only safetensors are read, as other files can run code when they are loaded."
+        )
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"the anchor {folder} is not complete: it has no {name}")
+        try:
+            # Opening compares the length of the file with what its header says.
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"the anchor {folder} is not complete: {name} was cut off ({error})") from error
+
+
+def read_anchor(teacher: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Return the weights in a folder under the names that a teacher has for them; the teacher stays as it is.
+
+    Those of a Hugging Face model are read through `from_pretrained`: some families are saved under other names than
+    they have in memory.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If the weights are not complete, or not those of the teacher's architecture.
+    """
+    check_complete(folder)
+    own = teacher.state_dict()
+    if isinstance(teacher, PreTrainedModel):
+        model, info = _loaded(teacher, folder)
+        state: dict[str, Tensor] = model.state_dict()
+        lacking, left_over = set(info["missing_keys"]), set(info["unexpected_keys"])
+        reshaped = {name: (tuple(stored), tuple(built)) for name, stored, built in info["mismatched_keys"]}
+    else:
+        if not (folder / WEIGHTS_NAME).is_file():
+            raise ValueError(
+                f"the anchor {folder} is in several files, and a {type(teacher).__name__} is read from {WEIGHTS_NAME}"
+            )
+        model, state = None, load_file(folder / WEIGHTS_NAME)
+        lacking, left_over, reshaped = set(), set(), {}
+    lacking |= set(own) - set(state)
+    left_over |= set(state) - set(own)
+    # BatchNorm's step counter is absent from old checkpoints, and not used in eval mode.
+    counters = {name for name in lacking if name.endswith("num_batches_tracked") and name in own}
+    lacking -= counters
+    for name in set(own) & set(state):
+        if state[name].shape != own[name].shape:
+            reshaped[name] = tuple(state[name].shape), tuple(own[name].shape)
+    problems = [f"lacks {sorted(lacking)[:5]}"] if lacking else []
+    problems += [f"has besides {sorted(left_over)[:5]}"] if left_over else []
+    problems += [f"has {name} of shape {one} for {other}" for name, (one, other) in sorted(reshaped.items())[:5]]
+    if problems:
+        raise ValueError(
+            f"the anchor {folder} is not of the teacher's architecture, {type(teacher).__name__}: it "
+            f"{', '.join(problems)}. {_ONE_TRAINING}"
+        )
+    if isinstance(teacher, PreTrainedModel) and model is not None:
+        # Other settings with the same shapes: another stride, activation, or order of the classes.
+        _check_settings(teacher.config, model.config, folder)
+    return {name: own[name].detach().clone() if name in counters else state[name] for name in own}
+
+
+def _loaded(teacher: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    kind = type(teacher)
+    if not (folder / _CONFIG_NAME).is_file():
+        raise ValueError(f"the anchor {folder} has no {_CONFIG_NAME}, which tells the architecture of its weights")
+    try:
+        settings, _ = kind.config_class.get_config_dict(folder, local_files_only=True)
+    except OSError as error:
+        raise ValueError(f"the anchor {folder} is not complete: its {_CONFIG_NAME} cannot be read ({error})") from error
+    if settings.get("model_type", teacher.config.model_type) != teacher.config.model_type:
+        raise ValueError(
+            f"the anchor {folder} is a model of type {settings['model_type']!r}, and the teacher {kind.__name__} of "
+            f"type {teacher.config.model_type!r}. {_ONE_TRAINING}"
+        )
+    try:
+        with _no_progress_bars():
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
+                folder,
+                output_loading_info=True,
+                use_safetensors=True,
+                dtype=teacher.dtype,
+                local_files_only=True,
+                # Only so that mismatches are listed here.
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the anchor {folder} cannot be loaded as a {kind.__name__}: {error}") from error
+    return loaded
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar for every anchor through the one of the training."""
+    shown, hub_hidden = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    if shown:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            # This shows those of the Hub too.
+            transformers_logging.enable_progress_bar()
+            if hub_hidden:
+                disable_progress_bars()
+
+
+def _check_settings(ours: Any, theirs: Any, folder: Path) -> None:
+    # As JSON, where a tuple that was given is the list that was read.
+    own, other = (json.loads(config.to_json_string(use_diff=False)) for config in (ours, theirs))
+    differing = [
+        f"{key}={other.get(key)!r} for {own.get(key)!r}"
+        for key in sorted(set(own) | set(other))
+        if key not in _FREE_SETTINGS and own.get(key) != other.get(key)
+    ]
+    match = match_labels(ours.id2label, theirs.id2label, len(ours.id2label), len(theirs.id2label))
+    if match.kind not in ("same", "assumed", "unknown"):
+        differing.append(f"its classes {list(theirs.id2label.values())[:5]} for {list(ours.id2label.values())[:5]}")
+    if differing:
+        raise ValueError(
+            f"the anchor {folder} has another config than the teacher: {', '.join(differing[:5])}. {_ONE_TRAINING}"
+        )

@@ -1,0 +1,1 @@
+"""Training: one trainer, and the parts that it hands on to."""

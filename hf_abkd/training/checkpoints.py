@@ -1,0 +1,156 @@
+"""What lies in a checkpoint: the student alone, and beside it what only a resumed run needs.
+
+A checkpoint's `model.safetensors` is the student and loads with `AutoModelFor...`. Connectors and objective state are
+`distillation_modules.safetensors`; the position in the stages, their description and the teacher's fingerprint are
+`distillation_state.json`. The teacher is never in it. Of a student with adapters `model.safetensors` has them merged,
+and `unmerged_student.safetensors` is what a resumed run goes on from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_abkd.models.saving import UNMERGED_NAME, copied
+
+MODULES_NAME = "distillation_modules.safetensors"
+STATE_NAME = "distillation_state.json"
+STATE_FORMAT = 2
+
+logger = logging.getLogger(__name__)
+
+
+def save_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
+    """Write the state of connectors and objectives."""
+    named = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
+    save_file(copied(named), folder / MODULES_NAME)
+
+
+def load_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
+    """Put the saved state of connectors and objectives back, every tensor of it.
+
+    Raises:
+        ValueError: If tensors are missing, left over, or of another shape.
+    """
+    tensors = load_file(folder / MODULES_NAME)
+    expected = {f"{prefix}.{name}" for prefix, module in modules.items() for name in module.state_dict()}
+    if expected != set(tensors):
+        raise ValueError(
+            f"{folder / MODULES_NAME} does not hold the connectors of these stages: missing "
+            f"{sorted(expected - set(tensors))[:5]}, left over {sorted(set(tensors) - expected)[:5]}"
+        )
+    for prefix, module in modules.items():
+        own = {name: tensors[f"{prefix}.{name}"] for name in module.state_dict()}
+        try:
+            module.load_state_dict(own, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{folder / MODULES_NAME} does not fit these stages: {error}") from error
+
+
+def save_state(state: Mapping[str, Any], folder: Path) -> None:
+    """Write the position in the stages and what the run consists of."""
+    (folder / STATE_NAME).write_text(json.dumps({"format": STATE_FORMAT, **state}, indent=2) + "\n")
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read the position in the stages and what the run consisted of.
+
+    Raises:
+        ValueError: If the folder is no complete checkpoint of a distillation run.
+    """
+    if problem := incomplete(folder):
+        raise ValueError(f"{folder} cannot be resumed from: {problem}")
+    state: dict[str, Any] = json.loads((folder / STATE_NAME).read_text())
+    if state.get("format") != STATE_FORMAT:
+        raise ValueError(f"{folder / STATE_NAME} has format {state.get('format')}; this version reads {STATE_FORMAT}")
+    return state
+
+
+def incomplete(folder: Path) -> str | None:
+    """Return what a checkpoint lacks, or None if a run can be resumed from it.
+
+    `trainer_state.json` is written last, so a checkpoint that was cut off by a kill has none, or half of one.
+    """
+    for name in (STATE_NAME, MODULES_NAME, "optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME):
+        if not (folder / name).is_file():
+            return f"it has no {name}"
+    if not any(folder.glob("model*.safetensors")):
+        return "it has no model.safetensors"
+    try:
+        state = json.loads((folder / STATE_NAME).read_text())
+        json.loads((folder / TRAINER_STATE_NAME).read_text())
+        for path in folder.glob("*.safetensors"):
+            # Opening compares the length of the file with what its header says.
+            with safe_open(path, framework="pt"):
+                pass
+    except (json.JSONDecodeError, SafetensorError) as error:
+        return f"a file in it was cut off ({error})"
+    # These are zip archives, whose table of contents is at the end.
+    cut_off = [path.name for path in (*folder.glob("*.pt"), *folder.glob("*.pth")) if not zipfile.is_zipfile(path)]
+    if cut_off:
+        return f"{cut_off[0]} was cut off"
+    if state.get("unmerged") and not (folder / UNMERGED_NAME).is_file():
+        return f"it has no {UNMERGED_NAME}"
+    ranks = state.get("world_size", 1)
+    rng = ["rng_state.pth"] if ranks == 1 else [f"rng_state_{rank}.pth" for rank in range(ranks)]
+    missing = [name for name in rng if not (folder / name).is_file()]
+    return f"it has no {missing[0]}" if missing else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders in a run's folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(match, path) for path in folder.iterdir() if (match := _checkpoint_step(path)) is not None]
+    return [path for _, path in sorted(found)]
+
+
+def last_complete_checkpoint(folder: Path) -> Path:
+    """Return the newest checkpoint that a run can be resumed from; cut-off ones are passed over, and named.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    reasons = []
+    for path in reversed(checkpoints(folder)):
+        if (problem := incomplete(path)) is None:
+            return path
+        reasons.append(f"{path.name}: {problem}")
+        logger.warning("%s is not used to resume: %s", path, problem)
+    raise ValueError(
+        f"there is no checkpoint to resume from in {folder}"
+        + (f" ({'; '.join(reasons)})" if reasons else "; start without resume_from_checkpoint")
+    )
+
+
+def holds_another_run(folder: Path) -> list[str]:
+    """Return the names in a folder that a new run would mix with or overwrite."""
+    weights = sorted(path.name for path in folder.glob("model*.safetensors")) if folder.is_dir() else []
+    return [path.name for path in checkpoints(folder)] + weights
+
+
+def synchronize_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first.
+
+    Each process updates BatchNorm statistics from its own share of the batch. Without this the processes would
+    evaluate different models, none of them the one that is saved.
+    """
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, src=0)
+
+
+def _checkpoint_step(path: Path) -> int | None:
+    match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+    return int(match.group(1)) if match and path.is_dir() else None

@@ -1,0 +1,228 @@
+"""Distiller: student, connectors and terms in one forward pass; the module that Accelerate wraps.
+
+Everything trainable runs inside this one forward: a connector used outside the wrapped module is not averaged across
+processes, and autocast does not reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_abkd.layers.capture import Capture, CapturePoint
+from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.stages.term import Term
+
+# The groups of rows that objectives about domains compare.
+DOMAINS = ("source", "target")
+
+
+class Distiller(nn.Module):
+    """A student and the terms of one stage.
+
+    The teacher is not in here: what it says arrives as `targets`. Attach the hooks (`attach`) before the module is
+    compiled or wrapped, and take them off (`detach`) when the stage is over.
+
+    In training, a stage without a term on the student's logits runs the student up to the last tensor that a term
+    reads, and gives no logits. Nothing behind it changes in such a stage: BatchNorm there does not move its
+    statistics, and dropout draws no random numbers. A compiled student runs to its end all the same, as far as the
+    compiler does not drop it, and these statistics do move.
+
+    Args:
+        student: The student model; it is called with the inputs as keyword arguments and returns logits.
+        terms: The terms of the stage, with their connectors made.
+        points: The tensor of the student that each term's `student` stands for, by that name.
+        overwritten: Those of the points whose tensors a later operation overwrites in place.
+        frozen: Modules kept in eval mode, so that their statistics stay as they are.
+        further: Tensors of the student that are captured for others.
+        logits: Whether the logits are needed by others.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        terms: Sequence[Term],
+        points: Mapping[str, CapturePoint],
+        overwritten: Iterable[CapturePoint] = (),
+        frozen: Sequence[nn.Module] = (),
+        further: Iterable[CapturePoint] = (),
+        logits: bool = False,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.terms = tuple(terms)
+        self.connectors = nn.ModuleList(terms)
+        self.points = {term.student: points[term.student] for term in terms if term.student != LOGITS}
+        #: Whether training needs the student's logits; evaluation always gives them.
+        self.trains_logits = logits or not terms or any(term.student == LOGITS for term in terms)
+        self.capture = Capture(student, [*self.points.values(), *further], overwritten)
+        self._frozen = tuple(frozen)
+        self.agreement_names = [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
+
+    def attach(self) -> Distiller:
+        """Put the hooks on the student."""
+        self.capture.attach()
+        return self
+
+    def detach(self) -> None:
+        """Take the hooks off the student."""
+        self.capture.detach()
+
+    def train(self, mode: bool = True) -> Distiller:
+        """Set the mode of student and connectors; frozen modules stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Mapping[str, Tensor],
+        labels: Tensor | None,
+        weights: Tensor,
+        rows: Mapping[str, slice] | None = None,
+    ) -> dict[str, Tensor]:
+        """Run the student and every term.
+
+        Args:
+            inputs: Keyword arguments of the student, without labels.
+            targets: The teacher's tensors by the names that the terms use.
+            labels: The labels of the batch, (N,), or None.
+            weights: The weights of the terms, (T,).
+            rows: The groups of rows that terms may name (see `hf_abkd.data.batch.Batch`). None, for a batch of one
+                kind, compares all rows; in training a term that names a group is then refused.
+
+        Returns:
+            `loss` (), the weighted sum; `logits` (N, K), in training only if a term needs them; `terms` (T,), the
+            values without weights, detached; `agreement` (N, B), per sample the boundary agreement of each of the B
+            boundary terms, detached; with `rows` the means (1, B), as terms then compare rows of different numbers.
+        """
+        logits, values, agreements = self.run(inputs, targets, labels, rows)
+        stacked = torch.stack(values) if values else weights.new_zeros(0)
+        result = {"loss": (weights * stacked).sum(), "terms": stacked.detach()}
+        if logits is not None:
+            result["logits"] = logits
+        if agreements:
+            own = agreements if rows is None else [agreement.mean(0, keepdim=True) for agreement in agreements]
+            result["agreement"] = torch.stack(own, dim=1)
+        return result
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Mapping[str, Tensor],
+        labels: Tensor | None,
+        rows: Mapping[str, slice] | None = None,
+    ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
+        """Run the student and every term, and keep the terms apart; the arguments are those of `forward`.
+
+        Returns:
+            The logits (N, K), or None in training if no term needs them; per term its value (), without its weight,
+            with its graph; per boundary term its agreement (R,) on the R rows that it compares, detached.
+
+        Raises:
+            ValueError: If a term needs labels and there are none, or names rows that the batch does not have.
+        """
+        logits, captured = self.observe(inputs)
+        values, agreements = self.compare(logits, captured, targets, labels, rows, len(next(iter(inputs.values()))))
+        return logits, values, agreements
+
+    def observe(self, inputs: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
+        """Run the student; return its logits, or None in training if no term needs them, and what was captured."""
+        without = self.training and not self.trains_logits
+        output, captured = self.capture.run(lambda: self.student(**inputs), stop=without)
+        return (None if without else logits_of(output, self.student, "student")), captured
+
+    def compare(
+        self,
+        logits: Tensor | None,
+        captured: Mapping[CapturePoint, Tensor],
+        targets: Mapping[str, Tensor],
+        labels: Tensor | None,
+        rows: Mapping[str, slice] | None,
+        count: int,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the values and agreements of the terms; the arguments are what `observe` returned, and those of `run`.
+
+        Args:
+            logits: The student's logits, or None.
+            captured: Its tensors.
+            targets: The teacher's tensors by the names that the terms use.
+            labels: The labels of the batch, (N,), or None.
+            rows: The groups of rows that terms may name.
+            count: How many images the batch has.
+        """
+        tensors = {name: captured[point] for name, point in self.points.items()}
+        if logits is not None:
+            tensors[LOGITS] = logits
+        values: list[Tensor] = []
+        agreements: list[Tensor] = []
+        for term in self.terms:
+            own = self._rows_of(term, rows, count)
+            # Without a row there is nothing to compare, and yet every process has to reach the same parameters.
+            empty = own is not None and own.start == own.stop
+            student = tensors[term.student]
+            target = targets[term.teacher] if term.teacher is not None else labels
+            if term.objective.target == "domains":
+                target = domains_of(rows, count, student.device)
+            if target is None:
+                raise ValueError(f"term {term.name!r} needs labels, and the batch has none")
+            if own is not None and not empty:
+                # Not for all rows: the gradient of a slice is a copy.
+                student, target = student[own], target[own]
+            if empty:
+                adapted = term.adapt(student)
+                value, agreement = adapted[:0].sum(), term.agreement(adapted, term.view(target))
+            else:
+                value, agreement = term.compare(student, target)
+            values.append(value)
+            if agreement is not None:
+                agreements.append(agreement)
+        return values, agreements
+
+    def _rows_of(self, term: Term, rows: Mapping[str, slice] | None, count: int) -> slice | None:
+        """Return the rows that a term compares; None for all of them."""
+        if term.rows is None or (rows is None and not self.training):
+            return None
+        groups = rows or {}
+        check_rows([term], groups)
+        own = groups[term.rows]
+        if not 0 <= own.start <= own.stop <= count:
+            raise ValueError(f"the rows {term.rows!r} are {own}, and the batch has {count}")
+        return own
+
+
+def domains_of(rows: Mapping[str, slice] | None, count: int, device: torch.device) -> Tensor:
+    """Return the domain of each image of a batch, (N,): 0 in the rows "source", 1 in "target", and -1 elsewhere."""
+    domains = torch.full((count,), -1, device=device)
+    for number, name in enumerate(DOMAINS):
+        if rows is not None and name in rows:
+            domains[rows[name]] = number
+    return domains
+
+
+def check_rows(terms: Iterable[Term], groups: Iterable[str]) -> None:
+    """Check that batches have the rows that terms compare.
+
+    Args:
+        terms: The terms.
+        groups: The names of the groups of rows that a batch has.
+
+    Raises:
+        ValueError: If a term names another group.
+    """
+    known = sorted(groups)
+    for term in terms:
+        if term.objective.target == "domains" and not set(DOMAINS) <= set(known):
+            raise ValueError(
+                f"term {term.name!r} compares two domains, and batches have one; train on PairedDomains(source, target)"
+            )
+        if term.rows is not None and term.rows not in known:
+            raise ValueError(
+                f"term {term.name!r} compares the rows {term.rows!r} of a batch, and batches have "
+                f"{f'the groups {known}' if known else 'no groups of rows'}"
+            )

@@ -1,0 +1,110 @@
+"""From the flags of a command line to a trainer."""
+
+import dataclasses
+
+import pytest
+import tiny
+
+from hf_abkd.cli import runs
+from hf_abkd.cli.workload import Workload
+from hf_abkd.layers.plan import Plan
+
+
+def parsed(*words):
+    return runs.parse(runs.parser(), words)
+
+
+def work(teacher=None):
+    data = tiny.images()
+    return Workload(teacher, tiny.resnet, None, data, data, "random images")
+
+
+def trainer_of(folder, method, run):
+    return runs.make_trainer(
+        tiny.resnet(4), work(tiny.resnet(8, seed=1)), tiny.arguments(folder), run, runs.stages_of(method, run)
+    )
+
+
+def test_words_fill_one_dataclass_each_and_further_ones_come_last(tmp_path):
+    """The doctor and the example read one command line; a flag that one of them lacks could not be copied."""
+
+    @dataclasses.dataclass
+    class More:
+        extra: int = 0
+
+    words = ["--output_dir", str(tmp_path), "--temperature", "2", "--student_name_or_path", "s", "--extra", "3"]
+    run, models, data, args, more = runs.parse(runs.parser(More), [*words, "--train_files", "a.parquet"])
+    assert (run.temperature, models.student_name_or_path, data.train_files) == (2.0, "s", ["a.parquet"])
+    assert (args.output_dir, args.eval_agreement, more.extra) == (str(tmp_path), True, 3)
+
+
+def test_unknown_flag_is_refused():
+    """A typing error that is passed over trains with the default."""
+    with pytest.raises(ValueError, match="--temprature"):
+        parsed("--temprature", "2")
+
+
+@pytest.mark.parametrize(("word", "value"), [("True", True), ("true", True), ("run/checkpoint-5", "run/checkpoint-5")])
+def test_resuming_takes_true_or_a_folder(word, value):
+    """The newest checkpoint would otherwise be looked for in a folder called True."""
+    assert parsed("--resume_from_checkpoint", word)[3].resume_from_checkpoint == value
+
+
+def test_method_needs_a_teacher_unless_it_is_the_baseline():
+    """Without a word about it, a run that forgot the teacher would be a plain fine-tuning."""
+    assert runs.method_of(runs.RunArguments(baseline=True), work()) == "alone"
+    assert runs.method_of(runs.RunArguments(), work(tiny.resnet())) == "ab"
+    with pytest.raises(ValueError, match="--teacher_name_or_path is missing"):
+        runs.method_of(runs.RunArguments(), work())
+
+
+def test_layers_without_names_are_paired(tmp_path):
+    """Two models are all that a user should have to name."""
+    trainer = trainer_of(tmp_path, "ab", runs.RunArguments(boundary_weight=0.5))
+    layers = [pair.student.layer for pair in trainer.plan.pairs]
+    assert layers[-2:] == [f"resnet.encoder.stages.{stage}.layers.0.activation" for stage in (0, 1)]
+    assert {term.weight for term in trainer.stages[0].terms} == {0.5}
+
+
+def test_layers_are_those_that_are_named_or_planned(tmp_path):
+    """Who names layers has a reason."""
+    last, first = "resnet.encoder.stages.1", "resnet.encoder.stages.0"
+    named = trainer_of(tmp_path, "ab", runs.RunArguments(student_layers=[last], teacher_layers=[first]))
+    Plan.of_names([(last, first)], [2.0]).save(tmp_path / "plan.yaml")
+    planned = trainer_of(tmp_path, "ab", runs.RunArguments(plan=str(tmp_path / "plan.yaml")))
+    for trainer, weight in ((named, 1.0), (planned, 2.0)):
+        [pair] = trainer.plan.pairs
+        assert (pair.student.layer, pair.teacher.layer, pair.weight) == (last, first, weight)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"student_layers": ["a", "b"], "teacher_layers": ["a"]}, "as many layers each, got .'a', 'b'. and .'a'."),
+        ({"student_layers": ["a"]}, "as many layers each"),
+        ({"plan": "p.yaml", "teacher_layers": ["a"]}, "--plan names the layers already"),
+    ],
+)
+def test_layers_that_contradict_each_other_are_refused(flags, message):
+    """Half of them would be left out without a word."""
+    with pytest.raises(ValueError, match=message):
+        runs.stages_of("ab", runs.RunArguments(**flags))
+
+
+def test_methods_differ_in_their_stages_alone(tmp_path):
+    """A comparison compares methods: the same second stage, the same augmentation, no teacher where none is needed."""
+    run = runs.RunArguments(temperature=2.0, kd_weight=0.7, initialization_share=0.5, crop_padding=1, flip=True)
+    alone, kd, ab = (trainer_of(tmp_path, method, run) for method in runs.METHODS)
+    assert alone.teacher is None and [term.name for term in alone.stages[0].terms] == ["cross_entropy"]
+    assert [stage.name for stage in ab.stages] == ["initialization", "classification"]
+    assert ab.stages[0].share == 0.5
+    assert ab.stages[1].describe()["terms"] == kd.stages[0].describe()["terms"]
+    assert [term.weight for term in kd.stages[0].terms] == pytest.approx([0.7, 0.3])
+    assert kd.stages[0].terms[0].objective.temperature == 2.0
+    assert {repr(trainer.augmentation) for trainer in (alone, kd, ab)} == {repr(ab.augmentation)}
+    assert len(ab.augmentation.augmentations) == 2
+
+
+def test_images_are_left_alone_by_default(tmp_path):
+    """Digits are not to be mirrored."""
+    assert trainer_of(tmp_path, "kd", runs.RunArguments()).augmentation is None

@@ -1,0 +1,254 @@
+"""Adaptive DeepInversion inside a data-free run: what is read in which step, killed, resumed and in two processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from killed_runs import Interrupt
+from launched import environment, in_two_processes
+from test_inversion import processor
+from test_synthesis import named_teacher
+from tiny import arguments, differing, resnet, tensors, vit
+
+from hf_abkd import (
+    AdaptiveDeepInversion,
+    DeepInversion,
+    DistillationTrainer,
+    activation_boundary,
+    knowledge_distillation,
+)
+from hf_abkd.methods.deep_inversion import image_shards
+
+QUICK = DeepInversion(iterations=3, learning_rate=0.2, jitter=1)
+# A batch comes in at the steps 4, 8 and 12; the run has 14.
+EVERY, STEPS = 4, 14
+
+
+def run(folder, *callbacks, resume=None, stages=None, every=EVERY, student=None, growing=None, **settings):
+    args = arguments(folder, max_steps=STEPS, save_strategy="steps", save_steps=2, logging_steps=1, **settings)
+    teacher = named_teacher()
+    student = resnet(6, seed=9) if student is None else student
+    student.config.id2label = teacher.config.id2label
+    growing = growing or AdaptiveDeepInversion(
+        teacher, processor(), args, every_steps=every, batch_size=6, settings=QUICK, show_progress=False
+    )
+    trainer = DistillationTrainer(
+        student,
+        args,
+        teacher=teacher,
+        stages=stages or knowledge_distillation(label_weight=0),
+        train_dataset=growing.dataset,
+        callbacks=[growing, *callbacks],
+        processing_class=processor(),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, growing
+
+
+def files(growing):
+    return [growing.shards.file(index).read_bytes() for index in range(growing.shards.count())]
+
+
+def losses(trainer):
+    return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    trainer, growing = run(folder)
+    return {"tensors": tensors(trainer.model), "files": files(growing), "losses": losses(trainer), "growing": growing}
+
+
+def test_batches_come_in_on_schedule_and_are_made_with_the_student(straight):
+    """A set that does not grow, or a batch that knows nothing of the student, is plain DeepInversion."""
+    growing = straight["growing"]
+    assert [growing.shards.about(index)["step"] for index in range(growing.shards.count())] == [-1, 4, 8, 12]
+    assert growing.dataset.visible == 4
+    assert len(growing.dataset) == EVERY * 4
+    assert len(set(straight["files"])) == 4
+
+
+def test_a_new_batch_depends_on_the_student(straight, tmp_path):
+    """Else it would come from the teacher alone."""
+    _, growing = run(tmp_path, student=resnet(6, seed=10))
+    assert files(growing)[0] == straight["files"][0]
+    assert files(growing)[1] != straight["files"][1]
+
+
+@pytest.mark.parametrize("step", [6, 8, 9])
+def test_a_run_that_was_stopped_goes_on_as_if_never_stopped(straight, tmp_path, step):
+    """In an epoch, at the end of one, and after a batch was made that no checkpoint knows."""
+    run(tmp_path, Interrupt(step, kill=False))
+    trainer, growing = run(tmp_path, resume=True)
+    assert trainer.state.global_step == STEPS
+    assert files(growing) == straight["files"]
+    assert losses(trainer) == straight["losses"]
+    assert differing(tensors(trainer.model), straight["tensors"]) == []
+
+
+def test_an_older_checkpoint_forgets_later_batches(straight, tmp_path):
+    """They were made by a student that has not come into being."""
+    run(tmp_path)
+    for checkpoint in tmp_path.glob("checkpoint-*"):
+        if int(checkpoint.name.split("-")[1]) > 6:
+            shutil.rmtree(checkpoint)
+    trainer, growing = run(tmp_path, resume=str(tmp_path / "checkpoint-6"))
+    assert growing.made == 2, "those of the steps 8 and 12"
+    assert files(growing) == straight["files"]
+    assert losses(trainer) == straight["losses"]
+
+
+def test_a_new_run_in_the_folder_starts_with_the_first_batch(straight, tmp_path):
+    """The initial batches are worth keeping, and later ones belong to the run that is overwritten."""
+    run(tmp_path, student=resnet(6, seed=10))
+    trainer, growing = run(tmp_path, overwrite_output_dir=True)
+    assert files(growing) == straight["files"]
+    assert losses(trainer) == straight["losses"]
+
+
+@pytest.mark.parametrize(
+    "workers", [{"dataloader_num_workers": 1}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}]
+)
+def test_workers_read_what_one_process_reads(straight, tmp_path, workers):
+    """A worker that was started before a batch came in would go on without it."""
+    trainer, growing = run(tmp_path, **workers)
+    assert losses(trainer) == straight["losses"]
+    assert files(growing) == straight["files"]
+
+
+def test_nothing_of_a_batch_stays_on_the_models(tmp_path):
+    """Gradients, modes or statistics that stay would train the student on the inversion's loss."""
+    seen = []
+
+    class Around(AdaptiveDeepInversion):
+        def on_epoch_begin(self, args, state, control, model=None, **more):
+            models = (model, self._teacher)
+
+            def look():
+                return (
+                    tensors(*models),
+                    [m.training for one in models for m in one.modules()],
+                    [p.requires_grad for one in models for p in one.parameters()],
+                    [p.grad is None for one in models for p in one.parameters()],
+                    [len(m._forward_pre_hooks) + len(m._forward_hooks) for one in models for m in one.modules()],
+                    torch.get_rng_state(),
+                )
+
+            before, count = look(), self.shards.count()
+            super().on_epoch_begin(args, state, control, model=model, **more)
+            after = look()
+            assert differing(after[0], before[0]) == []
+            assert after[1:5] == before[1:5]
+            assert torch.equal(after[5], before[5])
+            seen.append((self.shards.count() - count, before[1][0], any(before[4])))
+
+    args = arguments(tmp_path, max_steps=STEPS)
+    growing = Around(
+        named_teacher(), processor(), args, every_steps=EVERY, batch_size=6, settings=QUICK, show_progress=False
+    )
+    run(tmp_path, growing=growing, stages=activation_boundary())
+    assert sum(made for made, _, _ in seen) >= 2
+    assert all(training for _, training, _ in seen)
+    assert any(hooked for _, _, hooked in seen), "the boundaries of the running stage have hooks on the student"
+
+
+def test_several_stages_share_one_growing_set(tmp_path):
+    """Boundaries first and logits then, both without data; and resumed within the second."""
+    trainer, growing = run(tmp_path / "one", stages=activation_boundary(initialization_share=0.4))
+    steps = [growing.shards.about(index)["step"] for index in range(growing.shards.count())]
+    # The first stage ends at step 6, in an epoch that began at 4.
+    assert trainer.spans[0].stop == 6
+    assert steps == [-1, 4, 10]
+    for step in (6, 8, 10):
+        folder = tmp_path / f"stopped at {step}"
+        run(folder, Interrupt(step, kill=False), stages=activation_boundary(initialization_share=0.4))
+        resumed, again = run(folder, resume=True, stages=activation_boundary(initialization_share=0.4))
+        assert files(again) == files(growing)
+        assert losses(resumed) == losses(trainer)
+        assert differing(tensors(resumed.model), tensors(trainer.model)) == []
+
+
+def test_impossible_settings_are_refused_and_nothing_is_written(tmp_path):
+    """Before the hours of the first batch."""
+    args = arguments(tmp_path / "run")
+    teacher = named_teacher()
+    for given, message in (
+        ({"every_steps": 0}, "every_steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"initial_batches": 0}, "initial_batches must be"),
+        ({"classes": []}, "classes is empty"),
+        ({"settings": DeepInversion(adaptive_weight=0)}, "adaptive_weight is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AdaptiveDeepInversion(teacher, processor(), args, **given)
+    with pytest.raises(ValueError, match="ViTForImageClassification holds no statistics"):
+        AdaptiveDeepInversion(vit(), processor(), args)
+    assert not (tmp_path / "run" / "synthesized").exists()
+
+
+def test_a_folder_of_another_schedule_is_refused(tmp_path):
+    """Which batch came in when would no longer follow from the settings."""
+    run(tmp_path)
+    with pytest.raises(ValueError, match="every_steps: 4 there, 5 here"):
+        run(tmp_path, every=5, resume=True)
+
+
+def write(folder):
+    """What each of two processes does; see below."""
+    trainer, growing = run(folder / "run", per_device_train_batch_size=2)
+    rank = trainer.args.process_index
+    facts = {"losses": losses(trainer), "made": growing.made, "world": trainer.args.world_size}
+    (folder / f"rank{rank}.json").write_text(json.dumps(facts))
+    torch.save(tensors(trainer.model), folder / f"rank{rank}.pt")
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_makes_the_batches_and_both_read_them(tmp_path):
+    """Two that make them would write over each other; one that does not wait would read nothing."""
+    in_two_processes(Path(__file__), tmp_path)
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first["world"] == second["world"] == 2
+    assert (first["made"], second["made"]) == (4, 0)
+    states = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    # Statistics of BatchNorm are each process's own until an evaluation or a checkpoint.
+    assert [name for name in differing(*states) if "running" not in name] == []
+
+
+def killed(folder):
+    """A run that kills itself in the middle of the third batch's file, at step 8."""
+
+    def sync(_):
+        if list((folder / "synthesized" / "data").glob(".batch-00002*")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    image_shards.os.fsync = sync
+    run(folder)
+
+
+def test_a_run_that_is_killed_while_it_writes_a_batch_goes_on(straight, tmp_path):
+    """The half of a file that is left must not be read, nor keep the batch from being made."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__)), str(tmp_path), "kill"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert list((tmp_path / "synthesized" / "data").glob(".batch-00002*"))
+    trainer, growing = run(tmp_path, resume=True)
+    assert files(growing) == straight["files"]
+    assert differing(tensors(trainer.model), straight["tensors"]) == []
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    (killed if len(sys.argv) > 2 else write)(Path(sys.argv[1]))

@@ -1,0 +1,97 @@
+"""Runs whose batches are extended by boundary samples; `test_extensions.py` compares them, some on two processes."""
+
+import gc
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from killed_runs import Interrupt
+from PIL import Image as PILImage
+from tiny import CLASSES, SIZE, arguments, resnet, tensors
+from transformers import ViTImageProcessorPil
+
+from hf_abkd import DistillationTrainer
+from hf_abkd.data.augment import RandomHorizontalFlip
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.methods import boundary_supporting_samples
+
+STEPS = 12
+FLIP = RandomHorizontalFlip()
+COLOURS = [(200, 60, 60), (60, 200, 60), (60, 60, 200), (190, 190, 60)]
+
+
+def processor(size=SIZE, **settings):
+    return ViTImageProcessorPil(size={"height": size, "width": size}, **settings)
+
+
+def pictures(count=48, seed=0):
+    """Noisy pictures whose colour tells the class."""
+    generator = np.random.default_rng(seed)
+    labels = [row % CLASSES for row in range(count)]
+    pixels = [np.array(COLOURS[label]) + generator.normal(0, 45, (SIZE, SIZE, 3)) for label in labels]
+    columns = {"image": [PILImage.fromarray(p.clip(0, 255).astype(np.uint8)) for p in pixels], "label": labels}
+    names = [f"class {index}" for index in range(CLASSES)]
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
+
+
+def trained(model, steps=25, seed=0, own=None):
+    """Train a model on the pictures for a moment, so that it has boundaries between them."""
+    batch = ImageTransform(processor() if own is None else own)(pictures(seed=seed)[:])
+    images, labels = batch["pixel_values"], torch.tensor(batch["labels"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(pixel_values=images).logits, labels).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return model.eval()
+
+
+def trainer_for(
+    folder, *, stages=None, teacher=None, student=None, callbacks=(), extra=None, augmentation=FLIP, **settings
+):
+    defaults = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 16,
+        "logging_steps": 1,
+        "seed": 5,
+        "term_gradient_steps": 0,
+    }
+    given = {"train_dataset": prepare(pictures(), ImageTransform(processor())), "processing_class": processor()}
+    return DistillationTrainer(
+        trained(resnet(4), steps=8) if student is None else student,
+        arguments(folder, **{**defaults, **settings}),
+        teacher=trained(resnet(6, seed=1)) if teacher is None else teacher,
+        stages=boundary_supporting_samples() if stages is None else stages,
+        augmentation=augmentation,
+        callbacks=list(callbacks),
+        **{**given, **(extra or {})},
+    )
+
+
+def outcome(trainer):
+    speed = ("runtime", "per_second", "train_loss", "preparation_time")
+    log = [{k: v for k, v in entry.items() if not k.endswith(speed)} for entry in trainer.state.log_history]
+    return {"student": tensors(trainer.model), "teacher": tensors(trainer.teacher.model), "log": log}
+
+
+def main(folder):
+    trainer = trainer_for(folder / "joint", per_device_train_batch_size=8)
+    trainer.train()
+    torch.save(outcome(trainer), folder / f"rank{torch.distributed.get_rank()}.pt")
+
+
+def stopped_and_resumed(folder, step):
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    trainer_for(folder, callbacks=[Interrupt(step, kill=False)], **saving).train()
+    resumed = trainer_for(folder, **saving)
+    resumed.train(resume_from_checkpoint=True)
+    return resumed
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    gc.freeze()
+    main(Path(sys.argv[1]))

@@ -1,0 +1,244 @@
+import copy
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from hf_abkd.objectives import ActivationBoundary, CrossEntropy, KnowledgeDistillation
+from hf_abkd.stages.stage import STAGE_ARGUMENTS, Stage, frozen_parts, own_terms, stage_arguments
+from hf_abkd.stages.term import Term
+
+
+def stage(**settings):
+    return Stage(**{"terms": [Term(CrossEntropy())], "name": "some", **settings})
+
+
+def lengths(folder, stages, **settings):
+    """Per stage, the epochs or (a whole number) the steps."""
+    resolved = stage_arguments(tiny.arguments(folder, **settings), stages)
+    return [own.max_steps if own.max_steps > 0 else own.num_train_epochs for own in resolved]
+
+
+# ---- What a stage may be ----
+
+
+def test_a_stage_without_terms_is_refused():
+    """Nothing would be trained for its whole length."""
+    with pytest.raises(ValueError, match="stage 'some' has no terms"):
+        stage(terms=[])
+
+
+def test_terms_need_names_of_their_own():
+    """Two terms of one name are one curve in the log."""
+    with pytest.raises(ValueError, match=r"several terms named \['cross_entropy'\]; give each its own `name`"):
+        stage(terms=[Term(CrossEntropy()), Term(CrossEntropy())])
+    stage(terms=[Term(CrossEntropy()), Term(CrossEntropy(), name="second")])
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        {"epochs": 0},
+        {"epochs": -1.0},
+        {"steps": 0},
+        {"steps": 2.5},
+        {"share": 0.0},
+        {"share": 1.5},
+        {"share": float("nan")},
+        {"epochs": float("inf")},
+    ],
+)
+def test_impossible_lengths_are_refused(length):
+    """A stage of no length would be skipped without a word."""
+    with pytest.raises(ValueError, match="has the length"):
+        stage(**length)
+
+
+def test_a_stage_has_one_length():
+    """Of two, one would be ignored."""
+    with pytest.raises(ValueError, match="several lengths: {'epochs': 1, 'share': 0.5}"):
+        stage(epochs=1, share=0.5)
+
+
+@pytest.mark.parametrize("key", ["lerning_rate", "seed", "output_dir", "bf16", "num_train_epochs"])
+def test_arguments_of_the_whole_run_and_typing_errors_are_refused(key):
+    """Swallowed, the stage would run with the default."""
+    with pytest.raises(ValueError, match=rf"stage 'some' cannot set \['{key}'\]; a stage may set .*'learning_rate'"):
+        stage(arguments={key: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", "fast"),
+        ("learning_rate", -0.1),
+        ("learning_rate", float("nan")),
+        ("lr_scheduler_type", "cosin"),
+        ("lr_scheduler_kwargs", 3),
+        ("lr_milestones", [30, 60]),
+        ("lr_milestones", [0.6, 0.3]),
+        ("lr_milestones", 0.5),
+        ("lr_gamma", 0),
+        ("optim", "sdg"),
+        ("weight_decay", -1e-4),
+        ("decay_norm_and_bias", "no"),
+        ("adam_beta2", 1.0),
+        ("per_device_train_batch_size", 0),
+        ("gradient_accumulation_steps", 2.5),
+        ("logging_steps", 0),
+    ],
+)
+def test_impossible_values_are_refused_with_their_key(key, value):
+    """They would fail, or be rounded, when the stage begins: hours into a run."""
+    with pytest.raises(ValueError, match=f"stage 'some': {key}=.* is not possible: "):
+        stage(arguments={key: value})
+
+
+def test_a_pattern_that_is_no_list_is_refused():
+    """Each letter would be a pattern of its own."""
+    with pytest.raises(ValueError, match=r"write \['resnet'\]"):
+        stage(freeze="resnet")
+
+
+def test_arguments_hold_in_their_stage_only(tmp_path):
+    """A learning rate that leaks into the next stage, or into the run, ruins it."""
+    given = {"learning_rate": "1e-3", "lr_scheduler_type": "cosine", "optim": "sgd", "lr_milestones": (0.5,)}
+    run = tiny.arguments(tmp_path, max_steps=10, learning_rate=0.5)
+    before = copy.copy(vars(run))
+    first, second = stage_arguments(run, [stage(arguments=given), stage()])
+    assert (first.learning_rate, first.lr_scheduler_type, first.optim) == (1e-3, "cosine", "sgd")
+    assert first.lr_milestones == [0.5]
+    assert (second.learning_rate, second.lr_milestones) == (0.5, None)
+    assert vars(run) == before
+
+
+def test_every_stage_argument_is_a_training_argument(tmp_path):
+    """One that is not would be set and read by nobody."""
+    assert set(STAGE_ARGUMENTS) <= set(vars(tiny.arguments(tmp_path)))
+
+
+# ---- How long the stages are ----
+
+
+@pytest.mark.parametrize(
+    ("stages", "epochs", "expected"),
+    [
+        ([{}], 10, [10]),
+        ([{}, {}], 10, [5, 5]),
+        ([{"share": 0.3}, {}], 10, [3, 7]),
+        ([{"epochs": 2}, {}, {}], 10, [2, 4, 4]),
+        ([{"epochs": 2}, {"share": 0.5}, {}], 10, [2, 5, 3]),
+        ([{"share": 0.3}, {"share": 0.7}], 10, [3, 7]),
+        ([{"share": 1 / 3}] * 3, 1, [1 / 3] * 3),
+        ([{"epochs": 60}, {"epochs": 40}], 3, [60, 40]),
+        ([{"steps": 7}, {"epochs": 2}], 10, [7, 2]),
+        ([{"share": 0.5}, {}], 0.5, [0.25, 0.25]),
+    ],
+)
+def test_epochs_are_divided(tmp_path, stages, epochs, expected):
+    """A stage of another length is another recipe."""
+    found = lengths(tmp_path, [stage(**settings) for settings in stages], max_steps=-1, num_train_epochs=epochs)
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("stages", "steps", "expected"),
+    [
+        ([{}], 10, [10]),
+        ([{}, {}], 10, [5, 5]),
+        ([{}, {}, {}], 10, [3, 4, 3]),
+        ([{"share": 0.3}, {}], 10, [3, 7]),
+        ([{"share": 0.25}, {}], 10, [2, 8]),
+        ([{"steps": 2}, {"share": 0.5}, {}], 10, [2, 5, 3]),
+        ([{"steps": 4}, {"steps": 6}], 10, [4, 6]),
+        ([{"share": 1 / 3}] * 3, 100, [33, 34, 33]),
+        ([{"share": 0.01}, {}], 100, [1, 99]),
+    ],
+)
+def test_steps_are_divided_without_losing_one(tmp_path, stages, steps, expected):
+    """The steps of the stages are those of the run, or its schedule and its progress bar do not end."""
+    found = lengths(tmp_path, [stage(**settings) for settings in stages], max_steps=steps)
+    assert found == expected and sum(found) == steps
+
+
+@pytest.mark.parametrize(
+    ("stages", "settings", "message"),
+    [
+        ([{"epochs": 1}, {}], {"max_steps": 10}, r"10 steps \(max_steps\).*\['some'\] give theirs in epochs"),
+        ([{"epochs": 1}], {"max_steps": 10}, "give theirs in epochs"),
+        ([{"steps": 1}, {}], {"max_steps": -1}, r"3 epochs \(num_train_epochs\).*give theirs in steps"),
+        ([{"steps": 10}, {}], {"max_steps": 10}, "take 10 steps and the run has 10: nothing is left for the 1"),
+        ([{"share": 1.0}, {}], {"max_steps": 10}, "Raise max_steps or shorten"),
+        ([{"epochs": 3}, {}], {"max_steps": -1}, "Raise num_train_epochs or shorten"),
+        ([{"steps": 4}, {"steps": 7}], {"max_steps": 10}, "take 11 steps together, but max_steps is 10"),
+        ([{"share": 0.3}, {"share": 0.3}], {"max_steps": 10}, "take 6 steps together, but max_steps is 10"),
+        ([{"share": 0.3}, {"share": 0.3}], {"max_steps": -1}, "take 1.8 epochs of the run's 3 .*add up to 1"),
+        ([{"share": 0.9}, {"share": 0.9}], {"max_steps": -1}, "take 5.4 epochs of the run's 3"),
+        ([{"share": 0.3}, {"epochs": 10}], {"max_steps": -1}, "take 10.9 epochs of the run's 3"),
+        ([{"share": 0.01}, {}], {"max_steps": 10}, "leaves none for stage 'some'"),
+        ([{}, {}, {}], {"max_steps": 2}, "leaves none for stage 'some'"),
+    ],
+)
+def test_lengths_that_do_not_fit_the_run_are_refused(tmp_path, stages, settings, message):
+    """A run that is shorter or longer than asked for cannot be compared with another."""
+    with pytest.raises(ValueError, match=message):
+        lengths(tmp_path, [stage(**given) for given in stages], **settings)
+
+
+# ---- What is frozen ----
+
+
+def test_patterns_freeze_modules_and_parameters():
+    """A module is frozen with everything in it; a parameter alone leaves its module in training mode."""
+    student = tiny.resnet()
+    modules, names = frozen_parts(student, ["resnet.embedder", "classifier.*.bias"])
+    assert modules == [student.resnet.embedder]
+    inside = {f"resnet.embedder.{name}" for name, _ in student.resnet.embedder.named_parameters()}
+    assert inside and names == inside | {"classifier.1.bias"}
+    norms, _ = frozen_parts(student, ["*.normalization"])
+    assert len(norms) > 3 and all(isinstance(module, nn.BatchNorm2d) for module in norms)
+
+
+def test_a_name_is_not_the_start_of_another():
+    """`stages.1` must not freeze `stages.10`."""
+    model = nn.ModuleDict({"stage1": nn.Linear(1, 1), "stage10": nn.Linear(1, 1)})
+    assert frozen_parts(model, ["stage1"])[1] == {"stage1.weight", "stage1.bias"}
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    """Everything would be trained."""
+    with pytest.raises(ValueError, match=r"freeze='embedder' matches no module .*parts are \['resnet', 'classifier'\]"):
+        frozen_parts(tiny.resnet(), ["embedder"])
+    assert frozen_parts(tiny.resnet(), []) == ([], set())
+
+
+# ---- Terms of several stages ----
+
+
+def test_copies_keep_what_stages_share():
+    """A head that stands in two stages must go on where it was, and two trainers must share nothing."""
+    shared, own = Term(KnowledgeDistillation(), connector=nn.Linear(4, 4)), Term(CrossEntropy())
+    given = [stage(terms=[shared]), stage(terms=[own, shared])]
+    first, second = own_terms(given), own_terms(given)
+    assert first[0].terms[0] is first[1].terms[1]
+    assert first[0].terms[0] is not shared and first[0].terms[0] is not second[0].terms[0]
+    assert first[0].terms[0].connector.weight is not shared.connector.weight
+    assert torch.equal(first[0].terms[0].connector.weight, shared.connector.weight)
+
+
+def test_description_holds_what_defines_a_stage():
+    """A resumed run compares it: what is left out may change unseen."""
+    variants = [
+        stage(),
+        stage(name="other"),
+        stage(terms=[Term(CrossEntropy(), weight=2.0)]),
+        stage(terms=[Term(ActivationBoundary(), student="a", teacher="b")]),
+        stage(freeze=["a"]),
+        stage(optimizer=(torch.optim.SGD, {"lr": 0.1})),
+        stage(optimizer=(torch.optim.SGD, {"lr": 0.2})),
+        stage(optimizer=(torch.optim.Adam, {"lr": 0.1})),
+        stage(arguments={"learning_rate": 0.1}),
+    ]
+    texts = [str(variant.describe()) for variant in variants]
+    assert len(set(texts)) == len(texts)

@@ -1,0 +1,679 @@
+"""A student that learns from a cached teacher learns what the live teacher would have taught it, or nothing."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from launched import in_two_processes
+from loopback_hub import LoopbackHub
+from PIL import Image as PILImage
+from test_writing import (
+    ACTIVATION,
+    AUGMENTATION,
+    NAMES,
+    STAGE,
+    MeanSquaredError,
+    dataset_of,
+    named,
+    processor,
+    rows,
+    teacher_of,
+    write,
+)
+from transformers import SwinConfig, SwinForImageClassification, TrainerCallback
+
+from hf_abkd import (
+    ActivationBoundary,
+    CrossEntropy,
+    DistillationTrainer,
+    KnowledgeDistillation,
+    Stage,
+    Term,
+    activation_boundary,
+    knowledge_distillation,
+)
+from hf_abkd.data.augment import RandomCrop, RandomHorizontalFlip
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.layers.plan import Plan
+from hf_abkd.teachers.cache.table import TargetTable
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+
+TESTS = Path(__file__).parents[1]
+FORK = "ignore:.*multi-threaded, use of fork:DeprecationWarning"
+POOLED = "resnet.embedder.pooler"
+# Not one batch is a whole number of epochs, and the last batch of an epoch is short.
+COUNT, VIEWS = 22, 3
+# Not that of the runs.
+SEED = 7
+
+
+def swin():
+    torch.manual_seed(1)
+    sizes = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 2, "patch_size": 2}
+    return named(SwinForImageClassification(SwinConfig(**sizes, image_size=16, num_labels=4)))
+
+
+@pytest.fixture(scope="module")
+def teachers():
+    return {"resnet": teacher_of(), "vit": teacher_of("vit"), "swin": swin()}
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory, teachers):
+    """Three views of 22 images by each teacher, with all logits and the layers of the automatic pairing."""
+    folder = tmp_path_factory.mktemp("caches")
+    return {
+        kind: write(folder / kind, teacher, rows(COUNT), views=VIEWS, batch_size=6, seed=SEED)
+        for kind, teacher in teachers.items()
+    }
+
+
+def trainer_of(folder, teacher, data, stages=None, *, student=None, own=None, augmentation=AUGMENTATION, **settings):
+    extra = settings.pop("extra", {})
+    return DistillationTrainer(
+        named(tiny.resnet(4) if student is None else student),
+        tiny.arguments(folder, **{"logging_steps": 1, "max_steps": 9, **settings}),
+        teacher=teacher,
+        stages=activation_boundary() if stages is None else stages,
+        augmentation=augmentation,
+        train_dataset=data,
+        processing_class=processor() if own is None else own,
+        **extra,
+    )
+
+
+def images_for(cache, own=None, data=None):
+    own = processor() if own is None else own
+    return prepare(rows(COUNT) if data is None else data, cache.transform(own))
+
+
+def cached_run(folder, cache, stages=None, **settings):
+    data = settings.pop("data", None)
+    trainer = trainer_of(folder, cache, images_for(cache, settings.get("own"), data), stages, **settings)
+    trainer.train(resume_from_checkpoint=settings.pop("resume", None))
+    return trainer
+
+
+def live_run(folder, teacher, cache, stages=None, **settings):
+    data = settings.pop("data", None)
+    # As it is, without copies that round otherwise.
+    settings = {"teacher_fold_batch_norm": False, "teacher_channels_last": False, **settings}
+    trainer = trainer_of(
+        folder,
+        teacher,
+        images_for(cache, settings.get("own"), data),
+        stages,
+        augmentation_views=cache.views,
+        augmentation_seed=cache.seed,
+        extra={"teacher_processor": cache.processor},
+        **settings,
+    )
+    trainer.train()
+    return trainer
+
+
+def boundary_and_kd():
+    taught = [Term(KnowledgeDistillation(), weight=0.9), Term(CrossEntropy(), weight=0.1)]
+    return activation_boundary(initialization_share=0.6, classification=taught)
+
+
+def split(trainer):
+    """The losses of the first and of the second stage."""
+    stop = trainer.spans[0].stop
+    return tiny.losses(trainer)[:stop], tiny.losses(trainer)[stop:]
+
+
+# ---- The same run ----
+
+
+@pytest.mark.filterwarnings(FORK)
+@pytest.mark.parametrize("kind", ["resnet", "vit", "swin"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cached_and_live_teacher_train_the_same_student(tmp_path, teachers, caches, kind, workers):
+    """Shuffled, augmented, over several epochs, views and stages: one target of another image or view would show."""
+    if workers and kind != "resnet":
+        pytest.skip("workers are the same for every teacher")
+    settings = {
+        "max_steps": 11,
+        "gradient_accumulation_steps": 2,
+        "dataloader_num_workers": workers,
+        "dataloader_persistent_workers": workers > 0,
+        "student": tiny.resnet(4),
+    }
+    live = live_run(tmp_path / "live", teachers[kind], caches[kind], boundary_and_kd(), **settings)
+    settings["student"] = tiny.resnet(4)
+    cached = cached_run(tmp_path / "cached", caches[kind], boundary_and_kd(), **settings)
+    assert cached.state.epoch > 3 and cached.teacher is None
+    if kind == "vit":
+        views = [term.target_view for term in cached.stages[0].terms]
+        assert all(not isinstance(view, torch.nn.Identity) for view in views)
+    (first, then), (expected, expected_then) = split(cached), split(live)
+    assert len(first) == 7 and first == expected
+    assert then == pytest.approx(expected_then, rel=2e-3)
+    assert len({round(loss, 6) for loss in first + then}) == 11
+    assert [pair.teacher.layer for pair in cached.plan.pairs] == [pair.teacher.layer for pair in live.plan.pairs]
+
+
+def test_targets_of_other_views_or_images_would_show(tmp_path, caches):
+    """The comparisons above would be worthless if every target gave these losses."""
+    cache = caches["resnet"]
+    right = cached_run(tmp_path / "right", cache, boundary_and_kd())
+    for name, change in (("view", 1), ("image", VIEWS)):
+        with pytest.MonkeyPatch.context() as patch:
+            read = TargetTable.read
+
+            def wrong(self, places, names, read=read, change=change):
+                found = read(self, (places + change) % (COUNT * VIEWS), names)
+                return {**found, "pixels": read(self, places, ["pixels"])["pixels"]}
+
+            patch.setattr(TargetTable, "read", wrong)
+            other = cached_run(tmp_path / name, cache, boundary_and_kd())
+        first, expected = split(other)[0], split(right)[0]
+        assert all(one != pytest.approx(two, rel=1e-4) for one, two in zip(first, expected, strict=True))
+
+
+def test_models_of_other_sizes_and_colours_see_the_same_picture(tmp_path, teachers, caches):
+    """The student's own processor has the last word on what it reads, the teacher's on what is cut out."""
+    own = processor(24, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
+    runs = [
+        live_run(tmp_path / "live", teachers["resnet"], caches["resnet"], boundary_and_kd(), own=own),
+        cached_run(tmp_path / "cached", caches["resnet"], boundary_and_kd(), own=own),
+    ]
+    # The colours of the teacher's images are rounded otherwise: a bit on its boundary may flip.
+    assert tiny.losses(runs[1]) == pytest.approx(tiny.losses(runs[0]), rel=2e-3)
+
+
+@pytest.mark.parametrize("order", [NAMES[::-1], NAMES[1:3], [*NAMES[:2], "eel", "fox"]])
+def test_label_spaces_are_matched_as_with_a_live_teacher(tmp_path, caches, teachers, order):
+    """Classes by their index would teach a cat to be a dog."""
+    data = dataset_of([row["image"] for row in rows(COUNT)], order)
+
+    def run(kind, *given, **settings):
+        student = named(tiny.resnet(4, classes=len(order)), order)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules[__name__], "named", lambda model: model)
+            return kind(tmp_path / kind.__name__, *given, knowledge_distillation(), student=student, data=data)
+
+    live, cached = run(live_run, teachers["resnet"], caches["resnet"]), run(cached_run, caches["resnet"])
+    assert tiny.losses(cached) == pytest.approx(tiny.losses(live), rel=2e-3)
+    assert cached._wiring.labels == live._wiring.labels and cached._wiring.labels.kind != "same"
+
+
+def test_disjoint_classes_are_refused_for_logits_and_fine_for_boundaries(tmp_path, caches):
+    """Their boundaries are still worth learning."""
+    student = named(tiny.resnet(4), ["w", "x", "y", "z"])
+    data = images_for(caches["resnet"], data=dataset_of([row["image"] for row in rows(COUNT)], ["w", "x", "y", "z"]))
+    for stages in (knowledge_distillation(), activation_boundary(classification=[Term(CrossEntropy())])):
+        trainer = DistillationTrainer(
+            student,
+            tiny.arguments(tmp_path),
+            teacher=caches["resnet"],
+            stages=stages,
+            augmentation=AUGMENTATION,
+            train_dataset=data,
+            processing_class=processor(),
+        )
+        if len(stages) == 1:
+            with pytest.raises(ValueError, match="none of the student's 4 classes is among the teacher's 4"):
+                trainer.train()
+        else:
+            trainer.train()
+
+
+def test_top_classes_train_nearly_as_all_logits(tmp_path, teachers):
+    """Of four classes three are stored, and the fourth is what remains: nothing is lost."""
+    caches = [write(tmp_path / f"{n}", teachers["resnet"], rows(COUNT), logits=n, layers=[]) for n in (None, 3)]
+    stages = knowledge_distillation(temperature=1.0, label_weight=0)
+    runs = [cached_run(tmp_path / f"run{n}", cache, stages) for n, cache in enumerate(caches)]
+    assert tiny.losses(runs[1]) == pytest.approx(tiny.losses(runs[0]), rel=2e-2, abs=1e-4)
+
+
+def test_values_train_as_live_up_to_float16(tmp_path, teachers):
+    """An objective of the user's own compares features, one of them before its activation."""
+    names = [f"{STAGE}:output", f"{ACTIVATION}:input"]
+    cache = write(tmp_path / "cache", teachers["resnet"], rows(COUNT), layers=[STAGE], features=names)
+
+    def stages():
+        terms = [Term(MeanSquaredError(), student=name, teacher=name, name=name[-5:]) for name in names]
+        return [Stage([*terms, Term(ActivationBoundary(), student=ACTIVATION, teacher=STAGE)], "features")]
+
+    live = live_run(tmp_path / "live", teachers["resnet"], cache, stages())
+    cached = cached_run(tmp_path / "cached", cache, stages())
+    assert tiny.losses(cached) == pytest.approx(tiny.losses(live), rel=2e-3)
+
+
+@pytest.mark.parametrize("name", [STAGE, ACTIVATION, f"{ACTIVATION}:input"])
+def test_layers_can_be_named_or_planned(tmp_path, teachers, name):
+    """All names of one tensor give one run; a plan that was saved gives it again."""
+    cache = write(tmp_path / "cache", teachers["resnet"], rows(COUNT), layers=[name])
+    first = cached_run(tmp_path / "named", cache, activation_boundary([(STAGE, name)]))
+    live = live_run(tmp_path / "live", teachers["resnet"], cache, activation_boundary([(STAGE, STAGE)]))
+    assert split(first)[0] == split(live)[0]
+    first.plan.save(tmp_path / "plan.yaml")
+    again = cached_run(tmp_path / "planned", cache, activation_boundary(Plan.load(tmp_path / "plan.yaml")))
+    assert tiny.losses(again) == tiny.losses(first)
+
+
+# ---- Views and epochs ----
+
+
+class Seen(TrainerCallback):
+    """Remembers which view each epoch was told to show."""
+
+    def __init__(self):
+        self.trainer, self.views = None, []
+
+    def on_step_begin(self, *_, **__):
+        self.views.append((self.trainer._view_number, int(self.trainer._cached_view)))
+
+
+@pytest.mark.filterwarnings(FORK)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_epoch_shows_its_view_to_student_and_teacher(tmp_path, caches, monkeypatch, workers):
+    """The view in the batch is the one the image is augmented by, also of workers that live through all epochs."""
+    cache, seen, drawn = caches["resnet"], Seen(), []
+    trainer = trainer_of(
+        tmp_path,
+        cache,
+        images_for(cache),
+        boundary_and_kd(),
+        extra={"callbacks": [seen]},
+        max_steps=20,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+    )
+    seen.trainer, targets = trainer, trainer._targets
+
+    def spied(stage, batch):
+        if batch.cached is not None and seen.views:
+            drawn.append((trainer._view_number, batch.cached))
+        return targets(stage, batch)
+
+    inputs = []
+    train_on = trainer._train_on
+    monkeypatch.setattr(trainer, "_targets", spied)
+    monkeypatch.setattr(trainer, "_train_on", lambda model, given: inputs.append(given) or train_on(model, given))
+    trainer.train()
+    # Six steps are an epoch. The second stage begins with the third epoch, and its view.
+    stop = trainer.spans[0].stop
+    assert stop == 12 and all(one == other for one, other in seen.views)
+    assert [view for view, _ in seen.views] == [*[0] * 6, *[1] * 6, *[2] * 6, *[0] * 2]
+    columns = {step: list(given["cached_targets"]) for step, given in enumerate(inputs)}
+    for step, given in enumerate(inputs):
+        places = cache.table.rows(given["sample_id"].numpy(), seen.views[step][0])
+        expected = cache.table.read(places, columns[step])
+        for name in columns[step]:
+            np.testing.assert_array_equal(given["cached_targets"][name].numpy(), expected[name])
+    assert columns[0] == list(cache.table.columns)[1:] and columns[stop] == ["logits"]
+
+
+def test_a_stage_reads_what_its_terms_compare_and_one_of_labels_reads_nothing(tmp_path, caches, monkeypatch):
+    """A cache on a slow disk must not be read for what nobody asks."""
+    asked, read = [], TargetTable.read
+    monkeypatch.setattr(
+        TargetTable, "read", lambda self, places, names: asked.append(tuple(names)) or read(self, places, names)
+    )
+    one = [Term(ActivationBoundary(), student=STAGE, teacher=ACTIVATION)]
+    stages = [Stage(one, "one", share=0.3), Stage([Term(CrossEntropy())], "labels", share=0.3)]
+    stages += [Stage([Term(KnowledgeDistillation())], "kd")]
+    trainer = trainer_of(tmp_path, caches["resnet"], images_for(caches["resnet"]), stages, max_steps=10)
+    trainer._wire()
+    asked.clear()
+    trainer.train()
+    # A batch is fetched ahead; of the stage of labels none is.
+    assert set(asked) == {("pixels", f"{ACTIVATION}:input"), ("pixels", "logits")}
+    assert asked == sorted(asked, key=lambda names: names[1] == "logits") and 7 <= len(asked) <= 10
+    asked.clear()
+    only = trainer_of(
+        tmp_path / "only", caches["resnet"], images_for(caches["resnet"]), [Stage([Term(CrossEntropy())])]
+    )
+    only._wire()
+    asked.clear()
+    only.train()
+    assert asked == []
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_save(self, args, state, control, **_):
+        control.should_training_stop = state.global_step == self.step
+
+
+@pytest.mark.parametrize("step", [4, 10, 16])
+def test_resumed_in_the_middle_of_an_epoch_it_is_the_run_that_was_never_stopped(tmp_path, caches, step):
+    """The image, its view and its target all have to go on where they were."""
+    settings = {"max_steps": 20, "save_strategy": "steps", "save_steps": 2}
+    straight = cached_run(tmp_path / "straight", caches["vit"], boundary_and_kd(), student=tiny.vit(), **settings)
+    stopped = trainer_of(
+        tmp_path / "stopped",
+        caches["vit"],
+        images_for(caches["vit"]),
+        boundary_and_kd(),
+        student=tiny.vit(),
+        extra={"callbacks": [StopAt(step)]},
+        **settings,
+    )
+    stopped.train()
+    assert stopped.state.global_step == step and (step / 6) % 1
+    resumed = trainer_of(
+        tmp_path / "stopped",
+        caches["vit"],
+        images_for(caches["vit"]),
+        boundary_and_kd(),
+        student=tiny.vit(),
+        **settings,
+    )
+    resumed.train(resume_from_checkpoint=True)
+    assert tiny.losses(resumed) == tiny.losses(straight)
+    assert tiny.differing(tiny.tensors(resumed.model), tiny.tensors(straight.model)) == []
+
+
+def test_a_checkpoint_of_another_teacher_is_not_gone_on_with(tmp_path, caches):
+    """Half of a student by one teacher and half by another has no name."""
+    settings = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
+    stages = activation_boundary([(STAGE, ACTIVATION)])
+    cached_run(tmp_path / "run", caches["resnet"], stages, **settings)
+    other = write(tmp_path / "other", tiny.resnet(8, seed=5), rows(COUNT), views=VIEWS)
+    trainer = trainer_of(tmp_path / "run", other, images_for(other), stages, **{**settings, "max_steps": 9})
+    with pytest.raises(ValueError, match="was made with another teacher: .* there, .* here"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+# ---- Without the teacher ----
+
+
+def test_no_weights_of_the_teacher_are_needed(tmp_path, monkeypatch, teachers):
+    """That is what a cache is for; the name of its folder does."""
+    teachers["resnet"].save_pretrained(tmp_path / "teacher")
+    loaded = type(teachers["resnet"]).from_pretrained(tmp_path / "teacher")
+    cache = write(tmp_path / "a cache", loaded, rows(COUNT))
+    shutil.rmtree(tmp_path / "teacher")
+    monkeypatch.chdir(tmp_path)
+    losses = []
+    for number, teacher in enumerate([cache, "a cache", Path("a cache"), str(tmp_path / "a cache")]):
+        trainer = trainer_of(tmp_path / f"run{number}", teacher, images_for(cache))
+        trainer.train()
+        losses.append(tiny.losses(trainer))
+    assert losses[1:] == losses[:1] * 3
+
+
+def test_the_card_names_the_teacher_behind_the_cache(tmp_path, caches):
+    """Readers want to know whom the student learnt from, not from which file."""
+    trainer = cached_run(tmp_path, caches["resnet"], max_steps=2)
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    reference = caches["resnet"].reference
+    assert "ResNetForImageClassification" in card and reference["fingerprint"] in card
+    assert f"{reference['parameters']:,}" in card and repr(AUGMENTATION) in card
+    assert not list(tmp_path.glob("*.arrow")) and not (tmp_path / "hf_abkd_cache.json").exists()
+
+
+def test_evaluation_needs_no_teacher(tmp_path, caches, caplog):
+    """The cache knows the training set alone; a run that asks for more goes on without it."""
+    data = prepare(rows(8, seed=3), ImageTransform(processor()))
+    caplog.set_level(logging.INFO, logger="hf_abkd")
+    trainer = cached_run(
+        tmp_path,
+        caches["resnet"],
+        extra={"eval_dataset": data},
+        evaluate_teacher=True,
+        eval_agreement=True,
+        eval_strategy="steps",
+        eval_steps=4,
+        max_steps=8,
+    )
+    assert sum("eval_loss" in entry for entry in trainer.state.log_history) >= 2
+    assert not any("agreement" in key for entry in trainer.state.log_history for key in entry if "eval" in key)
+    assert "agreement with the teacher is not measured" in caplog.text
+    with pytest.raises(ValueError, match="no teacher to evaluate"):
+        trainer.evaluate_teacher()
+
+
+# ---- Refused before the first step ----
+
+
+def other_images(cache):
+    return images_for(cache, data=rows(COUNT, seed=8))
+
+
+def plain_images(_):
+    return prepare(rows(COUNT), ImageTransform(processor()))
+
+
+def larger_images(cache):
+    return prepare(rows(COUNT), ImageTransform(processor(24), teacher_processor=cache.processor))
+
+
+def other_pixels(_):
+    other = processor(resample=0)
+    return prepare(rows(COUNT), ImageTransform(other, teacher_processor=other))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"augmentation": None}, "augmentation of the cached teacher is Compose.* that of this run none"),
+        ({"augmentation": RandomCrop(padding=2)}, r"Compose.* that of this run RandomCrop\(padding=2\)"),
+        ({"augmentation": lambda images, draws: images}, "does not tell its settings"),
+        ({"augmentation_seed": 42}, "augmentation_seed of the cached teacher is 7, and that of this run 42"),
+        ({"augmentation_views": 2}, "augmentation_views of the cached teacher is 3, and that of this run 2"),
+        ({"extra": {"teacher_processor": processor(24)}}, "teacher_processor prepares images otherwise than"),
+        ({"extra": {"teacher_processor": processor(resample=3)}}, "teacher_processor prepares images otherwise than"),
+        ({"data": other_images}, "2 of 2 samples are not in the table"),
+        ({"data": plain_images}, "no ids or no pixels"),
+        ({"data": larger_images, "own": processor(24)}, r"prepared otherwise .*\(3, 24, 24\) here.*\(16, 16\)"),
+        ({"data": other_pixels}, "2 of 2 images are prepared otherwise"),
+        ({"data": lambda _: tiny.images(COUNT)}, "no ids or no pixels"),
+        ({"stages": activation_boundary([(STAGE, "resnet.encoder.stages.7")])}, "holds .*activation:input .bits."),
+        ({"stages": activation_boundary([(STAGE, POOLED)])}, "compares boundaries .*pooler"),
+        (
+            {"stages": [Stage([Term(MeanSquaredError(), student=STAGE, teacher=ACTIVATION)])]},
+            "compares values .* holds .*activation:input .bits.",
+        ),
+    ],
+)
+def test_what_would_be_wrong_is_refused_before_the_first_step(tmp_path, caches, change, message):
+    """Each would train, and teach something else: both sides are named."""
+    cache, given = caches["resnet"], dict(change)
+    data, stages = given.pop("data", images_for)(cache), given.pop("stages", None)
+    with pytest.raises(ValueError, match=message):
+        trainer_of(tmp_path / "run", cache, data, stages, **given).train()
+    assert not list(tmp_path.glob("run/checkpoint*"))
+
+
+def test_names_that_are_no_cache_are_refused(tmp_path, monkeypatch, caches):
+    """A model is passed as a model."""
+    monkeypatch.chdir(tmp_path)
+    teacher_of().save_pretrained("model")
+    for name in ("model", "someone/model", Path("absent")):
+        with pytest.raises(FileNotFoundError, match="no cache of a teacher"):
+            trainer_of(tmp_path / "run", name, images_for(caches["resnet"]))
+
+
+# ---- Data of all kinds ----
+
+
+def test_images_of_all_kinds_are_found_again(tmp_path, teachers):
+    """Twice the same, other sizes and modes, a batch that does not divide them."""
+    generator = np.random.default_rng(0)
+    images = [row["image"] for row in rows(7)] * 2
+    images += [PILImage.fromarray(generator.integers(0, 256, (9, 40, 3), dtype=np.uint8)) for _ in range(3)]
+    images += [PILImage.fromarray(generator.integers(0, 256, (30, 11), dtype=np.uint8)) for _ in range(2)]
+    data = dataset_of(images)
+    cache = write(tmp_path / "cache", teachers["resnet"], data)
+    settings = {"data": data, "per_device_train_batch_size": 5}
+    live = live_run(tmp_path / "live", teachers["resnet"], cache, **settings)
+    cached = cached_run(tmp_path / "cached", cache, **settings)
+    assert split(cached)[0] == split(live)[0]
+
+
+def test_grey_images_and_a_data_set_of_one_row(tmp_path):
+    """The smallest run there is."""
+    own = processor(image_mean=[0.5], image_std=[0.5])
+    image = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (12, 18), dtype=np.uint8))
+    teacher = named(tiny.resnet(8, seed=1, num_channels=1))
+    cache = write(tmp_path / "cache", teacher, dataset_of([image]), own, num_channels=1)
+    settings = {"own": own, "data": dataset_of([image]), "max_steps": 4}
+    live = live_run(tmp_path / "live", teacher, cache, student=tiny.resnet(4, num_channels=1), **settings)
+    cached = cached_run(tmp_path / "cached", cache, student=tiny.resnet(4, num_channels=1), **settings)
+    assert split(cached)[0] == split(live)[0]
+    with pytest.raises(ValueError, match="channels"):
+        cached_run(tmp_path / "rgb", cache, student=tiny.resnet(4), max_steps=1, data=settings["data"])
+
+
+def test_part_of_the_data_set_in_another_order_is_enough(tmp_path, caches):
+    """Targets are found by the image: a hold-out or a subset needs no other cache."""
+    data = rows(COUNT).select([20, 3, 11, 7, 0, 15])
+    trainer = cached_run(tmp_path, caches["resnet"], data=data, max_steps=4)
+    assert len(tiny.losses(trainer)) == 4
+
+
+def test_a_stream_of_the_same_images_is_enough(tmp_path, caches):
+    """Rows may come from elsewhere than they came from when the teacher saw them."""
+    data = rows(COUNT).to_iterable_dataset()
+    trainer = cached_run(tmp_path, caches["resnet"], data=data, max_steps=4)
+    assert len(tiny.losses(trainer)) == 4
+
+
+def test_an_image_that_turns_up_later_and_is_unknown_ends_the_run(tmp_path, caches):
+    """Not every image can be looked at before the first step; no step may be made of an unknown one."""
+    images = [row["image"] for row in rows(5)] + [rows(1, seed=9)[0]["image"]]
+    with pytest.raises(ValueError, match="1 of . samples are not in the table"):
+        cached_run(tmp_path, caches["resnet"], data=dataset_of(images), max_steps=4)
+
+
+def test_plain_images_train_from_a_cache_without_augmentation(tmp_path, teachers):
+    """One view, which every epoch shows."""
+    plain = {"views": 1, "augmentation": None}
+    cache = write(tmp_path / "cache", teachers["resnet"], rows(COUNT), **plain)
+    cached = cached_run(tmp_path / "cached", cache, augmentation=None)
+    live = live_run(tmp_path / "live", teachers["resnet"], cache, augmentation=None)
+    assert split(cached)[0] == split(live)[0]
+    with pytest.raises(ValueError, match="cached teacher is none, and that of this run RandomHorizontalFlip"):
+        cached_run(tmp_path / "other", cache, augmentation=RandomHorizontalFlip())
+
+
+# ---- Several processes, and the Hub ----
+
+
+JOINT = """
+import functools, json, sys
+from pathlib import Path
+import torch, tiny
+from accelerate import PartialState
+from hf_abkd.teachers.cache import writing as caching
+from hf_abkd.teachers.cache.table import TableWriter
+import test_cached
+from test_cached import boundary_and_kd, cached_run, live_run, rows, teacher_of, write
+
+torch.set_num_threads(1)
+home, state = Path(sys.argv[1]), PartialState(cpu=True)
+caching.TableWriter = functools.partial(TableWriter, shard_bytes=2000)
+cache = write(home / "cache", teacher_of(), rows(22), views=3)
+sharing = {"max_steps": 8, "per_device_train_batch_size": 2}
+cached = cached_run(home / "cached", cache, boundary_and_kd(), **sharing)
+live = live_run(home / "live", teacher_of(), cache, boundary_and_kd(), **sharing)
+found = {
+    "world": cached.args.world_size,
+    "cached": tiny.losses(cached),
+    "live": tiny.losses(live),
+    "first": cached.spans[0].stop,
+    "shards": len(list((home / "cache" / "data").iterdir())),
+}
+(home / f"rank{state.process_index}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_cache_and_each_reads_its_own_images(tmp_path, teachers):
+    """Targets of the other process's batch have the right shape and nothing else."""
+    (tmp_path / "joint.py").write_text(JOINT)
+    in_two_processes(tmp_path / "joint.py", tmp_path)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0] == ranks[1] and ranks[0]["world"] == 2 and ranks[0]["shards"] > 3
+    first = ranks[0]["first"]
+    assert ranks[0]["cached"][:first] == pytest.approx(ranks[0]["live"][:first], rel=1e-6)
+    assert ranks[0]["cached"][first:] == pytest.approx(ranks[0]["live"][first:], rel=2e-3)
+    # One process with the joint batch learns the same, BatchNorm aside; and writes the same cache.
+    alone = write(tmp_path / "alone", teachers["resnet"], rows(22), views=3)
+    every = np.arange(66)
+    for name in alone.table.columns:
+        both = [one.read(every, [name])[name] for one in (alone.table, TargetTable.open(tmp_path / "cache"))]
+        np.testing.assert_allclose(both[0], both[1], rtol=1e-3, atol=1e-3)
+
+
+EXCHANGE = """
+import json, sys
+from pathlib import Path
+import tiny
+from hf_abkd import DistillationTrainer, activation_boundary
+from hf_abkd.models.loading import ModelArguments
+from hf_abkd.data.loading import DataArguments
+from hf_abkd.cli.workload import from_flags
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache, is_hub_cache
+from test_cached import images_for, trainer_of
+
+home = Path(sys.argv[1])
+cache = TeacherCache.load(home / "cache")
+cache.table.push_to_hub("user/targets")
+own = str(home / "hub")
+found = {"is": [is_hub_cache(name, cache_dir=own) for name in ("user/targets", "user/none", "model")]}
+pulled = trainer_of(home / "pulled", "user/targets", images_for(cache))
+pulled.train()
+local = trainer_of(home / "local", cache, images_for(cache))
+local.train()
+found["losses"] = [tiny.losses(pulled), tiny.losses(local)]
+models = ModelArguments(teacher_name_or_path="user/targets", student_name_or_path=str(home / "student"), cache_dir=own)
+data = DataArguments(train_files=[str(home / "rows.parquet")], train_val_split=0.0)
+work = from_flags(models, data, seed=0)
+found["teacher"] = [type(work.teacher).__name__, work.teacher.reference == cache.reference]
+try:
+    trainer_of(home / "none", "user/none", images_for(cache))
+except FileNotFoundError as error:
+    found["none"] = str(error)
+(home / "facts.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_cache_from_the_hub_teaches_as_the_local_one(tmp_path, teachers):
+    """One machine has the teacher, another one the time."""
+    write(tmp_path / "cache", teachers["resnet"], rows(COUNT))
+    named(tiny.resnet(4)).save_pretrained(tmp_path / "student")
+    processor().save_pretrained(tmp_path / "student")
+    rows(COUNT).to_parquet(tmp_path / "rows.parquet")
+    with LoopbackHub() as hub:
+        paths = os.pathsep.join(sys.path)
+        done = subprocess.run(
+            [sys.executable, "-c", EXCHANGE, str(tmp_path)],
+            env={**hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert "preprocessor_config.json" in hub.files("user/targets", repo_type="dataset")
+    found = json.loads((tmp_path / "facts.json").read_text())
+    assert found["is"] == [True, False, False] and found["teacher"] == ["TeacherCache", True]
+    assert found["losses"][0] == found["losses"][1] and len(found["losses"][0]) == 9
+    assert "'user/none' is no folder, and no cache of a teacher could be loaded from the Hub" in found["none"]
+
+
+def test_a_cache_can_be_loaded_once_for_several_trainers(tmp_path, caches):
+    """Seeds of a comparison share it."""
+    cache = TeacherCache.load(caches["resnet"].table.folder)
+    runs = [cached_run(tmp_path / f"{seed}", cache, seed=seed) for seed in (1, 2, 1)]
+    losses = [tiny.losses(run) for run in runs]
+    assert losses[0] == losses[2] != losses[1]

@@ -1,0 +1,328 @@
+"""What lies on the Hub after a run: the student as it was trained, what is needed to load it, and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from loopback_hub import LoopbackHub
+
+TESTS = Path(__file__).parents[1]
+PUBLISHED = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+CHECKPOINT = [
+    *("config.json", "distillation_modules.safetensors", "distillation_plan.yaml", "distillation_state.json"),
+    "model.safetensors",
+    *("optimizer.pt", "preprocessor_config.json", "rng_state.pth", "scheduler.pt", "trainer_state.json"),
+]
+STRATEGIES = {"end": "vit", "every_save": "resnet", "checkpoint": "vit", "all_checkpoints": "resnet"}
+
+PUSH = """
+import json, logging, sys, tempfile, warnings
+from pathlib import Path
+import safetensors.torch, torch, tiny
+from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessorPil
+from hf_abkd import DistillationTrainer, activation_boundary, knowledge_distillation
+from cifar_models import CifarResNetConfig, CifarResNetForImageClassification
+
+warnings.simplefilter("error", UserWarning)
+torch.set_num_threads(1)
+home, facts, lines = Path(sys.argv[1]), {}, []
+strategies = json.loads(sys.argv[2])
+handler = logging.Handler()
+handler.emit = lambda record: lines.append(record.getMessage())
+logging.getLogger("hf_abkd.training.upload").addHandler(handler)
+processor = ViTImageProcessorPil(size={"height": tiny.SIZE, "width": tiny.SIZE})
+data = {"train_dataset": tiny.images(), "processing_class": processor}
+
+def error_of(action, *args, **kwargs):
+    try:
+        return f"no error, but {action(*args, **kwargs)}"
+    except Exception as error:
+        return type(error).__name__
+
+def keep(name, model):
+    safetensors.torch.save_file({k: v.clone() for k, v in model.state_dict().items()}, home / f"{name}.safetensors")
+
+def arguments(name, **settings):
+    return tiny.arguments(home / name, **{"push_to_hub": True, "hub_model_id": f"user/{name}", **settings})
+
+class Clutter(TrainerCallback):
+    # What reporting, the Trainer itself and a user's notebook leave in the folder of a run.
+    def on_train_begin(self, args, state, control, **kwargs):
+        for name in ("events.out.tfevents.1", "runs/a/events.out.tfevents.2", "training_args.bin", "all_results.json",
+                     "notes.ipynb", "teacher.safetensors", "picture.png", "_hidden"):
+            path = Path(args.output_dir, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"not for the Hub")
+
+teachers = {"resnet": tiny.resnet(8, seed=1), "vit": tiny.vit(16, seed=1)}
+layers = {"resnet": tiny.RESNET_LAYERS, "vit": tiny.VIT_LAYERS}
+for kind, teacher in teachers.items():
+    keep(f"teacher_{kind}", teacher)
+for name, kind in strategies.items():
+    args = arguments(name, hub_strategy=name, save_strategy="steps", save_steps=1, hub_always_push=True,
+                     save_total_limit=1, hub_private_repo=True)
+    student = {"resnet": tiny.resnet, "vit": tiny.vit}[kind]()
+    trainer = DistillationTrainer(student, args, teacher=teachers[kind], stages=activation_boundary(layers[kind]),
+                                  callbacks=[Clutter()], **data)
+    trainer.train()
+    keep(f"trained_{name}", trainer.model)
+    if name == "end":
+        trainer.push_to_hub("By hand", dataset="Tiny", language="en", tasks="image-classification")
+        facts["card"] = (home / name / "README.md").read_text()
+
+# A model from the Hub, taught by one from the Hub, published by hand, in the background.
+student = AutoModelForImageClassification.from_pretrained("user/every_save")
+teacher = AutoModelForImageClassification.from_pretrained("user/all_checkpoints")
+trainer = DistillationTrainer(student, arguments("tuned", push_to_hub=False, max_steps=2), teacher=teacher,
+                              stages=knowledge_distillation(), **data)
+trainer.train()
+keep("trained_tuned", trainer.model)
+job = trainer.push_to_hub(blocking=False, private=True)
+facts["future"] = [hasattr(job, "result"), job.result().oid]
+facts["no branch"] = error_of(trainer.push_to_hub, revision="v2")
+trainer.push_to_hub(blocking=False, revision="v3").exception()
+trainer.save_model(home / "elsewhere")
+
+# The same repository again: it must not become its own base.
+student = AutoModelForImageClassification.from_pretrained("user/tuned")
+trainer = DistillationTrainer(student, arguments("tuned", output_dir=str(home / "again"), max_steps=1), **data)
+trainer.train()
+trainer.save_model()
+keep("trained_tuned", trainer.model)
+
+def cifar(*widths):
+    return CifarResNetForImageClassification(CifarResNetConfig(depth=8, widths=widths, num_labels=4, image_size=16))
+
+student, teacher = cifar(2, 4, 6), cifar(4, 6, 8)
+pairs = [(layer, layer) for layer in student.config.boundary_layers()]
+args = arguments("custom", hub_strategy="every_save", save_strategy="steps", save_steps=1)
+trainer = DistillationTrainer(student, args, teacher=teacher, stages=activation_boundary(pairs), **data)
+trainer.train()
+keep("trained_custom", trainer.model)
+facts["leftovers"] = [path.name for path in Path(tempfile.gettempdir()).glob("hf_abkd-upload-*")]
+facts["log"] = lines
+(home / "pushed.json").write_text(json.dumps(facts))
+"""
+
+PULL = """
+import io, json, re, sys, warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+import numpy as np
+import safetensors.torch
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from hf_abkd.training import checkpoints
+
+warnings.simplefilter("error", UserWarning)
+home, facts = Path(sys.argv[1]), {}
+image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
+for name in json.loads(sys.argv[2]):
+    trust = {"trust_remote_code": True} if name == "custom" else {}
+    model, info = AutoModelForImageClassification.from_pretrained(f"user/{name}", output_loading_info=True, **trust)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    safetensors.torch.save_file(state, home / f"pulled_{name}.safetensors")
+    card = ModelCard.load(f"user/{name}")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(re.search(r"```python\\n(.*?)```", card.text, re.DOTALL)[1], {"image": image})
+    facts[name] = {
+        "problems": sorted(str(key) for keys in info.values() for key in keys),
+        "size": AutoImageProcessor.from_pretrained(f"user/{name}").size["height"],
+        "class": type(model).__name__,
+        "training": model.training,
+        "private": HfApi().model_info(f"user/{name}").private,
+        "card": card.data.to_dict(),
+        "printed": printed.getvalue().strip(),
+    }
+for name in ("checkpoint/last-checkpoint", "all_checkpoints/checkpoint-2"):
+    repo, folder = name.split("/")
+    facts[name] = checkpoints.incomplete(Path(snapshot_download(f"user/{repo}")) / folder)
+(home / "pulled.json").write_text(json.dumps(facts))
+"""
+
+
+class SlowHub(LoopbackHub):
+    """A Hub on which a push takes longer than a step, as on the real one, and the first one longest."""
+
+    def answer(self, method, address, headers, body):
+        if "/commit/" in address:
+            is_first = f"{method} {address}" not in self.requests
+            time.sleep(0.5 if is_first else 0.05)
+        return super().answer(method, address, headers, body)
+
+
+class Exchange:
+    """What one process published, and what another, which never saw this project's examples, loaded."""
+
+    def __init__(self, hub, home):
+        self.hub, self.home = hub, home
+        (home / "tmp").mkdir()
+        paths = [TESTS, TESTS / "programs", TESTS.parent / "examples"]
+        self.pushed = self.run(PUSH, "pushed.json", STRATEGIES, paths)
+        self.pulled = self.run(PULL, "pulled.json", [*STRATEGIES, "tuned", "custom"])
+
+    def run(self, script, result, argument, paths=()):
+        caches = self.hub.environment(self.home / result.removesuffix(".json"))
+        path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**caches, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.home / "tmp"), "PYTHONPATH": path}
+        command = [sys.executable, "-c", script, str(self.home), json.dumps(argument)]
+        done = subprocess.run(
+            command, env=environment, cwd=self.home, capture_output=True, text=True, check=False, timeout=200
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads((self.home / result).read_text())
+
+    def tensors(self, name):
+        return safetensors.torch.load_file(self.home / f"{name}.safetensors")
+
+    def titles(self, name):
+        return [commit.message for commit in self.hub.commits(f"user/{name}")]
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory):
+    with SlowHub() as hub:
+        yield Exchange(hub, tmp_path_factory.mktemp("publishing"))
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, "tuned", "custom"])
+def test_the_published_student_is_bit_equal_to_the_trained_one(exchange, name):
+    """Users evaluate what they trained and publish something else: every tensor of every family must arrive."""
+    trained, pulled = exchange.tensors(f"trained_{name}"), exchange.tensors(f"pulled_{name}")
+    assert trained.keys() == pulled.keys()
+    assert all(torch.equal(trained[key], pulled[key]) for key in trained)
+    assert exchange.pulled[name]["problems"] == []
+    assert exchange.pulled[name]["size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [
+        ("end", []),
+        ("every_save", []),
+        ("checkpoint", ["last-checkpoint"]),
+        ("all_checkpoints", ["checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-4"]),
+        ("tuned", []),
+    ],
+)
+def test_nothing_but_the_student_and_what_loads_it_is_published(exchange, name, folders):
+    """Pickles, event files, notebooks and the teacher would be public before anybody noticed."""
+    expected = PUBLISHED + [f"{folder}/{file}" for folder in folders for file in CHECKPOINT]
+    assert list(exchange.hub.files(f"user/{name}")) == sorted(expected)
+
+
+@pytest.mark.parametrize(("name", "kind"), STRATEGIES.items())
+def test_no_byte_of_the_teacher_is_published(exchange, name, kind):
+    """A teacher may be private or licensed: it must not leave the machine inside a checkpoint or an optimiser."""
+    files = exchange.hub.files(f"user/{name}")
+    teacher = exchange.tensors(f"teacher_{kind}").values()
+    secrets = [tensor.numpy().tobytes() for tensor in teacher if tensor.unique().numel() > 8]
+    assert len(secrets) > 5
+    for path, content in files.items():
+        assert not [secret for secret in secrets if secret in content], path
+    # The search finds tensors that are there.
+    student = exchange.tensors(f"trained_{name}").values()
+    own = [tensor.numpy().tobytes() for tensor in student if tensor.unique().numel() > 8]
+    assert all(tensor in files["model.safetensors"] for tensor in own)
+
+
+@pytest.mark.parametrize("name", ["every_save", "checkpoint", "all_checkpoints"])
+def test_every_save_is_pushed_in_order_though_pushing_is_slower_than_training(exchange, name):
+    """With `hub_always_push` a lost push is a lost student, and one that overtakes leaves the older one published."""
+    saves = [f"Training in progress, step {step}" for step in (1, 2, 3, 4)]
+    both = saves if name == "every_save" else [title for save in saves for title in (save, f"{save}, checkpoint")]
+    assert exchange.titles(name) == ["initial commit", *both]
+    weights = [exchange.hub.files(f"user/{name}", commit.oid) for commit in exchange.hub.commits(f"user/{name}")[1:]]
+    assert len({files["model.safetensors"] for files in weights}) == 4
+
+
+def test_the_last_save_is_pushed_though_another_push_is_on_its_way(exchange):
+    """Skipping pushes saves time, but skipping the last one publishes a model that is not the trained one."""
+    titles = exchange.titles("custom")
+    assert titles[1] == "Training in progress, step 1"
+    assert titles[-1] == "Training in progress, step 4"
+
+
+def test_a_run_with_the_strategy_end_is_pushed_by_hand(exchange):
+    """The Trainer pushes nothing by itself then; the message and the card's settings are the user's."""
+    assert exchange.titles("end") == ["initial commit", "By hand"]
+    metadata = exchange.pulled["end"]["card"]
+    assert metadata["language"] == "en"
+    assert metadata["tags"] == ["image-classification", "knowledge-distillation", "hf_abkd"]
+    assert "distilled from the teacher `ViTForImageClassification` on Tiny" in exchange.pushed["card"]
+
+
+def test_a_pushed_checkpoint_can_be_resumed_from(exchange):
+    """That is what the checkpoint strategies are for, when the machine is gone."""
+    assert exchange.pulled["checkpoint/last-checkpoint"] is None
+    assert exchange.pulled["all_checkpoints/checkpoint-2"] is None
+
+
+def test_a_push_in_the_background_is_a_future_and_saving_is_a_push(exchange):
+    """Scripts written for the Trainer use both."""
+    commits = exchange.hub.commits("user/tuned")
+    assert [commit.message for commit in commits] == ["initial commit", "End of training", "Model save"]
+    assert exchange.pushed["future"] == [True, commits[1].oid]
+
+
+def test_private_repositories_and_revisions_are_as_asked_for(exchange):
+    """A private model that becomes public, or a push to another branch, cannot be taken back."""
+    assert {name: exchange.pulled[name]["private"] for name in (*STRATEGIES, "tuned")} == dict.fromkeys(
+        (*STRATEGIES, "tuned"), True
+    )
+    assert exchange.pulled["custom"]["private"] is False
+    assert exchange.pushed["no branch"] == "RevisionNotFoundError"
+
+
+def test_a_failed_push_in_the_background_is_told(exchange):
+    """Training goes on, and without a word the user would find an old model on the Hub days later."""
+    assert len(exchange.pushed["log"]) == 1
+    assert "failed" in exchange.pushed["log"][0]
+    assert "v3" in exchange.pushed["log"][0]
+    assert exchange.pushed["leftovers"] == []
+
+
+def test_a_card_names_base_and_teacher_that_are_on_the_hub(exchange):
+    """The Hub builds a family tree from it; a model that is its own parent breaks that tree."""
+    first = exchange.hub.commits("user/tuned")[1].oid
+    card = exchange.hub.files("user/tuned", first)["README.md"].decode()
+    assert "base_model: user/every_save\n" in card
+    assert "[user/all_checkpoints](https://huggingface.co/user/all_checkpoints)" in card
+    assert "base_model" not in exchange.pulled["tuned"]["card"]
+    assert "base_model" not in exchange.pulled["end"]["card"]
+
+
+def test_a_student_with_code_of_its_own_is_published_with_it(exchange):
+    """Without the file, or the flag in the snippet, nobody but the author could load the model."""
+    assert list(exchange.hub.files("user/custom")) == sorted([*PUBLISHED, "cifar_models.py"])
+    source = (TESTS.parent / "examples" / "cifar_models.py").read_bytes()
+    assert exchange.hub.files("user/custom")["cifar_models.py"] == source
+    assert exchange.pulled["custom"]["class"] == "CifarResNetForImageClassification"
+    card = exchange.hub.files("user/custom")["README.md"].decode()
+    assert card.count("trust_remote_code=True") == 1
+    assert "trust_remote_code" not in exchange.pushed["card"]
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, "tuned", "custom"])
+def test_the_snippet_of_the_card_runs_as_printed(exchange, name):
+    """It is the first thing that a visitor of the page tries."""
+    assert exchange.pulled[name]["printed"].startswith("LABEL_")
+
+
+def test_every_card_was_accepted_by_the_hub(exchange):
+    """The Hub refuses the whole commit if the metadata are wrong."""
+    assert "POST /api/validate-yaml" in exchange.hub.requests
+    for name in (*STRATEGIES, "tuned", "custom"):
+        metadata = exchange.pulled[name]["card"]
+        assert metadata["library_name"] == "transformers"
+        assert metadata["pipeline_tag"] == "image-classification"
+    unknown = [request for request in exchange.hub.requests if exchange.hub.route(*request.split(" ", 1)) is None]
+    assert unknown == []
