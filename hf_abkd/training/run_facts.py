@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.stage import Stage
 from hf_abkd.training.progress import Span
+from hf_abkd.training.run_stage import RunStage
 
 # Measurements of cost, not of the model.
 _COST = ("runtime", "per_second", "preparation_time", "_delta", "_peaked")
 
 
 def stage_facts(
-    stage: Stage, span: Span | None, args: DistillationArguments, history: Sequence[Mapping[str, Any]], step: int
+    stage: RunStage, span: Span | None, args: DistillationArguments, history: Sequence[Mapping[str, Any]], step: int
 ) -> dict[str, Any]:
     """Return what the model card says of one stage: what it is, how long it was, where its terms got to.
 
@@ -31,7 +31,7 @@ def stage_facts(
         # Fewer than planned in a run that was stopped early, or goes on.
         steps = max(0, min(step, span.stop) - span.start)
         logs = [entry for entry in history if span.start < entry["step"] <= span.stop]
-        for facts, term in zip(terms, stage.each_term(), strict=True):
+        for facts, term in zip(terms, stage.terms, strict=True):
             for key, name in (("loss", term.name), ("agreement", f"boundary_agreement/{term.layer}")):
                 if values := [entry[name] for entry in logs if name in entry]:
                     facts[key] = values[-1]
@@ -39,19 +39,19 @@ def stage_facts(
         "name": stage.name,
         "steps": steps,
         "epochs": 0.0 if span is None else span.epochs * steps / (span.stop - span.start),
-        "freeze": stage.freeze,
+        "freeze": stage.stage.freeze,
         "terms": terms,
         "settings": settings(args) | _further(stage),
     }
 
 
-def _further(stage: Stage) -> dict[str, Any]:
+def _further(stage: RunStage) -> dict[str, Any]:
     """Return what a stage does besides training the student by its terms."""
     found = {}
-    if stage.route is not None:
-        found["teacher"] = stage.route.describe()
-    if stage.extension is not None:
-        found["extension"] = repr(stage.extension)
+    if stage.stage.route is not None:
+        found["teacher"] = stage.stage.route.describe()
+    if stage.stage.extension is not None:
+        found["extension"] = repr(stage.stage.extension)
     if stage.teacher_terms:
         found["teacher trained by"] = ", ".join(f"{term.objective!r} * {term.weight!r}" for term in stage.teacher_terms)
     return found

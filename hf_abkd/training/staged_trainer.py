@@ -18,15 +18,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from hf_abkd.objectives import CrossEntropy
 from hf_abkd.reports import model_card
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.stage import Stage, frozen_parts, own_terms, stage_arguments
-from hf_abkd.stages.term import Term
+from hf_abkd.stages.stage import Stage, frozen_parts, stage_arguments
 from hf_abkd.training import checkpoints, run_facts
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.joint_distiller import JointDistiller
 from hf_abkd.training.progress import Meter, OneRunHandler, Span, StageFlow, StageProgress
+from hf_abkd.training.run_stage import RunStage, each_once, run_stages
+from hf_abkd.training.run_term import RunTerm
 from hf_abkd.training.student_trainer import StudentTrainer
 
 
@@ -52,10 +52,11 @@ class StagedTrainer(StudentTrainer):
         self._given_stages = self._complete(stages)
         self._given_optimizers = (self.optimizer, self.lr_scheduler)
         self._given_optimizer_class = self.optimizer_cls_and_kwargs
-        self.stages = self._own_stages()
-        for stage in self.stages:
+        #: The stages of the run, with terms of their own.
+        self.stages = run_stages(self._given_stages, self.args)
+        for stage in self._given_stages:
             frozen_parts(self.model, stage.freeze)
-        self._arguments = stage_arguments(self.args, self.stages)
+        self._arguments = stage_arguments(self.args, self._given_stages)
         #: Where each stage lies in the run, in steps; known once `train` was called.
         self.spans: list[Span] = []
         self._distiller: Distiller | JointDistiller | None = None
@@ -80,16 +81,16 @@ class StagedTrainer(StudentTrainer):
         """Measure what is to be known before the first step of a new run; return what was logged."""
         return []
 
-    def _make_distiller(self, stage: Stage) -> Distiller | JointDistiller:
+    def _make_distiller(self, stage: RunStage) -> Distiller | JointDistiller:
         """Return the module that the stage trains, with its hooks on."""
         raise NotImplementedError
 
     # ---- What the run consists of ----
 
     @property
-    def _terms(self) -> list[Term]:
+    def _terms(self) -> list[RunTerm]:
         """The terms of all stages, each once."""
-        return list({id(term): term for stage in self.stages for term in stage.each_term()}.values())
+        return each_once(self.stages)
 
     @property
     def _span(self) -> Span:
@@ -98,16 +99,8 @@ class StagedTrainer(StudentTrainer):
         return self._flow.span
 
     @property
-    def _stage(self) -> Stage:
+    def _stage(self) -> RunStage:
         return self.stages[self._span.index]
-
-    def _own_stages(self) -> list[Stage]:
-        """Return the stages with connectors of their own, so that two trainers never share one."""
-        stages = own_terms(self._given_stages)
-        for term in (term for stage in stages for term in stage.all_terms()):
-            if isinstance(term.objective, CrossEntropy) and term.objective.label_smoothing is None:
-                term.objective.label_smoothing = self.args.label_smoothing_factor
-        return stages
 
     def stage_modules(self) -> dict[str, nn.Module]:
         """Return the terms of all stages, by the names under which checkpoints hold their connectors."""
@@ -136,7 +129,7 @@ class StagedTrainer(StudentTrainer):
         facts.stages = []
         for stage, span, args in zip(self.stages, spans, self._arguments, strict=True):
             about = run_facts.stage_facts(stage, span, args, self.state.log_history, self.state.global_step)
-            optimizer = stage.optimizer or self._given_optimizer_class
+            optimizer = stage.stage.optimizer or self._given_optimizer_class
             if given is not None:
                 about["settings"] |= run_facts.optimizer_settings(type(given), given.defaults, given=True)
             elif optimizer is not None:
@@ -211,7 +204,7 @@ class StagedTrainer(StudentTrainer):
         self.model_init = model_init
         self.model = self.model_wrapped = self.call_model_init(trial).to(self.args.device)
         self.model_init = None
-        self.stages = self._own_stages()
+        self.stages = run_stages(self._given_stages, self.args)
 
     def _set_seed(self, index: int) -> None:
         seed = self.args.seed + index
@@ -252,7 +245,7 @@ class StagedTrainer(StudentTrainer):
             if model_init is not None:
                 self._start_student(model_init, trial)
             self._prepare_run()
-            arguments = self._arguments = stage_arguments(run_args, self.stages)
+            arguments = self._arguments = stage_arguments(run_args, self._given_stages)
             self.spans = self._plan(arguments)
             first, checkpoint = self._position(checkpoint)
             # Only now, when nothing can be wrong any more: this may delete what another run left.
@@ -282,8 +275,9 @@ class StagedTrainer(StudentTrainer):
         self.args, self._train_batch_size = arguments, arguments.train_batch_size
         self.optimizer, self.lr_scheduler = self._given_optimizers if index == 0 else (None, None)
         self.optimizer_cls_and_kwargs = self._given_optimizer_class
-        if stage.optimizer is not None:
-            kind, settings = stage.optimizer[0], {"lr": arguments.learning_rate, **stage.optimizer[1]}
+        optimizer = stage.stage.optimizer
+        if optimizer is not None:
+            kind, settings = optimizer[0], {"lr": arguments.learning_rate, **optimizer[1]}
             # The parameter groups carry the weight decay of the arguments, which would win over the optimiser's.
             arguments.weight_decay = settings.pop("weight_decay", arguments.weight_decay)
             self.optimizer_cls_and_kwargs = (kind, settings)

@@ -28,7 +28,7 @@ from hf_abkd.objectives import CrossEntropy
 from hf_abkd.reports import model_card
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage, frozen_parts
-from hf_abkd.stages.term import Term, plan_of
+from hf_abkd.stages.term import Term
 from hf_abkd.teachers.cache.teacher_cache import CachedTargets, TeacherCache
 from hf_abkd.teachers.fast_copy import gains_from_channels_last
 from hf_abkd.teachers.live import is_near_chance, reference
@@ -37,9 +37,11 @@ from hf_abkd.training.balance import TermBalance
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.joint_distiller import JointDistiller
 from hf_abkd.training.route_follower import divergence
+from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.run_term import plan_of
 from hf_abkd.training.student_trainer import refuse_reentrant
 from hf_abkd.training.wired_trainer import WiredTrainer, first_dataset
-from hf_abkd.training.wiring import Wiring, unreached
+from hf_abkd.training.wiring import Wiring, teacher_names, unreached
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +124,8 @@ class DistillationTrainer(WiredTrainer):
     def card_facts(self) -> model_card.CardFacts:
         """Return what the model card says of this run."""
         facts = super().card_facts()
-        extensions = [stage.extension.citation for stage in self.stages if stage.extension is not None]
+        given = [stage.extension for stage in self._given_stages]
+        extensions = [extension.citation for extension in given if extension is not None]
         terms = [*self._terms, *(term for stage in self.stages for term in stage.teacher_terms)]
         facts.citations = model_card.citations([*(term.objective.citation for term in terms), *extensions])
         if self.teacher is not None:
@@ -162,10 +165,10 @@ class DistillationTrainer(WiredTrainer):
     def get_train_dataloader(self) -> Any:
         """Return the batches of the training set; see `transformers.Trainer.get_train_dataloader`."""
         # A stage reads what its terms need.
-        terms = self._terms if self._flow.span is None else self._stage.each_term()
+        terms = self._terms if self._flow.span is None else list(self._stage.terms)
         columns = []
         if self.cache is not None:
-            compared = [(term.teacher, term.objective.boundary) for term in terms if term.teacher is not None]
+            compared = [(name, term.objective.boundary) for term in terms for name in term.teacher_names]
             columns = [self.cache.column(name, boundary=boundary).name for name, boundary in compared]
         own: Any = self.data_collator
         self.data_collator = self._collator(columns)
@@ -174,29 +177,29 @@ class DistillationTrainer(WiredTrainer):
         finally:
             self.data_collator = own
 
-    def _joined(self, student: Distiller, stage: Stage, wiring: Wiring) -> JointDistiller:
+    def _joined(self, student: Distiller, stage: RunStage, wiring: Wiring) -> JointDistiller:
         """Return a module in which the teacher is trained too."""
         if self.teacher is None or self._teacher_wiring is None:
             raise RuntimeError("there is no teacher to train")
-        points = wiring.teacher_points(stage.each_term())
+        points = wiring.teacher_points(stage.terms)
         teacher = Distiller(
             self.teacher.model.requires_grad_(True),
             stage.teacher_terms,
             self._teacher_wiring.student,
             self._teacher_wiring.overwritten | self.teacher.overwritten,
             further=points.values(),
-            logits=any(term.teacher == LOGITS for term in stage.each_term()),
+            logits=LOGITS in teacher_names(stage.terms),
         )
         return JointDistiller(student, teacher, points)
 
-    def _make_distiller(self, stage: Stage) -> Distiller | JointDistiller:
+    def _make_distiller(self, stage: RunStage) -> Distiller | JointDistiller:
         """Build the module of a stage, with everything frozen that it does not train."""
         refuse_reentrant(self.model)
         wiring = self._wire()
-        frozen, names = frozen_parts(self.model, stage.freeze)
+        frozen, names = frozen_parts(self.model, stage.stage.freeze)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in names)
-        student = Distiller(self.model, stage.each_term(), wiring.student, wiring.overwritten, frozen)
+        student = Distiller(self.model, stage.terms, wiring.student, wiring.overwritten, frozen)
         distiller = self._joined(student, stage, wiring) if stage.teacher_terms else student
         distiller.attach()
         batch = self._sample_batch()
@@ -204,7 +207,8 @@ class DistillationTrainer(WiredTrainer):
         # DDP waits for every trainable parameter in each step, and an optimiser would decay those that get no
         # gradient. What no term reaches is therefore frozen before anything is wrapped.
         try:
-            left_out = unreached(distiller, batch.student, self._targets(stage, batch), batch.labels, batch.rows)
+            targets = self._targets(stage, batch)
+            left_out = unreached(distiller, batch.student, targets, batch.labels, batch.rows, batch.samples)
         except BaseException:
             distiller.detach()
             raise
@@ -263,21 +267,21 @@ class DistillationTrainer(WiredTrainer):
                 found.append(self.accelerator.gather_for_metrics(apart))
         return torch.cat(found).mean().item()
 
-    def _select_targets(self, stage: Stage) -> None:
+    def _select_targets(self, stage: RunStage) -> None:
         """Have the teacher give what the terms of a stage need, and no more."""
         if self.teacher is not None:
-            terms = stage.each_term()
-            values = {term.teacher for term in terms if not term.objective.boundary}
+            terms = stage.terms
+            values = teacher_names(term for term in terms if not term.objective.boundary)
             points = self._wire().teacher_points(terms)
             self.teacher.select(points, boundaries=set(points) - values, logits=LOGITS in values)
 
-    def _targets(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+    def _targets(self, stage: RunStage, batch: Batch) -> dict[str, Tensor]:
         """Return what the teacher says of a batch; a stage that does not compare with it costs no teacher pass."""
-        terms = stage.each_term()
+        terms = stage.terms
         if stage.teacher_terms and self.teacher is not None:
             # A teacher that is trained says it inside of the module that is.
             return self.teacher.arguments(batch.teacher())
-        if all(term.teacher is None for term in terms):
+        if not teacher_names(terms):
             return {}
         if self.cache is not None:
             return self.cache.decode(batch.cached, self._wire().columns(terms))
@@ -285,7 +289,7 @@ class DistillationTrainer(WiredTrainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Leave stages out that do not train the logits, unless the metric is about features."""
-        trains_logits = any(term.student == LOGITS for term in self._stage.each_term())
+        trains_logits = any(LOGITS in term.student_names for term in self._stage.terms)
         if not trains_logits and "boundary_agreement" not in (self.args.metric_for_best_model or ""):
             return False
         is_best: bool = super()._determine_best_metric(metrics, trial)
@@ -336,7 +340,7 @@ class DistillationTrainer(WiredTrainer):
         # Made on the CPU: a copy that waits for the device would hold up every step.
         weights = torch.tensor([term.weight_at(progress) for term in terms])
         weights = weights.to(self.args.device, non_blocking=True)
-        outputs: dict[str, Tensor] = model(batch.student, targets, batch.labels, weights, batch.rows)
+        outputs: dict[str, Tensor] = model(batch.student, targets, batch.labels, weights, batch.rows, batch.samples)
         self._meter.add(outputs["terms"], outputs.get("agreement"), 1 / self.current_gradient_accumulation_steps)
         return outputs
 
@@ -375,7 +379,7 @@ class DistillationTrainer(WiredTrainer):
         result = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
         self._micro_batch = (-1, 0)
         state = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
-        self._balance.start(self._span.index, self._stage.each_term(), state)
+        self._balance.start(self._span.index, self._stage.terms, state)
         return result
 
     def stage_modules(self) -> dict[str, nn.Module]:
@@ -424,7 +428,9 @@ class DistillationTrainer(WiredTrainer):
             progress = span.progress(self.state.global_step - 1)
             changing = [term for term in terms if not isinstance(term.weight, (int, float)) or term.balance != 1]
             logs.update({f"weight/{term.name}": term.weight_at(progress) for term in changing})
-            if (extension := self._stage.extension) is not None and (counts := self._meter.drain_counts()) is not None:
+            if (extension := self._stage.stage.extension) is not None and (
+                counts := self._meter.drain_counts()
+            ) is not None:
                 logs.update(extension.summary(self.accelerator.reduce(counts, "sum").tolist()))
             if span.count > 1:
                 logs["stage"] = span.index + 1

@@ -24,11 +24,9 @@ from hf_abkd.layers.tracing import Trace
 from hf_abkd.models import adapters
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
-from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.extension import Extender, groups_of, refuse_unextendable
 from hf_abkd.stages.stage import Stage, with_pairs
-from hf_abkd.stages.term import plan_of
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.fast_copy import SpeedUps
 from hf_abkd.teachers.live import LiveTeacher, reference
@@ -36,8 +34,11 @@ from hf_abkd.training import checkpoints
 from hf_abkd.training.distiller import check_rows
 from hf_abkd.training.joint_distiller import refuse_unadaptable
 from hf_abkd.training.route_follower import RouteFollower
+from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.run_term import plan_of
 from hf_abkd.training.staged_trainer import StagedTrainer
-from hf_abkd.training.wiring import Wiring, check_names, other_size, propose_plan, wire
+from hf_abkd.training.trial import other_size
+from hf_abkd.training.wiring import Wiring, check_names, propose_plan, wire
 
 logger = logging.getLogger(__name__)
 
@@ -189,14 +190,14 @@ class WiredTrainer(StagedTrainer):
         if self._wiring is None:
             batch = self._sample_batch()
             for term in (term for stage in self.stages for term in stage.all_terms()):
-                if term.objective.target == "labels" and batch.labels is None:
+                if term.needs("labels") and batch.labels is None:
                     raise ValueError(
                         f"term {term.name!r} needs labels, and the training set gives only {sorted(batch.student)}. "
                         "Name the label column, or use terms that need no labels."
                     )
             for stage in self.stages:
-                check_rows(stage.all_terms(), groups_of(stage.extension, batch))
-            compared = any(term.teacher is not None for term in self._terms)
+                check_rows(stage.all_terms(), groups_of(stage.stage.extension, batch))
+            compared = any(term.wants_teacher for term in self._terms)
             needed = (self.teacher or self.cache) if compared else None
             # The seed makes connectors start equal whatever was drawn before; restoring the state keeps them from
             # changing what is drawn afterwards.
@@ -238,19 +239,20 @@ class WiredTrainer(StagedTrainer):
             )
             self.teacher.optimize(self._sample_batch().teacher(), self._wiring.teacher, speed_ups)
 
-    def _extender(self, stage: Stage, wiring: Wiring) -> Extender | None:
+    def _extender(self, stage: RunStage, wiring: Wiring) -> Extender | None:
         """Return what extends the batches of a stage."""
-        if stage.extension is None or self.teacher is None or wiring.labels is None:
+        extension = stage.stage.extension
+        if extension is None or self.teacher is None or wiring.labels is None:
             return None
         views = self._views
         if views is None:
             if not isinstance(self.processing_class, BaseImageProcessor):
                 raise ValueError(
-                    f"{type(stage.extension).__name__} must know which colours a pixel can have: pass the image "
+                    f"{type(extension).__name__} must know which colours a pixel can have: pass the image "
                     f"processor as processing_class, got {self.processing_class!r}"
                 )
             views = Views(View.measured(self.processing_class, getattr(self.model.config, "num_channels", 3)))
-        return Extender(stage.extension, self.model, self.teacher, wiring.labels, views.clamp_)
+        return Extender(extension, self.model, self.teacher, wiring.labels, views.clamp_)
 
     def _tell_sizes(self) -> None:
         """Warn of images on which the teacher is worse than on its own."""
@@ -267,7 +269,7 @@ class WiredTrainer(StagedTrainer):
     def _tell_labels(self, labels: LabelMatch | None) -> None:
         if labels is None or not self.is_world_process_zero():
             return
-        compared = any(term.student == term.teacher == LOGITS for term in self._terms)
+        compared = any(term.compares_logits for term in self._terms)
         if compared and labels.kind in ("superset", "overlap"):
             logger.warning("%s; the logits of the others are not compared", labels.describe())
         else:

@@ -100,7 +100,7 @@ def test_one_plan_serves_all_stages_and_keeps_their_connectors(tmp_path):
     paired = PairedTerms(ActivationBoundary(), weight=0.1)
     stages = [Stage([paired], "first"), Stage([paired, Term(CrossEntropy())], "second")]
     trainer = trainer_of(tmp_path, stages=stages)
-    first, second = (stage.each_term() for stage in trainer.stages)
+    first, second = (stage.terms for stage in trainer.stages)
     assert [id(term) for term in first] == [id(term) for term in second[:-1]] and len(second) == 3
 
 

@@ -153,7 +153,7 @@ def test_cached_and_live_teacher_train_the_same_student(tmp_path, teachers, cach
     cached = cached_run(tmp_path / "cached", caches[kind], boundary_and_kd(), **settings)
     assert cached.state.epoch > 3 and cached.teacher is None
     if kind == "vit":
-        views = [term.target_view for term in cached.stages[0].terms]
+        views = [term.target_form for term in cached.stages[0].terms]
         assert all(not isinstance(view, torch.nn.Identity) for view in views)
     (first, then), (expected, expected_then) = split(cached), split(live)
     assert len(first) == 7 and first == expected

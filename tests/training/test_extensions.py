@@ -171,7 +171,7 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     seen, views = watch(trainer), trainer._views
     trainer.train()
     ((inputs, targets, _, _, rows),) = seen
-    attack = trainer.stages[0].extension.attack
+    attack = trainer.stages[0].stage.extension.attack
     boundary, found = rows["boundary"], attack.found
     moved, classes = found.images[found.reached], attack.other[found.reached]
     assert len(moved) > 0 and views.canvas_size == (24, 24) and inputs["pixel_values"].shape[2:] == (16, 16)
@@ -216,7 +216,7 @@ def test_half_precision_moves_images_in_float32(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     trainer = trainer_for(tmp_path, stages=stages, bf16=True, max_steps=1)
     trainer.train()
-    attack = trainer.stages[0].extension.attack
+    attack = trainer.stages[0].stage.extension.attack
     moved = attack.found.images
     assert len(moved) > 0 and moved.dtype == torch.float32
     with torch.no_grad():

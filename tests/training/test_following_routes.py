@@ -151,10 +151,10 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     stages = route_constrained(anchors["resnet"], stages=[Stage(terms, name="hints")], restart=True)
     trainer = trainer_for(tmp_path, stages, term_gradient_steps=0)
     trainer._wire()
-    connectors = {id(module) for stage in trainer.stages for term in stage.each_term() for module in term.modules()}
-    assert len({tuple(map(id, stage.each_term())) for stage in trainer.stages}) == 1
+    connectors = {id(module) for stage in trainer.stages for term in stage.terms for module in term.modules()}
+    assert len({tuple(map(id, stage.terms)) for stage in trainer.stages}) == 1
     trainer.train()
-    assert {id(m) for s in trainer.stages for term in s.each_term() for m in term.modules()} >= connectors
+    assert {id(m) for s in trainer.stages for term in s.terms for m in term.modules()} >= connectors
     names = [name for name in asked[-1][1] if name != "logits"]
     assert len(names) >= 2
     calls = [call for call in asked if len(call[0]["pixel_values"]) == 4]

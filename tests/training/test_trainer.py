@@ -400,7 +400,7 @@ def test_an_optimiser_that_leaves_connectors_out_is_refused(tmp_path):
     stage.share = None
     before = tensors(student)
     trainer = make(tmp_path, student, stages=[stage], extra={"optimizers": (optimizer, None)})
-    with pytest.raises(ValueError, match=r"does not hold \['connectors\.0\.connector\.convolution\.weight'"):
+    with pytest.raises(ValueError, match=r"does not hold \['terms\.0\.connector\.convolution\.weight'"):
         trainer.train()
     assert trainer.state.global_step == 0 and differing(tensors(student), before) == []
     with pytest.raises(ValueError, match="`optimizers` serves one stage"):
@@ -590,7 +590,7 @@ def test_two_trainers_used_in_turn_train_as_alone(tmp_path):
         state, expected, metrics = alone[seed]
         assert differing(tensors(trainer.model, *trainer.stage_modules().values()), state) == []
         assert losses(trainer) == expected and trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
-    assert all(term.connector is None for stage in stages for term in stage.terms)
+    assert all(term.connector == "auto" for stage in stages for term in stage.terms)
 
 
 def test_a_run_inside_a_callback_of_another_does_not_change_it(tmp_path):
