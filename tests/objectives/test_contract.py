@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_abkd.objectives import OBJECTIVES, ActivationBoundary, MaximumMeanDiscrepancy, Objective
+from hf_abkd.objectives import (
+    OBJECTIVES,
+    ActivationBoundary,
+    FlowOfSolutionProcedure,
+    MaximumMeanDiscrepancy,
+    Objective,
+)
 from hf_abkd.stages.term import Term
 from hf_abkd.training.run_term import RunTerm
 
@@ -158,7 +164,9 @@ def exactly(tensor):
 def test_huge_half_precision_features_stay_finite(objective, dtype):
     """One overflow makes the loss infinite, and with it every weight of the student."""
     term = make_term(objective.float())
-    student, given = make_case(objective, dtype=dtype, scale=1e4)
+    # Of a value of fourth degree the true gradient is beyond float16 there, whatever computes it.
+    scale = 1e2 if isinstance(objective, FlowOfSolutionProcedure) else 1e4
+    student, given = make_case(objective, dtype=dtype, scale=scale)
     value = term(term.adapt(student), **given)
     value.backward()
     assert value.isfinite() and all(tensor.grad.isfinite().all() for tensor in each(student))
