@@ -32,7 +32,7 @@ class Objective(nn.Module):
             `"teacher"`, a tensor of the teacher;
             `"labels"`, the class of each sample, (N,), -100 where a sample has none;
             `"domains"`, the domain of each sample, (N,) (see `hf_abkd.data.paired_domains`);
-            `"sample_ids"`, the row of each sample in the training set, (N,);
+            `"sample_ids"`, a number for each sample, (N,), which is the same in every epoch;
             `"teacher_head"`, the teacher's last layer as a function from its input to logits, whose weights stay.
         layers: How many tensors a side it compares. With 1, the student's and the teacher's are tensors; otherwise
             they are sequences of that many tensors, and with None of as many as the term names.

@@ -85,7 +85,7 @@ def test_the_first_loss_is_the_published_one(tmp_path):
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     trainer.args.max_steps = 1
     trainer.train()
-    inputs, targets, labels, weights, rows = seen[0]
+    inputs, targets, labels, weights, rows, _ = seen[0]
     assert weights.tolist() == [1, 4, 2]
     student.load_state_dict(before)
     logits = student.train()(**inputs).logits.double()
@@ -170,7 +170,7 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     trainer = trainer_for(tmp_path, teacher=teacher, stages=stages, extra=extra, max_steps=1)
     seen, views = watch(trainer), trainer._views
     trainer.train()
-    ((inputs, targets, _, _, rows),) = seen
+    ((inputs, targets, _, _, rows, _),) = seen
     attack = trainer.stages[0].stage.extension.attack
     boundary, found = rows["boundary"], attack.found
     moved, classes = found.images[found.reached], attack.other[found.reached]

@@ -1,0 +1,152 @@
+"""Whole runs of objectives that two tensors cannot express: with labels, several layers, or the teacher's head."""
+
+import shutil
+
+import pytest
+import tiny
+import torch
+from test_writing import named, processor, rows, write
+
+from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.objectives import DecoupledKnowledgeDistillation, FlowOfSolutionProcedure, Objective
+
+LAYERS = [name for name, _ in tiny.RESNET_LAYERS]
+
+
+def decoupled():
+    return [Stage([Term(DecoupledKnowledgeDistillation(), weight=0.5), Term(CrossEntropy())], name="decoupled")]
+
+
+def flow():
+    term = Term(FlowOfSolutionProcedure(), student=LAYERS, teacher=LAYERS, connector="map", weight=0.5)
+    return [Stage([term, Term(CrossEntropy())], name="flow")]
+
+
+STAGES = {"decoupled_knowledge_distillation": decoupled, "flow_of_solution_procedure": flow}
+
+
+def trainer_of(folder, stages, *, student=None, teacher=None, data=None, own=None, taught_by=None, **settings):
+    return DistillationTrainer(
+        tiny.resnet(4) if student is None else student,
+        tiny.arguments(folder, **{"logging_steps": 1, "max_steps": 12, **settings}),
+        teacher=tiny.resnet(8, seed=1) if teacher is None else teacher,
+        stages=stages,
+        train_dataset=tiny.images(16) if data is None else data,
+        processing_class=own,
+        teacher_processor=taught_by,
+    )
+
+
+def values(trainer, name):
+    """What a term was worth in each step."""
+    (key,) = {key for entry in trainer.state.log_history for key in entry if key.startswith(name)}
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_they_train_and_resume_as_if_never_stopped(tmp_path, name):
+    """What an objective needs has to reach it in every step, and what it trains has to be in the checkpoint."""
+    settings = {"save_strategy": "steps", "save_steps": 6, "term_gradient_steps": 2}
+    straight = trainer_of(tmp_path, STAGES[name](), **settings)
+    straight.train()
+    found = values(straight, name)
+    assert len(found) == 12 and sum(found[-4:]) < sum(found[:4])
+    expected = tiny.tensors(straight.model, *straight.stage_modules().values())
+    shutil.rmtree(tmp_path / "checkpoint-12")
+    resumed = trainer_of(tmp_path, STAGES[name](), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert tiny.differing(tiny.tensors(resumed.model, *resumed.stage_modules().values()), expected) == []
+    assert tiny.losses(resumed) == tiny.losses(straight)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_accumulation_gives_the_same_update(tmp_path, name):
+    """A batch that is split must not be worth another loss; labels and layers are split with it."""
+    models = []
+    for count in (1, 2):
+        stages = STAGES[name]()
+        if name.startswith("flow"):
+            # Without BatchNorm in the connectors, which would see the split; in the student it is frozen.
+            term = Term(FlowOfSolutionProcedure(), student=LAYERS, teacher=LAYERS)
+            stages = [Stage([term, Term(CrossEntropy())])]
+        stages = [Stage(stage.terms, freeze=["*normalization*"]) for stage in stages]
+        sizes = {"per_device_train_batch_size": 8 // count, "gradient_accumulation_steps": count, "max_steps": 3}
+        trainer = trainer_of(tmp_path / f"{count}", stages, teacher=tiny.resnet(4, seed=1), optim="sgd", **sizes)
+        trainer.train()
+        models.append(dict(trainer.model.named_parameters()))
+    for key, parameter in models[0].items():
+        torch.testing.assert_close(parameter, models[1][key], rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_cached_teacher_says_the_same(tmp_path, name):
+    """Logits are stored as they are, and features in float16: the same run, up to that."""
+    teacher = named(tiny.resnet(8, seed=1))
+    cache = write(tmp_path / "cache", teacher, rows(12), views=1, augmentation=None, layers=[], features=LAYERS)
+    losses = []
+    for kind, source in (("live", teacher), ("cached", cache)):
+        data = prepare(rows(12), cache.transform(processor()))
+        trainer = trainer_of(
+            tmp_path / kind,
+            STAGES[name](),
+            teacher=source,
+            data=data,
+            own=processor(),
+            taught_by=cache.processor if kind == "live" else None,
+            max_steps=6,
+        )
+        trainer.train()
+        losses.append(tiny.losses(trainer))
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_layers_that_were_not_cached_are_refused(tmp_path):
+    """A run that begins must have all that it needs."""
+    cache = write(tmp_path / "cache", named(tiny.resnet(8, seed=1)), rows(12), views=1, augmentation=None)
+    data = prepare(rows(12), cache.transform(processor()))
+    with pytest.raises(ValueError, match="flow_of_solution_procedure"):
+        trainer_of(tmp_path / "run", flow(), teacher=cache, data=data, own=processor())
+
+
+def test_labels_are_asked_for_before_anything_is_trained(tmp_path):
+    """A data set without labels would otherwise fail in its first step."""
+    trainer = trainer_of(tmp_path, decoupled()[:1], data=tiny.images(8, labels=False))
+    with pytest.raises(ValueError, match="term 'decoupled_knowledge_distillation' needs labels"):
+        trainer.train()
+
+
+class ThroughTheHead(Objective):
+    """What the teacher's last layer makes of the student's features, beside what it says itself."""
+
+    needs = frozenset({"teacher", "teacher_head", "sample_ids"})
+    equal_shapes = False
+
+    def forward(self, student, teacher, *, teacher_head, sample_ids):
+        if sample_ids.shape != student.shape[:1]:
+            raise ValueError("no id for each sample")
+        return (teacher_head(student.mean((2, 3))) - teacher_head(teacher.mean((2, 3)))).square().mean()
+
+
+def test_the_head_of_the_teacher_is_used_and_stays(tmp_path):
+    """A head that is trained, or saved with the student's connectors, is no longer the teacher's."""
+    teacher = named(tiny.resnet(8, seed=1))
+    before = tiny.tensors(teacher)
+    # The last stage of the teacher is 32 wide.
+    term = Term(ThroughTheHead(), student=LAYERS[1], teacher=LAYERS[1], connector=torch.nn.Conv2d(16, 32, 1))
+    data = prepare(rows(12), ImageTransform(processor()))
+    trainer = trainer_of(tmp_path, [Stage([term])], student=named(tiny.resnet(4)), teacher=teacher, data=data)
+    trainer.train()
+    found = values(trainer, "ThroughTheHead")
+    assert len(found) == 12 and found[-1] < found[0] and tiny.differing(tiny.tensors(teacher), before) == []
+    (module,) = trainer.stage_modules().values()
+    assert set(module.state_dict()) == {"connector.weight", "connector.bias"}
+
+
+def test_a_cache_has_no_head(tmp_path):
+    """It holds what the teacher said, and not what it would say of the student."""
+    cache = write(tmp_path / "cache", named(tiny.resnet(8)), rows(12), views=1, augmentation=None, features=LAYERS)
+    term = Term(ThroughTheHead(), student=LAYERS[1], teacher=LAYERS[1])
+    data = prepare(rows(12), cache.transform(processor()))
+    with pytest.raises(ValueError, match="'ThroughTheHead/.* needs the teacher's last layer, and a cache holds only"):
+        trainer_of(tmp_path / "run", [Stage([term])], teacher=cache, data=data, own=processor())
