@@ -43,7 +43,7 @@ def test_the_student_learns_from_samples_at_the_teachers_boundary(tmp_path):
     assert len(seen) == 12
     gaps = []
     low, high = -1.0, 1.0  # a mean and a deviation of a half
-    for inputs, targets, labels, _, rows in seen:
+    for inputs, targets, labels, _, rows, _ in seen:
         images, base, boundary = inputs["pixel_values"], rows["base"], rows["boundary"]
         assert (base.start, base.stop, boundary.start) == (0, 16, 16) and boundary.stop == len(images) == len(labels)
         assert boundary.stop - boundary.start <= 4 and (labels[boundary] == -100).all() and (labels[base] >= 0).all()
