@@ -40,6 +40,7 @@ class Connection:
         description: Both in a few words, for tables.
 
     Example:
+        >>> from hf_abkd.layers.connection import connect
         >>> connection = connect((2, 8, 4, 4), (2, 16, 2, 2))
         >>> connection.description, connection.parameters
         ('1x1 convolution + BatchNorm, 4x4 to 2x2', 160)

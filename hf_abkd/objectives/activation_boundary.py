@@ -27,6 +27,11 @@ class ActivationBoundary(Objective):
     or after its activation: only their signs count); bool, True where its unit is on; or uint8, the signs as
     `hf_abkd.boundaries.packing.pack_signs` packs them, of as many units as a sample of the student has.
 
+    Requirements: one tensor of each model before its activation, of any shape; no labels. A module that a term names
+        without a side means the input of its activation.
+    Relations: `FlowOfSolutionProcedure` compares how two layers go together and `KnowledgeDistillation` what comes out
+        at the end; the published system trains by boundaries first and by the latter afterwards
+        (`hf_abkd.methods.activation_boundary`). `boundary_agreement` is what it raises.
     Paper: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
         AAAI 2019, https://huggingface.co/papers/1811.03233
     Shapes: student (N, ...), before the activation; target the same, or (N, ceil(n / 8)) if packed, for n units per
@@ -50,6 +55,13 @@ class ActivationBoundary(Objective):
             batch does not fit the student's responses.
         TypeError: If the target is none of the three.
         RuntimeError: If a second derivative is asked for.
+
+    Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import ActivationBoundary
+        >>> student, teacher = torch.tensor([[2.0, 0.5, -3.0]]), torch.tensor([[0.1, 4.0, -0.2]])
+        >>> ActivationBoundary(reduction="sum")(student, teacher).item()
+        0.25
     """
 
     boundary: ClassVar[bool] = True

@@ -15,7 +15,10 @@ from hf_abkd.objectives.objective import Objective
 class CrossEntropy(Objective):
     """Predict the label.
 
-    Shapes: student (N, K), logits; labels (N,), integers in [0, K); returns ().
+    Requirements: the student's logits and labels; no teacher. A sample with the label -100 counts as 0.
+    Relations: the task itself, which usually stands beside what is learnt from a teacher, such as
+        `KnowledgeDistillation`. Alone it is plain fine-tuning.
+    Shapes: student (N, K), logits; labels (N,), integers in [0, K) or -100; returns ().
 
     Args:
         label_smoothing: Share of the target spread evenly over the classes, in [0, 1). None follows the training
@@ -24,6 +27,13 @@ class CrossEntropy(Objective):
     Raises:
         ValueError: If `label_smoothing` is outside [0, 1).
         TypeError: If the labels of a batch are not integers of shape (N,).
+
+    Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import CrossEntropy
+        >>> value = CrossEntropy()(torch.zeros(2, 4), torch.tensor([3, 0]))
+        >>> round(value.item(), 3)
+        1.386
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"labels"})

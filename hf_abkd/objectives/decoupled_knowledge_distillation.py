@@ -41,6 +41,8 @@ class DecoupledKnowledgeDistillation(Objective):
         TypeError: If the labels of a batch are not integers of shape (N,).
 
     Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import DecoupledKnowledgeDistillation
         >>> objective = DecoupledKnowledgeDistillation(temperature=4.0, other_weight=2.0)
         >>> logits, labels = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0])
         >>> objective(logits, logits, labels=labels).item()

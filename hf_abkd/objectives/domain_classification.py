@@ -21,8 +21,18 @@ class DomainClassification(Objective):
     Behind a connector that reverses the gradient (`hf_abkd.layers.connectors.DomainDiscriminator`, which a term
     with this objective gets by itself) the model learns features by which they cannot be told.
 
+    Requirements: a tensor of the student, batches of two domains (`PairedDomains`); neither a teacher nor labels.
+    Relations: `MaximumMeanDiscrepancy` brings two domains together without anything that is trained. Either stands
+        beside `CrossEntropy` on the rows of the source.
     Paper: Ganin and Lempitsky, ICML 2015, https://huggingface.co/papers/1409.7495
     Shapes: student (N, 1), the logit of "target"; domains (N,), integers: 0 source, 1 target, -1 neither; returns ().
+
+    Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import DomainClassification
+        >>> value = DomainClassification()(torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]))
+        >>> round(value.item(), 3)
+        0.693
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"domains"})

@@ -34,6 +34,8 @@ class FlowOfSolutionProcedure(Objective):
         ValueError: If there are not two maps a side, or their channels differ.
 
     Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import FlowOfSolutionProcedure
         >>> first, second = torch.rand(2, 3, 8, 8), torch.rand(2, 5, 4, 4)
         >>> FlowOfSolutionProcedure()((first, second), (first, second)).item()
         0.0

@@ -16,6 +16,10 @@ class KnowledgeDistillation(Objective):
 
     The value is KL(teacher || student) of the two softmax distributions at that temperature, averaged over samples.
 
+    Requirements: logits of both models over the same classes; no labels. Where the models name their classes, a term
+        compares those that both have.
+    Relations: `DecoupledKnowledgeDistillation` weighs the true class and the others apart and needs labels;
+        `CenteredLogits` is for a teacher of other classes. Beside it usually stands `CrossEntropy`.
     Paper: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015,
         https://huggingface.co/papers/1503.02531
     Shapes: student, teacher (N, K), logits; returns ().
@@ -27,6 +31,13 @@ class KnowledgeDistillation(Objective):
 
     Raises:
         ValueError: If `temperature` is not positive and finite, or a batch has fewer than two classes.
+
+    Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import KnowledgeDistillation
+        >>> objective = KnowledgeDistillation(temperature=1.0)
+        >>> round(objective(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()).item(), 4)
+        0.1308
     """
 
     citation: ClassVar[str] = """@article{hinton2015distilling,

@@ -20,6 +20,10 @@ class MaximumMeanDiscrepancy(Objective):
     source samples, plus that over the pairs of target samples, minus twice that over the mixed pairs. The bandwidths
     are multiples of the mean squared distance of all pairs of different samples, through which no gradient flows.
 
+    Requirements: a tensor of the student, batches of two domains (`PairedDomains`); neither a teacher nor labels. It
+        compares the samples of a batch with each other: larger batches measure better.
+    Relations: `DomainClassification` brings two domains together by a discriminator that is trained against the
+        features. Either stands beside `CrossEntropy` on the rows of the source.
     Paper: Gretton et al., JMLR 2012, https://jmlr.org/papers/v13/gretton12a.html; Long et al., ICML 2015,
         https://huggingface.co/papers/1502.02791 (several kernels, on features)
     Shapes: features (N, ...), flattened; domains (N,), integers: 0 source, 1 target, -1 neither; returns (). It is 0
@@ -30,6 +34,14 @@ class MaximumMeanDiscrepancy(Objective):
 
     Raises:
         ValueError: If there are no multiples, or one is not positive.
+
+    Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import MaximumMeanDiscrepancy
+        >>> features, domains = torch.tensor([[0.0], [0.1], [5.0], [5.1]]), torch.tensor([0, 0, 1, 1])
+        >>> objective = MaximumMeanDiscrepancy()
+        >>> bool(objective(features, domains) > 10 * objective(features[[0, 2, 1, 3]], domains))
+        True
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"domains"})

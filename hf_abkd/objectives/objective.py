@@ -49,6 +49,8 @@ class Objective(nn.Module):
         citation: BibTeX entry of its paper, for model cards.
 
     Example:
+        >>> import torch
+        >>> from hf_abkd.objectives import Objective
         >>> class Distance(Objective):
         ...     def forward(self, student, target):
         ...         return (student - target).square().mean()

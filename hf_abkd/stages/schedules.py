@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 class Schedule:
     """A weight that changes over a stage.
 
-    Call it with the progress of the stage, from 0 (first step) to 1 (after the last).
+    Call it with the progress of the stage, from 0 (first step) to 1 (after the last). One of your own is a subclass
+    with `__call__` and `times`, whose `repr` tells its settings: checkpoints compare it.
     """
 
     def __call__(self, progress: float) -> float:
@@ -43,7 +44,14 @@ class Between(Schedule):
 
 
 class Linear(Between):
-    """From `start` to `end` in a straight line."""
+    """From `start` to `end` in a straight line.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import Linear
+        >>> schedule = Linear(start=1.0, end=0.0)
+        >>> [round(schedule(progress), 2) for progress in (0.0, 0.5, 1.0)]
+        [1.0, 0.5, 0.0]
+    """
 
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""
@@ -61,6 +69,12 @@ class LinearUntil(Between):
 
     Raises:
         ValueError: If an end is negative or not finite, or `until` is no such share.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import LinearUntil
+        >>> schedule = LinearUntil(start=0.0, end=1.0, until=0.25)
+        >>> [round(schedule(progress), 2) for progress in (0.0, 0.5, 1.0)]
+        [0.0, 1.0, 1.0]
     """
 
     until: float = 1.0
@@ -77,7 +91,14 @@ class LinearUntil(Between):
 
 
 class Cosine(Between):
-    """From `start` to `end` along half a cosine: slow, fast, slow."""
+    """From `start` to `end` along half a cosine: slow, fast, slow.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import Cosine
+        >>> schedule = Cosine(start=1.0, end=0.0)
+        >>> [round(schedule(progress), 2) for progress in (0.0, 0.5, 1.0)]
+        [1.0, 0.5, 0.0]
+    """
 
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""
@@ -89,6 +110,12 @@ class Exponential(Between):
 
     Raises:
         ValueError: If either end is not positive.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import Exponential
+        >>> schedule = Exponential(start=0.1, end=0.9)
+        >>> [round(schedule(progress), 2) for progress in (0.0, 0.5, 1.0)]
+        [0.1, 0.3, 0.9]
     """
 
     def __post_init__(self) -> None:
@@ -116,6 +143,12 @@ class Rise(Between):
 
     Raises:
         ValueError: If an end is negative or not finite, or `ratio` is not above 1.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import Rise
+        >>> schedule = Rise(start=0.9, end=0.1, ratio=9)
+        >>> [round(schedule(progress), 2) for progress in (0.0, 0.5, 1.0)]
+        [0.9, 0.7, 0.1]
     """
 
     ratio: float = math.e
@@ -142,6 +175,12 @@ class Saturating(Between):
 
     Raises:
         ValueError: If an end is negative or not finite, or `slope` is not positive.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import Saturating
+        >>> schedule = Saturating(start=0.0, end=1.0)
+        >>> [round(schedule(progress), 2) for progress in (0.0, 0.5, 1.0)]
+        [0.0, 0.99, 1.0]
     """
 
     slope: float = 10.0
@@ -159,7 +198,13 @@ class Saturating(Between):
 
 @dataclass(frozen=True)
 class Product(Schedule):
-    """The product of two schedules."""
+    """The product of two schedules.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import Linear, Product
+        >>> Product(Linear(start=0.0, end=1.0), Linear(start=2.0, end=1.0))(0.5)
+        0.75
+    """
 
     first: Schedule
     second: Schedule

@@ -97,6 +97,13 @@ class Stage:
     Raises:
         TypeError: If `teacher` is neither a folder nor a route.
         ValueError: If there is no term, two terms share a name, or a length or argument is not possible.
+
+    Example:
+        >>> from hf_abkd import CrossEntropy, KnowledgeDistillation, Stage, Term
+        >>> terms = [Term(KnowledgeDistillation(), weight=0.9), Term(CrossEntropy(), weight=0.1)]
+        >>> stage = Stage(terms, name="distillation", epochs=10, arguments={"learning_rate": 0.05})
+        >>> [term.name for term in stage.terms]
+        ['knowledge_distillation', 'cross_entropy']
     """
 
     terms: Sequence[Term | PairedTerms]

@@ -55,7 +55,7 @@ class Term:
         ValueError: If the sources do not fit the objective, or a weight is negative.
 
     Example:
-        >>> from hf_abkd.objectives import ActivationBoundary
+        >>> from hf_abkd import ActivationBoundary, Term
         >>> term = Term(ActivationBoundary(), student="layer1", teacher="layer2", weight=2)
         >>> term.name, term.weight
         ('activation_boundary/layer1', 2.0)
@@ -199,7 +199,9 @@ class PairedTerms:
         TypeError: If the objective needs anything but one tensor of each model.
 
     Example:
+        >>> from hf_abkd.layers.plan import Plan
         >>> from hf_abkd.objectives import ActivationBoundary
+        >>> from hf_abkd.stages.term import PairedTerms
         >>> plan = Plan.of_names([("layer1", "layer2"), ("layer3", "layer4")])
         >>> [term.student for term in PairedTerms(ActivationBoundary()).terms(plan)]
         ['layer1', 'layer3']

@@ -1,5 +1,6 @@
 """What every objective of the table must do, whatever its formula."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -219,6 +220,18 @@ def test_table_names_are_those_of_the_classes(name):
     assert issubclass(kind, Objective)
     assert re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower() == name
     assert kind.__module__ == f"hf_abkd.objectives.{name}"
+
+
+def test_the_docstring_says_what_a_user_has_to_know(name):
+    """What an objective needs and which sibling is for what is asked before its formula; an example that fails lies."""
+    kind = OBJECTIVES[name]
+    text = kind.__doc__
+    wanted = ["Requirements:", "Relations:", "Shapes:", "Example:"] + (["Paper:"] if kind.citation else [])
+    assert [heading for heading in wanted if f"    {heading}" not in text] == []
+    assert not kind.citation or "https://" in text
+    (example,) = doctest.DocTestFinder(recurse=False).find(kind, name, globs={})
+    assert 3 <= len(example.examples) <= 6
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.skipif(not README.exists(), reason="there is no README")
