@@ -236,3 +236,19 @@ class ClassSelection(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Return the logits of the chosen classes."""
         return logits[:, self.classes]
+
+
+class ClassPositions(nn.Module):
+    """The labels that belong to a `ClassSelection`: the position of each label's class, -100 where it is not chosen."""
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        positions = torch.full((max(classes) + 1,), -100)
+        positions[list(classes)] = torch.arange(len(classes))
+        self.positions: Tensor
+        self.register_buffer("positions", positions, persistent=False)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Return the positions of the labels, (N,)."""
+        known = (labels >= 0) & (labels < len(self.positions))
+        return torch.where(known, self.positions[labels.clamp(0, len(self.positions) - 1)], -100)

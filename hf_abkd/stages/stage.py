@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import math
 import os
@@ -16,7 +15,7 @@ from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hf_abkd.layers.plan import Plan
-from hf_abkd.stages.arguments import DistillationArguments, rising_shares
+from hf_abkd.stages.arguments import rising_shares
 from hf_abkd.stages.extension import Extension
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.route.route import TeacherRoute
@@ -200,64 +199,6 @@ class Stage:
             **({} if self.route is None else {"teacher": self.route.describe()}),
             **({} if self.extension is None else {"extension": repr(self.extension)}),
         }
-
-
-def stage_arguments(args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
-    """Return the training arguments of every stage: the run's, with the stage's length and its own settings.
-
-    Raises:
-        ValueError: If the lengths of the stages do not fit the length of the run.
-    """
-    in_steps = args.max_steps > 0
-    unit, other, budget = (
-        ("steps", "epochs", args.max_steps) if in_steps else ("epochs", "steps", args.num_train_epochs)
-    )
-    given = [getattr(stage, unit) if stage.share is None else stage.share * budget for stage in stages]
-    mixed = [stage for stage in stages if getattr(stage, other) is not None]
-    open_ended = [stage for stage, length in zip(stages, given, strict=True) if length is None and stage not in mixed]
-    if mixed and (in_steps or open_ended):
-        raise ValueError(
-            f"the run's length is {budget:g} {unit} ({'max_steps' if in_steps else 'num_train_epochs'}), but the "
-            f"stages {[stage.name for stage in mixed]} give theirs in {other}: what they leave for the run cannot be "
-            f"worked out. Give the stages {unit} or shares."
-        )
-    spent = sum(length for length in given if length is not None)
-    if open_ended and spent >= budget:
-        raise ValueError(
-            f"the stages with a length take {spent:g} {unit} and the run has {budget:g}: nothing is left for the "
-            f"{len(open_ended)} without one. Raise {'max_steps' if in_steps else 'num_train_epochs'} or shorten them."
-        )
-    if not open_ended and in_steps and round(spent) != budget:
-        raise ValueError(f"the stages take {spent:g} steps together, but max_steps is {args.max_steps}")
-    shares = any(stage.share is not None for stage in stages)
-    if shares and not open_ended and not mixed and not math.isclose(spent, budget, rel_tol=0.01):
-        raise ValueError(
-            f"the stages take {spent:g} {unit} of the run's {budget:g} together. Shares are of the whole run: let them "
-            "add up to 1, or leave one stage without a length."
-        )
-    result = []
-    end = 0.0
-    for stage, length in zip(stages, given, strict=True):
-        of_stage = copy.copy(args)
-        if stage in mixed:
-            length, kind = float(getattr(stage, other)), other
-        else:
-            length, kind = (budget - spent) / len(open_ended) if length is None else float(length), unit
-        if kind == "steps":
-            # Whole steps that add up to the run's, whatever the shares.
-            of_stage.max_steps = round(end + length) - round(end)
-            end += length
-            if of_stage.max_steps < 1:
-                raise ValueError(
-                    f"a run of {budget:g} steps leaves none for stage {stage.name!r}; "
-                    f"{len(stages)} stages need at least one each"
-                )
-        else:
-            of_stage.max_steps, of_stage.num_train_epochs = -1, length
-        for key, value in stage.arguments.items():
-            setattr(of_stage, key, STAGE_ARGUMENTS[key](value))
-        result.append(of_stage)
-    return result
 
 
 def frozen_parts(student: nn.Module, patterns: Sequence[str]) -> tuple[list[nn.Module], set[str]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.layers.connection import Connection, Kind, Side
-from hf_abkd.layers.connectors import ClassSelection, HasLinearMap
+from hf_abkd.layers.connectors import ClassPositions, ClassSelection, HasLinearMap
 from hf_abkd.layers.layout import Layout, plain_layout
 from hf_abkd.layers.plan import LayerPair, Plan, PlannedTensor
 from hf_abkd.models.outputs import LOGITS
@@ -187,7 +187,7 @@ class RunTerm(nn.Module):
         if self.connector is None:
             self.connector = ClassSelection(student_classes)
             self.target_form = ClassSelection(teacher_classes)
-            self.label_form = _ClassPositions(student_classes)
+            self.label_form = ClassPositions(student_classes)
 
     def give_head(self, head: nn.Module) -> None:
         """Take on the teacher's last layer. It is not part of this module: it is neither trained nor saved."""
@@ -323,22 +323,6 @@ class RunTerm(nn.Module):
         weights = {name: tensor.detach().float() for name, tensor in head.state_dict().items()}
         logits: Tensor = torch.func.functional_call(head, weights, (features,))
         return logits
-
-
-class _ClassPositions(nn.Module):
-    """Labels among some of the classes: the position of each label's class, -100 of one that is not among them."""
-
-    def __init__(self, classes: Sequence[int]) -> None:
-        super().__init__()
-        positions = torch.full((max(classes) + 1,), -100)
-        positions[list(classes)] = torch.arange(len(classes))
-        self.positions: Tensor
-        self.register_buffer("positions", positions, persistent=False)
-
-    def forward(self, labels: Tensor) -> Tensor:
-        """Return the positions of the labels, (N,)."""
-        known = (labels >= 0) & (labels < len(self.positions))
-        return torch.where(known, self.positions[labels.clamp(0, len(self.positions) - 1)], -100)
 
 
 def plan_of(terms: Sequence[RunTerm]) -> Plan | None:

@@ -20,7 +20,8 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_abkd.reports import model_card
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.stage import Stage, frozen_parts, stage_arguments
+from hf_abkd.stages.lengths import stage_arguments
+from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.training import checkpoints, run_facts
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.joint_distiller import JointDistiller

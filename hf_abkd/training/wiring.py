@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import Capture, CapturePoint, parse_name, resolve_boundaries
-from hf_abkd.layers.connection import Side
-from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.capture import CapturePoint, parse_name
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.tracing import Trace
 from hf_abkd.models.kept_state import evaluating, leaving_no_trace
 from hf_abkd.models.label_spaces import LabelMatch, label_match
-from hf_abkd.models.outputs import LOGITS, logits_of
-from hf_abkd.stages.term import Names, Term
+from hf_abkd.models.outputs import LOGITS
+from hf_abkd.stages.term import Term
 from hf_abkd.teachers.cache.table import Column
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.joint_distiller import JointDistiller
+from hf_abkd.training.observed import Observed, connects_layers, observed_cache, observed_student, observed_teacher
 from hf_abkd.training.run_term import RunTerm, Tensors
-from hf_abkd.training.trial import check_channels, first_run, last_layer, layouts_of, other_size, trace_model
+from hf_abkd.training.trial import trace_model
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def wire(
     Raises:
         ValueError: If a name, an image size or a pair of shapes is not possible, or a model cannot run the batch.
     """
-    ours = _run_student(student, terms, inputs, images)
+    ours = observed_student(student, terms, inputs, images)
     device = ours.tensors[LOGITS].device
     for term in terms:
         if not term.wants_teacher:
@@ -154,10 +153,10 @@ def wire(
     if teacher is None:
         return Wiring(ours.points, {}, ours.overwritten)
     if isinstance(teacher, TeacherCache):
-        theirs = _read_cache(teacher, terms, len(ours.tensors[LOGITS]), device)
+        theirs = observed_cache(teacher, terms, len(ours.tensors[LOGITS]), device)
     else:
-        theirs = _run_teacher(teacher, terms, inputs if teacher_inputs is None else teacher_inputs, images, traces)
-    if _connects_layers(terms):
+        theirs = observed_teacher(teacher, terms, inputs if teacher_inputs is None else teacher_inputs, images, traces)
+    if connects_layers(terms):
         known = None if traces is None else traces[0]
         ours.find_layouts(
             "student", student, lambda pixels: student(**{**inputs, images: pixels}), inputs[images], known
@@ -176,106 +175,7 @@ def wire(
     return Wiring(ours.points, theirs.points, ours.overwritten, labels, theirs.columns)
 
 
-@dataclass
-class _Observed:
-    """What one batch shows of a model.
-
-    Args:
-        points: What the names in the terms stand for.
-        tensors: An example of each tensor, and of the logits.
-        classes: How many classes the model has.
-        overwritten: The tensors that a later operation overwrites in place.
-        layouts: How the tensors lie, as far as it was found out.
-        columns: The column of a cached teacher behind each name.
-        head: The last layer of a teacher, where a term needs it.
-    """
-
-    points: dict[str, CapturePoint]
-    tensors: dict[str, Tensor]
-    classes: int
-    overwritten: set[CapturePoint] = field(default_factory=set)
-    layouts: dict[str, Layout | None] = field(default_factory=dict)
-    columns: dict[str, Column] = field(default_factory=dict)
-    head: nn.Module | None = None
-
-    def sides(self, names: Sequence[str]) -> list[Side]:
-        """Return what is known of some tensors."""
-        return [Side(tuple(self.tensors[name].shape), self.layouts.get(name)) for name in names]
-
-    def named(self, names: Names) -> Tensors:
-        """Return the tensor of a term, or the tensors."""
-        return self.tensors[names] if isinstance(names, str) else tuple(self.tensors[name] for name in names)
-
-    def find_layouts(
-        self,
-        role: str,
-        model: nn.Module,
-        forward: Callable[[Tensor], object],
-        images: Tensor,
-        known: Trace | None,
-    ) -> None:
-        """Find out how the tensors lie."""
-        found = layouts_of(role, model, self.points, forward, images, known)
-        self.layouts = {name: found.get(point) for name, point in self.points.items()}
-
-
-def _run_student(student: nn.Module, terms: Sequence[RunTerm], inputs: Mapping[str, Any], images: str) -> _Observed:
-    check_channels(student, "student", inputs[images])
-    named = [(name, term) for term in terms for name in term.student_names]
-    with evaluating(student), torch.no_grad():
-        logits = logits_of(first_run("student", student, lambda: student(**inputs)), student, "student")
-        points = _points(student, named, lambda: student(**inputs))
-        with Capture(student, points.values()) as capture:
-            captured = capture.probe(lambda: student(**inputs))
-    tensors = {LOGITS: logits, **{name: captured[point] for name, point in points.items()}}
-    return _Observed(points, tensors, logits.shape[1], capture.overwritten)
-
-
-def _run_teacher(
-    teacher: LiveTeacher,
-    terms: Sequence[RunTerm],
-    inputs: Mapping[str, Any],
-    images: str,
-    traces: tuple[Trace, Trace] | None,
-) -> _Observed:
-    check_channels(teacher.model, "teacher", inputs[images])
-    hint = other_size(teacher.model, inputs[images])
-    named = [(name, term) for term in terms for name in term.teacher_names]
-    with torch.no_grad():
-        try:
-            first_run("teacher", teacher.model, lambda: teacher.logits(inputs))
-        except ValueError as error:
-            raise ValueError(f"{error} {hint or ''}".rstrip()) from error
-        points = _points(teacher.model, named, lambda: teacher.logits(inputs))
-        head = None
-        if any(term.needs("teacher_head") for term in terms):
-            head = last_layer(teacher.model, lambda: teacher.logits(inputs))
-    teacher.select(points)
-    targets = teacher.probe(inputs)
-    observed = _Observed(points, targets, targets[LOGITS].shape[1], head=head)
-    if _connects_layers(terms):
-        known = None if traces is None else traces[1]
-        observed.find_layouts(
-            "teacher", teacher.model, lambda pixels: teacher.logits({**inputs, images: pixels}), inputs[images], known
-        )
-    return observed
-
-
-def _read_cache(cache: TeacherCache, terms: Sequence[RunTerm], count: int, device: torch.device) -> _Observed:
-    columns = {
-        name: cache.column(name, boundary=term.objective.boundary) for term in terms for name in term.teacher_names
-    }
-    targets = {name: cache.example(column, count).to(device) for name, column in columns.items()}
-    layouts = {name: cache.layout(column) for name, column in columns.items()}
-    return _Observed({}, targets, cache.classes, layouts=layouts, columns=columns)
-
-
-def _connects_layers(terms: Sequence[RunTerm]) -> bool:
-    """Whether a connector between layers has to be chosen."""
-    return any(set(term.teacher_names) - {LOGITS} and term.connector_kind is not None for term in terms)
-
-
-def _connect(term: RunTerm, student: _Observed, teacher: _Observed, labels: LabelMatch) -> None:
+def _connect(term: RunTerm, student: Observed, teacher: Observed, labels: LabelMatch) -> None:
     """Make the connector of a term that compares with a teacher."""
     if term.compares_logits and term.connector_kind == "auto":
         labels.check_logits(term.name)
@@ -286,7 +186,7 @@ def _connect(term: RunTerm, student: _Observed, teacher: _Observed, labels: Labe
         term.give_head(teacher.head)
 
 
-def _try_out(term: RunTerm, student: _Observed, teacher: _Observed) -> None:
+def _try_out(term: RunTerm, student: Observed, teacher: Observed) -> None:
     """Run a term on the example, so that a connector that does not fit fails here and by its name."""
     given = student.named(term.student)
     first = given if isinstance(given, Tensor) else given[0]
@@ -335,20 +235,3 @@ def unreached(
             "it would not learn. Freeze less, or name tensors that come later in the student."
         )
     return missing
-
-
-def _points(
-    model: nn.Module, named: Sequence[tuple[str, RunTerm]], forward: Callable[[], object]
-) -> dict[str, CapturePoint]:
-    boundaries = [name for name, term in named if name != LOGITS and term.objective.boundary]
-    points = resolve_boundaries(model, boundaries, forward) if boundaries else {}
-    for name, term in named:
-        if name == LOGITS or term.objective.boundary:
-            continue
-        module, side = parse_name(model, name)
-        point = CapturePoint(module, side or "output")
-        if points.setdefault(name, point) != point:
-            raise ValueError(
-                f"{name!r} is a boundary in one term and a plain output in another; write '{name}:output' in the latter"
-            )
-    return points

@@ -5,7 +5,8 @@ from tiny import arguments
 
 from hf_abkd.methods import GreedyRoute, activation_boundary, equal_interval, knowledge_distillation, route_constrained
 from hf_abkd.objectives import ActivationBoundary
-from hf_abkd.stages.stage import Stage, stage_arguments
+from hf_abkd.stages.lengths import stage_arguments
+from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.route.route import TeacherRoute
 from hf_abkd.training.run_stage import run_stages

@@ -3,8 +3,8 @@ import tiny
 
 from hf_abkd.methods import CLASSIFICATION_SCHEDULE, activation_boundary, knowledge_distillation
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
+from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.schedules import Linear
-from hf_abkd.stages.stage import stage_arguments
 from hf_abkd.stages.term import Term
 from hf_abkd.training.run_stage import run_stages
 

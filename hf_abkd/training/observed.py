@@ -1,0 +1,142 @@
+"""What one batch shows of the models that are wired: the tensors that the terms name, and how they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_abkd.layers.capture import Capture, CapturePoint, parse_name, resolve_boundaries
+from hf_abkd.layers.connection import Side
+from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.tracing import Trace
+from hf_abkd.models.kept_state import evaluating
+from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.stages.term import Names
+from hf_abkd.teachers.cache.table import Column
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.training.run_term import RunTerm, Tensors
+from hf_abkd.training.trial import check_channels, first_run, last_layer, layouts_of, other_size
+
+
+@dataclass
+class Observed:
+    """What one batch shows of a model, or of what was stored of a teacher.
+
+    Args:
+        points: What the names in the terms stand for.
+        tensors: An example of each tensor, and of the logits.
+        classes: How many classes the model has.
+        overwritten: The tensors that a later operation overwrites in place.
+        layouts: How the tensors lie, as far as it was found out.
+        columns: The column of a cached teacher behind each name.
+        head: The last layer of a teacher, where a term needs it.
+    """
+
+    points: dict[str, CapturePoint]
+    tensors: dict[str, Tensor]
+    classes: int
+    overwritten: set[CapturePoint] = field(default_factory=set)
+    layouts: dict[str, Layout | None] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)
+    head: nn.Module | None = None
+
+    def sides(self, names: Sequence[str]) -> list[Side]:
+        """Return what is known of some tensors."""
+        return [Side(tuple(self.tensors[name].shape), self.layouts.get(name)) for name in names]
+
+    def named(self, names: Names) -> Tensors:
+        """Return the tensor of a term, or the tensors."""
+        return self.tensors[names] if isinstance(names, str) else tuple(self.tensors[name] for name in names)
+
+    def find_layouts(
+        self,
+        role: str,
+        model: nn.Module,
+        forward: Callable[[Tensor], object],
+        images: Tensor,
+        known: Trace | None,
+    ) -> None:
+        """Find out how the tensors lie."""
+        found = layouts_of(role, model, self.points, forward, images, known)
+        self.layouts = {name: found.get(point) for name, point in self.points.items()}
+
+
+def observed_student(student: nn.Module, terms: Sequence[RunTerm], inputs: Mapping[str, Any], images: str) -> Observed:
+    """Run the student on a batch."""
+    check_channels(student, "student", inputs[images])
+    named = [(name, term) for term in terms for name in term.student_names]
+    with evaluating(student), torch.no_grad():
+        logits = logits_of(first_run("student", student, lambda: student(**inputs)), student, "student")
+        points = _points(student, named, lambda: student(**inputs))
+        with Capture(student, points.values()) as capture:
+            captured = capture.probe(lambda: student(**inputs))
+    tensors = {LOGITS: logits, **{name: captured[point] for name, point in points.items()}}
+    return Observed(points, tensors, logits.shape[1], capture.overwritten)
+
+
+def observed_teacher(
+    teacher: LiveTeacher,
+    terms: Sequence[RunTerm],
+    inputs: Mapping[str, Any],
+    images: str,
+    traces: tuple[Trace, Trace] | None,
+) -> Observed:
+    """Run a teacher on a batch, and have it select what the terms name."""
+    check_channels(teacher.model, "teacher", inputs[images])
+    hint = other_size(teacher.model, inputs[images])
+    named = [(name, term) for term in terms for name in term.teacher_names]
+    with torch.no_grad():
+        try:
+            first_run("teacher", teacher.model, lambda: teacher.logits(inputs))
+        except ValueError as error:
+            raise ValueError(f"{error} {hint or ''}".rstrip()) from error
+        points = _points(teacher.model, named, lambda: teacher.logits(inputs))
+        head = None
+        if any(term.needs("teacher_head") for term in terms):
+            head = last_layer(teacher.model, lambda: teacher.logits(inputs))
+    teacher.select(points)
+    targets = teacher.probe(inputs)
+    observed = Observed(points, targets, targets[LOGITS].shape[1], head=head)
+    if connects_layers(terms):
+        known = None if traces is None else traces[1]
+        observed.find_layouts(
+            "teacher", teacher.model, lambda pixels: teacher.logits({**inputs, images: pixels}), inputs[images], known
+        )
+    return observed
+
+
+def observed_cache(cache: TeacherCache, terms: Sequence[RunTerm], count: int, device: torch.device) -> Observed:
+    """Read what a cached teacher said of a few images, in the place of a run."""
+    columns = {
+        name: cache.column(name, boundary=term.objective.boundary) for term in terms for name in term.teacher_names
+    }
+    targets = {name: cache.example(column, count).to(device) for name, column in columns.items()}
+    layouts = {name: cache.layout(column) for name, column in columns.items()}
+    return Observed({}, targets, cache.classes, layouts=layouts, columns=columns)
+
+
+def connects_layers(terms: Sequence[RunTerm]) -> bool:
+    """Whether a connector between layers has to be chosen."""
+    return any(set(term.teacher_names) - {LOGITS} and term.connector_kind is not None for term in terms)
+
+
+def _points(
+    model: nn.Module, named: Sequence[tuple[str, RunTerm]], forward: Callable[[], object]
+) -> dict[str, CapturePoint]:
+    boundaries = [name for name, term in named if name != LOGITS and term.objective.boundary]
+    points = resolve_boundaries(model, boundaries, forward) if boundaries else {}
+    for name, term in named:
+        if name == LOGITS or term.objective.boundary:
+            continue
+        module, side = parse_name(model, name)
+        point = CapturePoint(module, side or "output")
+        if points.setdefault(name, point) != point:
+            raise ValueError(
+                f"{name!r} is a boundary in one term and a plain output in another; write '{name}:output' in the latter"
+            )
+    return points
