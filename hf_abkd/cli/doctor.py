@@ -33,7 +33,7 @@ from hf_abkd.models import saving
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch, normalized
 from hf_abkd.models.loading import ModelArguments, own_processor, renamed_head, student_config
-from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.outputs import logits_of
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.stages.term import Term
@@ -42,6 +42,7 @@ from hf_abkd.teachers.live import LiveTeacher, is_near_chance
 from hf_abkd.training import checkpoints
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.stage_module import make_stage_module, wanted_of
 from hf_abkd.training.term_gradients import dominating, gradient_norms, ratios
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.training.trial import other_size
@@ -133,7 +134,7 @@ class Subject:
             )
         count = min(self.images, *(find_batch_size(batch) for batch in rows))
         few = [slice_tensors(batch, slice(0, count)) for batch in (rows[0], rows[-1])]
-        return [self.trainer._batch(self.trainer._prepare_inputs(batch), self._augment) for batch in few]
+        return [self.trainer.read_batch(batch, self._augment) for batch in few]
 
     def _augment(self, images: Tensor, _: Tensor | None) -> Tensor:
         augmentation = self.trainer.augmentation
@@ -165,23 +166,19 @@ class Subject:
 
     def teacher_classes(self) -> LabelMatch | None:
         """Return which classes of the teacher are the student's; None without a teacher."""
-        teacher = self.trainer.teacher
-        if teacher is None:
-            return None
-        teacher.select({})
-        return self.trainer._label_match(teacher(self.trainer._sample_batch().teacher())[LOGITS])
+        return None if self.trainer.teacher is None else self.trainer.label_match()
 
     @contextmanager
     def stage(self, stage: RunStage) -> Iterator[Distiller]:
         """Set a stage up as for training, and put everything back whatever happens."""
         trainable = [(parameter, parameter.requires_grad) for parameter in self.student.parameters()]
-        self.trainer._wire()
+        setup, source = self.trainer.setup, self.trainer.source
         parts = [self.student, *stage.terms]
         modes = [(module, module.training) for part in parts for module in part.modules()]
         buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
         distiller = None
         try:
-            made = self.trainer._make_distiller(stage)
+            made = make_stage_module(self.student, setup, source, stage)
             if not isinstance(made, Distiller):
                 made.detach()
                 raise TypeError(f"stage {stage.name!r} trains its teacher, which is not examined")
@@ -199,7 +196,8 @@ class Subject:
 
     def targets(self, stage: RunStage, batch: Batch) -> dict[str, Tensor]:
         """Return what the teacher says of a batch, inside `stage`."""
-        return self.trainer._targets(stage, batch)
+        self.trainer.source.begin(wanted_of(stage))
+        return self.trainer.source.targets(batch)
 
     def loss(self, distiller: Distiller, stage: RunStage, batch: Batch) -> Tensor:
         """Return the loss of a batch, (), inside `stage`, in float32."""
@@ -243,7 +241,7 @@ def check_plan(subject: Subject) -> Iterator[Finding]:
     yield Finding("ok", "plan", message, details=plan.table())
     teacher = subject.trainer.teacher
     overwritten = {
-        "student": subject.trainer._wire().overwritten,
+        "student": subject.trainer.setup.wiring.overwritten,
         "teacher": teacher.overwritten if teacher else set(),
     }
     for role, points in overwritten.items():
@@ -254,8 +252,8 @@ def check_plan(subject: Subject) -> Iterator[Finding]:
 
 def check_images(subject: Subject) -> Iterator[Finding]:
     """What images each model gets."""
-    trainer, flags, views = subject.trainer, subject.flags, subject.trainer._views
-    batch = trainer._sample_batch()
+    trainer, flags, views = subject.trainer, subject.flags, subject.trainer.reader.views
+    batch = trainer.sample_batch()
     images = batch.student[trainer.model.main_input_name]
     size = _by(images.shape[2:])
     if views is None:
@@ -338,7 +336,7 @@ def check_teacher(subject: Subject) -> Iterator[Finding]:
     if dataset is None:
         yield Finding("note", "teacher", "not measured: there are no evaluation images", "Give --validation_files.")
         return
-    if match.kind in ("disjoint", "unknown") or subject.trainer._sample_batch().labels is None:
+    if match.kind in ("disjoint", "unknown") or subject.trainer.sample_batch().labels is None:
         yield Finding("note", "teacher", "its accuracy is not defined on this data")
         return
     scores = subject.trainer.evaluate_teacher(dataset)
@@ -617,16 +615,16 @@ def _exact_targets(subject: Subject, stage: RunStage, batch: Batch) -> dict[str,
         # What was cached is what it is.
         return subject.targets(stage, batch)
     exact = LiveTeacher(subject.teacher)
-    exact.select(subject.trainer._wire().teacher_points(stage.terms))
+    exact.select(subject.trainer.setup.wiring.teacher_points(stage.terms))
     return exact.probe(batch.teacher())
 
 
 def check_checkpoint(subject: Subject) -> Iterator[Finding]:
     """Whether what is saved is what was trained."""
     trainer, student = subject.trainer, subject.trainer.model
-    trainer._wire()
+    assert trainer.setup
     modules = trainer.stage_modules()
-    inputs = trainer._sample_batch().student
+    inputs = trainer.sample_batch().student
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         saving.save_student(student, trainer.processing_class, folder)

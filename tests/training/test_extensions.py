@@ -24,14 +24,13 @@ def apart(logits):
 def watch(trainer):
     """Keep what the distiller of a run is given in every step."""
     seen = []
-    make = trainer._make_distiller
+    make = trainer._make_step
 
-    def made(stage):
-        distiller = make(stage)
+    def made(stage, distiller, channels_last):
         distiller.register_forward_pre_hook(lambda _, given: seen.append(given) if distiller.training else None)
-        return distiller
+        return make(stage, distiller, channels_last)
 
-    trainer._make_distiller = made
+    trainer._make_step = made
     return seen
 
 
@@ -168,7 +167,7 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     teacher = trained(resnet(6, seed=1), own=own)
     trainer = trainer_for(tmp_path, teacher=teacher, stages=stages, extra=extra, max_steps=1)
-    seen, views = watch(trainer), trainer._views
+    seen, views = watch(trainer), trainer.reader.views
     trainer.train()
     ((inputs, targets, _, _, rows, _),) = seen
     attack = trainer.stages[0].stage.extension.attack

@@ -190,7 +190,7 @@ def test_the_precision_of_the_teacher_is_a_setting(tmp_path, bf16, setting, expe
     teacher = Precision()
     stages = knowledge_distillation(**TAUGHT)
     trainer = make(tmp_path, teacher=teacher, stages=stages, bf16=bf16, teacher_precision=setting, max_steps=2)
-    trainer._wire()
+    assert trainer.setup
     teacher.types.clear()
     trainer.train()
     assert teacher.types == {expected} and all(map(math.isfinite, losses(trainer)))
@@ -581,7 +581,7 @@ def test_two_trainers_used_in_turn_train_as_alone(tmp_path):
         trainer.train()
         alone[seed] = tensors(trainer.model, *trainer.stage_modules().values()), losses(trainer), trainer.evaluate()
     first, second = build(tmp_path / "1", 1), build(tmp_path / "2", 2)
-    assert set(map(id, first._terms)).isdisjoint(map(id, second._terms))
+    assert set(map(id, first.setup.terms)).isdisjoint(map(id, second.setup.terms))
     first.evaluate()
     second.train()
     first.train()
