@@ -29,14 +29,16 @@ from hf_abkd.reports import model_card
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.stages.term import Term, plan_of
-from hf_abkd.teachers.cache.teacher_cache import CachedTargets, TeacherCache
-from hf_abkd.teachers.fast_copy import gains_from_channels_last
-from hf_abkd.teachers.live import is_near_chance, reference
+from hf_abkd.teachers.cache.cached_targets import CachedTargets
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.chance import is_near_chance
+from hf_abkd.teachers.identity import reference
+from hf_abkd.teachers.route.divergence import divergence
+from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.balance import TermBalance
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.joint_distiller import JointDistiller
-from hf_abkd.training.route_follower import divergence
 from hf_abkd.training.student_trainer import refuse_reentrant
 from hf_abkd.training.wired_trainer import WiredTrainer, first_dataset
 from hf_abkd.training.wiring import Wiring, unreached
@@ -235,11 +237,12 @@ class DistillationTrainer(WiredTrainer):
 
     def _follow_route(self) -> None:
         """Give the teacher the weights that the next step is to learn from, if the stage has a route."""
-        follower, span, step = self._follower, self._span, self.state.global_step
-        if follower is None or not follower.is_due(span, step):
+        follower, span = self._follower, self._span
+        place = span.index, self.state.global_step - span.start, span.stop - span.start
+        if follower is None or not follower.is_due(*place):
             return
         with random_state_kept():
-            logs = follower.move(span, step, self._divergence)
+            logs = follower.move(*place, self._divergence)
             self._speed_up_teacher()
             scores = None if logs is None else self._teacher_scores()
         if logs is not None:

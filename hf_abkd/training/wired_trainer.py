@@ -30,12 +30,13 @@ from hf_abkd.stages.extension import Extender, groups_of, refuse_unextendable
 from hf_abkd.stages.stage import Stage, with_pairs
 from hf_abkd.stages.term import plan_of
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.fast_copy import SpeedUps
-from hf_abkd.teachers.live import LiveTeacher, reference
+from hf_abkd.teachers.identity import reference
+from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.route.follower import RouteFollower
+from hf_abkd.teachers.speed.fast_copy import SpeedUps
 from hf_abkd.training import checkpoints
 from hf_abkd.training.distiller import check_rows
 from hf_abkd.training.joint_distiller import refuse_unadaptable
-from hf_abkd.training.route_follower import RouteFollower
 from hf_abkd.training.staged_trainer import StagedTrainer
 from hf_abkd.training.wiring import Wiring, check_names, other_size, propose_plan, wire
 
@@ -91,7 +92,9 @@ class WiredTrainer(StagedTrainer):
         if self._teacher_processor is not None:
             self._views = self._measured_views(self._teacher_processor)
         with random_state_kept():
-            self._follower = RouteFollower.of(self.teacher, stages, cached=self.cache is not None)
+            self._follower = RouteFollower.of(
+                self.teacher, [(stage.name, stage.route) for stage in stages], cached=self.cache is not None
+            )
         completed = with_pairs(stages, self._propose)
         check_names(self.model, teacher, [term for stage in completed for term in stage.each_term()])
         for stage in completed:
@@ -174,7 +177,7 @@ class WiredTrainer(StagedTrainer):
     def _position(self, checkpoint: Path | None) -> tuple[int, Path | None]:
         """Return the stage to start in; see `hf_abkd.training.staged_trainer.StagedTrainer`."""
         if self._follower is not None:
-            self._follower.check_lengths(self.spans)
+            self._follower.check_lengths([span.stop - span.start for span in self.spans])
         position = super()._position(checkpoint)
         if self._follower is not None:
             self._follower.start(None if checkpoint is None else checkpoints.load_state(checkpoint)["routes"])
