@@ -57,10 +57,10 @@ def anchors_in(folder: str | os.PathLike[str]) -> list[Path]:
         raise ValueError(
             f"{path} holds checkpoint-* and anchor-* folders, so its order is not known: name the anchors one by one"
         )
-    found = [entry for _, entry in sorted(named, key=lambda one: int(one[0][2]))]
-    for entry in found:
-        check_complete(entry)
-    return found
+    anchors = [entry for _, entry in sorted(named, key=lambda one: int(one[0][2]))]
+    for anchor in anchors:
+        check_complete(anchor)
+    return anchors
 
 
 def fetch_anchors(
