@@ -96,7 +96,7 @@ def trainer_for(kind, folder, callbacks=(), **settings):
 
 def run(kind, folder, callbacks=(), resume=None, **settings):
     trainer = trainer_for(kind, folder, callbacks, **settings)
-    trainer._wire()
+    assert trainer.setup
     before = {"student": tensors(trainer.model), "connectors": tensors(*trainer.stage_modules().values())}
     trainer.train(resume_from_checkpoint=resume)
     return {

@@ -25,14 +25,13 @@ def apart(logits):
 def watch(trainer):
     """Keep what the distiller of a run is given in every step."""
     seen = []
-    make = trainer._make_distiller
+    make = trainer._make_step
 
-    def made(stage):
-        distiller = make(stage)
+    def made(stage, distiller, channels_last):
         distiller.register_forward_pre_hook(lambda _, given: seen.append(given) if distiller.training else None)
-        return distiller
+        return make(stage, distiller, channels_last)
 
-    trainer._make_distiller = made
+    trainer._make_step = made
     return seen
 
 
@@ -169,10 +168,10 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     teacher = trained(resnet(6, seed=1), own=own)
     trainer = trainer_for(tmp_path, teacher=teacher, stages=stages, extra=extra, max_steps=1)
-    seen, views = watch(trainer), trainer._views
+    seen, views = watch(trainer), trainer.reader.views
     trainer.train()
     ((inputs, targets, _, _, rows),) = seen
-    attack = trainer.stages[0].extension.attack
+    attack = trainer.stages[0].stage.extension.attack
     boundary, found = rows["boundary"], attack.found
     moved, classes = found.images[found.reached], attack.other[found.reached]
     assert len(moved) > 0 and views.canvas_size == (24, 24) and inputs["pixel_values"].shape[2:] == (16, 16)
@@ -217,7 +216,7 @@ def test_half_precision_moves_images_in_float32(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     trainer = trainer_for(tmp_path, stages=stages, bf16=True, max_steps=1)
     trainer.train()
-    attack = trainer.stages[0].extension.attack
+    attack = trainer.stages[0].stage.extension.attack
     moved = attack.found.images
     assert len(moved) > 0 and moved.dtype == torch.float32
     with torch.no_grad():

@@ -151,11 +151,11 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     terms = [PairedTerms(ActivationBoundary()), Term(KnowledgeDistillation())]
     stages = route_constrained(anchors["resnet"], stages=[Stage(terms, name="hints")], restart=True)
     trainer = trainer_for(tmp_path, stages, term_gradient_steps=0)
-    trainer._wire()
-    connectors = {id(module) for stage in trainer.stages for term in stage.each_term() for module in term.modules()}
-    assert len({tuple(map(id, stage.each_term())) for stage in trainer.stages}) == 1
+    assert trainer.setup
+    connectors = {id(module) for stage in trainer.stages for term in stage.terms for module in term.modules()}
+    assert len({tuple(map(id, stage.terms)) for stage in trainer.stages}) == 1
     trainer.train()
-    assert {id(m) for s in trainer.stages for term in s.each_term() for m in term.modules()} >= connectors
+    assert {id(m) for s in trainer.stages for term in s.terms for m in term.modules()} >= connectors
     names = [name for name in asked[-1][1] if name != "logits"]
     assert len(names) >= 2
     calls = [call for call in asked if len(call[0]["pixel_values"]) == 4]
@@ -163,7 +163,7 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     for number, (inputs, targets) in enumerate(calls):
         model = teachers()[number // 4].eval()
         live = LiveTeacher(model)
-        points = trainer._wire().teacher_points(trainer._terms)
+        points = trainer.setup.wiring.teacher_points(trainer.setup.terms)
         live.select(points, boundaries=points)
         signs = live.probe(inputs)
         for name in names:

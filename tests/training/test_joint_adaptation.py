@@ -1,6 +1,7 @@
 """A teacher that adapts to a domain without labels while it teaches: one loss, two models, and nothing else moved."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,15 +35,15 @@ class Watch(TrainerCallback):
         self.batches = []
 
     def follow(self, trainer):
-        train_on = trainer._batch
+        read = trainer.reader.read
 
         def batch(inputs, augment=None):
-            made = train_on(inputs, augment)
+            made = read(inputs, augment)
             if trainer.model.training and trainer.is_in_train:
                 self.batches.append(made)
             return made
 
-        trainer._batch = batch
+        trainer.reader = SimpleNamespace(**vars(trainer.reader), read=batch)
         return trainer
 
 

@@ -89,7 +89,7 @@ def test_only_adapters_and_connectors_are_trained(tmp_path, kind):
     inside = adapters.unwrapped(given[0])
     before, frozen = tensors(inside), {name for name, p in inside.named_parameters() if not p.requires_grad}
     trainer = trainer_for(kind, tmp_path, parts=given, save_strategy="no", max_steps=14)
-    trainer._wire()
+    assert trainer.setup
     connectors = tensors(*trainer.stage_modules().values())
     trainer.train()
     assert trainer.model is inside

@@ -190,7 +190,7 @@ def test_the_precision_of_the_teacher_is_a_setting(tmp_path, bf16, setting, expe
     teacher = Precision()
     stages = knowledge_distillation(**TAUGHT)
     trainer = make(tmp_path, teacher=teacher, stages=stages, bf16=bf16, teacher_precision=setting, max_steps=2)
-    trainer._wire()
+    assert trainer.setup
     teacher.types.clear()
     trainer.train()
     assert teacher.types == {expected} and all(map(math.isfinite, losses(trainer)))
@@ -400,7 +400,7 @@ def test_an_optimiser_that_leaves_connectors_out_is_refused(tmp_path):
     stage.share = None
     before = tensors(student)
     trainer = make(tmp_path, student, stages=[stage], extra={"optimizers": (optimizer, None)})
-    with pytest.raises(ValueError, match=r"does not hold \['connectors\.0\.connector\.convolution\.weight'"):
+    with pytest.raises(ValueError, match=r"does not hold \['terms\.0\.connector\.convolution\.weight'"):
         trainer.train()
     assert trainer.state.global_step == 0 and differing(tensors(student), before) == []
     with pytest.raises(ValueError, match="`optimizers` serves one stage"):
@@ -581,7 +581,7 @@ def test_two_trainers_used_in_turn_train_as_alone(tmp_path):
         trainer.train()
         alone[seed] = tensors(trainer.model, *trainer.stage_modules().values()), losses(trainer), trainer.evaluate()
     first, second = build(tmp_path / "1", 1), build(tmp_path / "2", 2)
-    assert set(map(id, first._terms)).isdisjoint(map(id, second._terms))
+    assert set(map(id, first.setup.terms)).isdisjoint(map(id, second.setup.terms))
     first.evaluate()
     second.train()
     first.train()
@@ -590,7 +590,7 @@ def test_two_trainers_used_in_turn_train_as_alone(tmp_path):
         state, expected, metrics = alone[seed]
         assert differing(tensors(trainer.model, *trainer.stage_modules().values()), state) == []
         assert losses(trainer) == expected and trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
-    assert all(term.connector is None for stage in stages for term in stage.terms)
+    assert all(term.connector == "auto" for stage in stages for term in stage.terms)
 
 
 def test_a_run_inside_a_callback_of_another_does_not_change_it(tmp_path):
