@@ -409,7 +409,7 @@ class DistillationTrainer(Trainer):
                 self._load_scaler(str(checkpoint))
                 self.state = state
                 self._load_callback_state()
-        self.source.resume(None if there is None else there["routes"])
+        self.source.resume(None if there is None else there.get("routes"))
         return index, inside
 
     @contextmanager
