@@ -33,8 +33,11 @@ from transformers import ViTImageProcessorPil, set_seed
 from transformers.utils import logging as transformers_logging
 
 from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
-from hf_abkd.teachers.cache.table import Column, TableWriter, TargetTable
-from hf_abkd.teachers.cache.writing import Recipe, write_cache
+from hf_abkd.teachers.cache.settings import CacheSettings
+from hf_abkd.teachers.cache.writing import write_cache
+from hf_abkd.teachers.table.columns import Column
+from hf_abkd.teachers.table.table_writer import TableWriter
+from hf_abkd.teachers.table.target_table import TargetTable
 
 BATCH = 64
 NEURONS = 16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8
@@ -105,12 +108,12 @@ def writing(folder, args):
         forward(teacher, batches)
         seconds["teacher"].append((time.perf_counter() - start) / args.images)
         for views, workers in settings:
-            recipe = Recipe(
+            stored = CacheSettings(
                 views=views, augmentation=augmentation if views > 1 else None, batch_size=BATCH, workers=workers
             )
             place = folder / f"written {turn} {views} {workers}"
             start = time.perf_counter()
-            cache = write_cache(place, teacher, processor, images, recipe)
+            cache = write_cache(place, teacher, processor, images, stored)
             seconds[views, workers].append((time.perf_counter() - start) / (args.images * views))
     cache.table.folder.rename(folder / "kept")
     rows = []

@@ -32,7 +32,8 @@ from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.objectives import CrossEntropy, KnowledgeDistillation
 from hf_abkd.reports.metrics import classification_metrics
 from hf_abkd.stages.term import Term
-from hf_abkd.teachers.cache.writing import Recipe, write_cache
+from hf_abkd.teachers.cache.settings import CacheSettings
+from hf_abkd.teachers.cache.writing import write_cache
 
 AUGMENTATION = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
 VIEWS_SEED = 0
@@ -76,9 +77,9 @@ def main(argv=None):
     processor = cifar_models.cifar_processor()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        recipe = Recipe(views=args.views, augmentation=AUGMENTATION, seed=VIEWS_SEED)
+        settings = CacheSettings(views=args.views, augmentation=AUGMENTATION, seed=VIEWS_SEED)
         cache = write_cache(
-            Path(folder) / "cache", make_teacher(), processor, train, recipe, image_column=args.image_column
+            Path(folder) / "cache", make_teacher(), processor, train, settings, image_column=args.image_column
         )
         writing = time.perf_counter() - start
         print(f"cache: {cache.table.nbytes / 1e6:.1f} MB, written in {writing:.0f} s", flush=True)

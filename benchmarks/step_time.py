@@ -56,7 +56,8 @@ from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms
-from hf_abkd.teachers.cache.writing import Recipe, write_cache
+from hf_abkd.teachers.cache.settings import CacheSettings
+from hf_abkd.teachers.cache.writing import write_cache
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import cifar_models
@@ -272,8 +273,8 @@ class Work:
         images = Dataset.from_dict(
             {"image": [PILImage.fromarray(picture) for picture in pictures]}, features=Features({"image": Image()})
         )
-        recipe = Recipe(precision=case.precision, batch_size=min(batch, 64))
-        self.cache = write_cache(folder / "cache", self.make(case.teacher), self.processor, images, recipe)
+        settings = CacheSettings(precision=case.precision, batch_size=min(batch, 64))
+        self.cache = write_cache(folder / "cache", self.make(case.teacher), self.processor, images, settings)
         transform = self.cache.transform(self.processor, label_column=None)
         given = transform({"image": images["image"][:]})
         labels = generator.integers(0, 10, count).tolist()

@@ -15,8 +15,9 @@ from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy,
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term
+from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.cache.writing import Recipe, write_cache
+from hf_abkd.teachers.cache.writing import write_cache
 from hf_abkd.teachers.route.recorder import RouteRecorder
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.version import __version__
@@ -24,6 +25,7 @@ from hf_abkd.version import __version__
 __all__ = [
     "ActivationBoundary",
     "AdaptiveDeepInversion",
+    "CacheSettings",
     "CenteredLogits",
     "CrossEntropy",
     "DeepInversion",
@@ -32,7 +34,6 @@ __all__ = [
     "KnowledgeDistillation",
     "Objective",
     "PairedDomains",
-    "Recipe",
     "RouteRecorder",
     "Stage",
     "TeacherCache",

@@ -37,8 +37,9 @@ from hf_abkd.models.outputs import logits_of
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.stages.term import Term
-from hf_abkd.teachers.cache.teacher_cache import is_local_cache
-from hf_abkd.teachers.live import LiveTeacher, is_near_chance
+from hf_abkd.teachers.cache.finding import is_local_cache
+from hf_abkd.teachers.chance import is_near_chance
+from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training import checkpoints
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.run_stage import RunStage

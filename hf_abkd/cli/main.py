@@ -31,10 +31,14 @@ from hf_abkd.methods.deep_inversion.synthesis import PRESETS, PREVIEW_NAME, Deep
 from hf_abkd.models.loading import load_processor, load_student, load_teacher, own_processor
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms
-from hf_abkd.teachers.cache import writing as caching
-from hf_abkd.teachers.cache.table import MANIFEST_NAME
+from hf_abkd.teachers.cache.accuracy import accuracy
+from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.live import LiveTeacher, is_near_chance
+from hf_abkd.teachers.cache.verification import verify
+from hf_abkd.teachers.cache.writing import write_cache
+from hf_abkd.teachers.chance import is_near_chance
+from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.table.manifest import MANIFEST_NAME
 from hf_abkd.training.run_term import RunTerm, plan_of
 from hf_abkd.training.wiring import wire
 from hf_abkd.version import __version__
@@ -105,7 +109,7 @@ def examine(words: Sequence[str]) -> int:
 
 @dataclass
 class CacheArguments:
-    """What is stored of which teacher; see `hf_abkd.teachers.cache.writing.Recipe`."""
+    """What is stored of which teacher; see `hf_abkd.teachers.cache.settings.CacheSettings`."""
 
     teacher: str = field(metadata={"help": "A model on the Hub, a local folder, or package.module:factory."})
     output_dir: str = field(metadata={"help": "Folder of the cache."})
@@ -163,7 +167,7 @@ def store(words: Sequence[str]) -> int:
         )
     state = PartialState(cpu=not torch.cuda.is_available())
     augmentation = runs.augmentation_of(own.crop_padding, flip=own.flip)
-    recipe = caching.Recipe(
+    settings = CacheSettings(
         layers=own.layers,
         features=own.features,
         logits=own.logits,
@@ -188,12 +192,12 @@ def store(words: Sequence[str]) -> int:
     if complete:
         cache = TeacherCache.load(Path(own.output_dir))
     else:
-        cache = caching.write_cache(
+        cache = write_cache(
             own.output_dir,
             teacher,
             processor,
             images.train,
-            recipe,
+            settings,
             image_column=data.image_column_name,
             num_channels=channels,
             name=images.name,
@@ -202,7 +206,7 @@ def store(words: Sequence[str]) -> int:
         return 0
     for line in _described(cache):
         _write(line)
-    score = caching.accuracy(
+    score = accuracy(
         cache,
         images.train,
         images.labels,
@@ -216,7 +220,7 @@ def store(words: Sequence[str]) -> int:
     samples = _VERIFIED if own.verify is None else own.verify
     if samples:
         teacher.to(state.device)
-        found = caching.verify(
+        found = verify(
             cache, teacher, images.train, samples, augmentation=augmentation, image_column=data.image_column_name
         )
         _write(f"verified on {samples} samples, every view, against the live teacher:")

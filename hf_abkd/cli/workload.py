@@ -21,7 +21,8 @@ from hf_abkd.models.loading import (
     own_processor,
     student_channels,
 )
-from hf_abkd.teachers.cache.teacher_cache import TeacherCache, is_hub_cache, is_local_cache
+from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 from hf_abkd.boundaries.sides import above_zero
 from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.models.outputs import LOGITS, logits_of
-from hf_abkd.teachers.fast_copy import SpeedUps, compiled, prepare, unchanged
+from hf_abkd.teachers.speed.compiling import compiled
+from hf_abkd.teachers.speed.copies import unchanged
+from hf_abkd.teachers.speed.fast_copy import SpeedUps, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class LiveTeacher:
         Args:
             inputs: A batch to compare on.
             points: The tensors that will be selected, by any name.
-            speed_ups: What to do; see `hf_abkd.teachers.fast_copy.prepare`.
+            speed_ups: What to do; see `hf_abkd.teachers.speed.fast_copy.prepare`.
         """
         self.model.eval()
         self._compile = speed_ups is not None and speed_ups.compile
@@ -222,28 +223,3 @@ class LiveTeacher:
 
 def _is_floating(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def fingerprint(model: nn.Module | Mapping[str, Tensor]) -> str:
-    """Return a digest of the state of a model, its saved buffers included: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted((model.state_dict() if isinstance(model, nn.Module) else model).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def is_near_chance(accuracy: float, chance: float) -> bool:
-    """Whether a teacher is hardly better than always answering the commonest class; both are shares in [0, 1]."""
-    # Where one class is most of the data, no teacher has one and a half times its share.
-    return accuracy < min(1.5 * chance, (1 + chance) / 2)
-
-
-def reference(model: nn.Module) -> dict[str, str]:
-    """Return what identifies a teacher without copying it: class, source and fingerprint."""
-    config = getattr(model, "config", None)
-    return {
-        "class": type(model).__name__,
-        "name_or_path": str(getattr(config, "_name_or_path", "") or ""),
-        "fingerprint": fingerprint(model),
-    }

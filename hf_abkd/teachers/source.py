@@ -14,11 +14,13 @@ from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
-from hf_abkd.teachers.cache.table import Column
-from hf_abkd.teachers.cache.teacher_cache import CachedTargets, TeacherCache
-from hf_abkd.teachers.fast_copy import SpeedUps
-from hf_abkd.teachers.live import LiveTeacher, reference
+from hf_abkd.teachers.cache.cached_targets import CachedTargets
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.identity import reference
+from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.follower import RouteFollower
+from hf_abkd.teachers.speed.fast_copy import SpeedUps
+from hf_abkd.teachers.table.columns import Column
 
 Collator = Callable[..., Any]
 

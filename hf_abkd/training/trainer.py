@@ -37,8 +37,9 @@ from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage, frozen_parts, with_pairs
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.fast_copy import gains_from_channels_last
-from hf_abkd.teachers.live import LiveTeacher, is_near_chance
+from hf_abkd.teachers.chance import is_near_chance
+from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.balance import TermBalance
@@ -409,7 +410,7 @@ class DistillationTrainer(Trainer):
                 self._load_scaler(str(checkpoint))
                 self.state = state
                 self._load_callback_state()
-        self.source.resume(None if there is None else there["routes"])
+        self.source.resume(None if there is None else there.get("routes"))
         return index, inside
 
     @contextmanager

@@ -17,9 +17,9 @@ from hf_abkd.models.kept_state import evaluating, leaving_no_trace
 from hf_abkd.models.label_spaces import LabelMatch, label_match
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.term import Term
-from hf_abkd.teachers.cache.table import Column
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.table.columns import Column
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.joint_distiller import JointDistiller
 from hf_abkd.training.observed import Observed, connects_layers, observed_cache, observed_student, observed_teacher

@@ -19,7 +19,7 @@ from hf_abkd.cli import main as cli
 from hf_abkd.cli import runs
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.layers.plan import Plan
-from hf_abkd.teachers.cache.table import TargetTable
+from hf_abkd.teachers.table.target_table import TargetTable
 from hf_abkd.version import __version__
 
 NAMES = ["ant", "bee", "cat", "dog"]

@@ -7,9 +7,9 @@ from transformers import default_data_collator
 
 from hf_abkd.data.batch import read_batch
 from hf_abkd.layers.capture import CapturePoint
-from hf_abkd.teachers.fast_copy import SpeedUps
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.source import AdaptingSource, LiveSource, NoTeacher, RouteSource, Wanted
+from hf_abkd.teachers.speed.fast_copy import SpeedUps
 
 LAYER = "resnet.encoder.stages.1"
 POINTS = {LAYER: CapturePoint(LAYER, "output")}

@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from launched import in_two_processes
-from loopback_hub import LoopbackHub
-from PIL import Image as PILImage
-from test_writing import (
+from cached_runs import (
     ACTIVATION,
     AUGMENTATION,
     NAMES,
@@ -28,6 +25,9 @@ from test_writing import (
     teacher_of,
     write,
 )
+from launched import in_two_processes
+from loopback_hub import LoopbackHub
+from PIL import Image as PILImage
 from transformers import SwinConfig, SwinForImageClassification, TrainerCallback
 
 from hf_abkd import (
@@ -43,8 +43,8 @@ from hf_abkd import (
 from hf_abkd.data.augment import RandomCrop, RandomHorizontalFlip
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.layers.plan import Plan
-from hf_abkd.teachers.cache.table import TargetTable
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.table.target_table import TargetTable
 
 TESTS = Path(__file__).parents[1]
 FORK = "ignore:.*multi-threaded, use of fork:DeprecationWarning"
@@ -575,7 +575,7 @@ from pathlib import Path
 import torch, tiny
 from accelerate import PartialState
 from hf_abkd.teachers.cache import writing as caching
-from hf_abkd.teachers.cache.table import TableWriter
+from hf_abkd.teachers.table.table_writer import TableWriter
 import test_cached
 from test_cached import boundary_and_kd, cached_run, live_run, rows, teacher_of, write
 
@@ -623,7 +623,8 @@ from hf_abkd import DistillationTrainer, activation_boundary
 from hf_abkd.models.loading import ModelArguments
 from hf_abkd.data.loading import DataArguments
 from hf_abkd.cli.workload import from_flags
-from hf_abkd.teachers.cache.teacher_cache import TeacherCache, is_hub_cache
+from hf_abkd.teachers.cache.finding import is_hub_cache
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from test_cached import images_for, trainer_of
 
 home = Path(sys.argv[1])

@@ -12,7 +12,8 @@ from torch import nn
 from hf_abkd import ActivationBoundary, CrossEntropy, KnowledgeDistillation, Stage, Term
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods import BoundaryAttack, BoundarySamples, activation_boundary, boundary_supporting_samples
-from hf_abkd.teachers.cache.writing import Recipe, write_cache
+from hf_abkd.teachers.cache.settings import CacheSettings
+from hf_abkd.teachers.cache.writing import write_cache
 
 
 def apart(logits):
@@ -264,7 +265,7 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
 def test_a_cached_teacher_is_refused(tmp_path):
     """What it said is of images that were not moved."""
     teacher = trained(vit(8, hidden_dropout_prob=0.0))
-    cache = write_cache(tmp_path / "cache", teacher, processor(), pictures(16), Recipe(batch_size=8))
+    cache = write_cache(tmp_path / "cache", teacher, processor(), pictures(16), CacheSettings(batch_size=8))
     with pytest.raises(ValueError, match="a cache holds only what the teacher said of other images"):
         trainer_for(tmp_path / "run", teacher=cache, augmentation=None)
 

@@ -29,7 +29,8 @@ from hf_abkd import (
 )
 from hf_abkd.methods import GreedyRoute
 from hf_abkd.stages.term import PairedTerms
-from hf_abkd.teachers.live import LiveTeacher, fingerprint
+from hf_abkd.teachers.identity import fingerprint
+from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.route import TeacherRoute
 from hf_abkd.training import checkpoints
 

@@ -31,7 +31,7 @@ from hf_abkd.methods.deep_inversion.image_shards import (
 from hf_abkd.methods.deep_inversion.inversion import GREY, PRESETS, UNIT, DeepInversion, Sight, channels_of, invert
 from hf_abkd.methods.deep_inversion.norm_statistics import batch_norms
 from hf_abkd.models.kept_state import frozen
-from hf_abkd.teachers.live import reference
+from hf_abkd.teachers.identity import reference
 from hf_abkd.training.progress import Span
 
 __all__ = ["PRESETS", "AdaptiveDeepInversion", "DeepInversion", "Synthesized", "invert", "synthesize"]

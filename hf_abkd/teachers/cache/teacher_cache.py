@@ -7,34 +7,29 @@ number of views by name.
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor
-from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers import BaseImageProcessor
 
 from hf_abkd.data.augment import Augmentation, augmentation_name
-from hf_abkd.data.batch import CACHED_TARGETS
 from hf_abkd.data.draws import Draws
 from hf_abkd.data.preprocessing import Views
-from hf_abkd.data.transform import SAMPLE_IDS, ImageTransform, signed_hash
+from hf_abkd.data.transform import ImageTransform
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.tracing import Site, Trace
+from hf_abkd.layers.tracing import Trace
 from hf_abkd.models.outputs import LOGITS
-from hf_abkd.teachers.cache.table import MANIFEST_NAME, Column, TargetTable
-
-logger = logging.getLogger(__name__)
-
-Collator = Callable[[Sequence[Any]], dict[str, Any]]
+from hf_abkd.teachers.cache import encoding
+from hf_abkd.teachers.cache.finding import is_local_cache
+from hf_abkd.teachers.cache.layer_facts import layout_of, site_of
+from hf_abkd.teachers.cache.processor import stored_processor
+from hf_abkd.teachers.table.columns import Column
+from hf_abkd.teachers.table.target_table import TargetTable
 
 _IDENTITY = {"teacher", "classes", "id2label", "augmentation", "seed", "image_size", "channels", "backend", "layers"}
 _COMPARED_IMAGES = 16
@@ -54,6 +49,11 @@ class TeacherCache:
         seed: The seed of the views.
         views: How many views there are of each image.
         image_size: Height and width of the images that views are made of.
+
+    Example:
+        cache = TeacherCache.load("targets")  # a folder, or a data set repository on the Hub
+        images = prepare(dataset, cache.transform(student_processor))
+        DistillationTrainer(student, teacher=cache, train_dataset=images, ...).train()
     """
 
     def __init__(self, table: TargetTable) -> None:
@@ -109,13 +109,12 @@ class TeacherCache:
     @cached_property
     def trace(self) -> Trace:
         """What a forward pass of the teacher showed of the activations whose boundaries are stored."""
-        layers = [layer for layer in self._layers.values() if layer["site"] is not None]
-        if not layers:
+        sites = [site for facts in self._layers.values() if (site := site_of(facts)) is not None]
+        if not sites:
             raise ValueError(
                 f"the cache {self.table.folder} holds no boundaries of activations, so no layers can be paired with "
                 f"them: it has {self._stored()}. Name layers that it has, or write a cache with boundaries."
             )
-        sites = [_site(layer["site"], layer["layout"]) for layer in layers]
         return Trace(self.image_size, tuple(sorted(sites, key=lambda site: site.depth)), {}, (), ())
 
     def transform(self, processor: BaseImageProcessor, **settings: Any) -> ImageTransform:
@@ -165,13 +164,13 @@ class TeacherCache:
 
     def layout(self, column: Column) -> Layout | None:
         """Return how a row of a column lies."""
-        return None if column.name == LOGITS else _layout(self._layers[column.name]["layout"])
+        return None if column.name == LOGITS else layout_of(self._layers[column.name])
 
     def example(self, column: Column, count: int) -> Tensor:
         """Return what a target of a column looks like for so many images: its shape, with nothing in it."""
         if column.name == LOGITS:
             return torch.zeros(count, self.classes)
-        return torch.zeros(count, *column.shape, dtype=torch.bool if column.kind == "bits" else torch.float32)
+        return encoding.example(column, count)
 
     def check_run(self, augmentation: Augmentation | None, seed: int | None, views: int | None) -> None:
         """Refuse a run whose students would see other views than the teacher did.
@@ -184,14 +183,14 @@ class TeacherCache:
         Raises:
             ValueError: If they differ from those of the cache; both are named.
         """
-        for what, own, other, remedy in (
+        for what, of_cache, of_run, remedy in (
             ("augmentation", self.augmentation, augmentation_name(augmentation), "augment in the same way"),
             ("augmentation_seed", self.seed, seed, "leave it out"),
             ("augmentation_views", self.views, views, "leave it out"),
         ):
-            if other is not None and own != other:
+            if of_run is not None and of_cache != of_run:
                 raise ValueError(
-                    f"the {what} of the cached teacher is {own}, and that of this run {other}: the student would "
+                    f"the {what} of the cached teacher is {of_cache}, and that of this run {of_run}: the student would "
                     f"see other images than the teacher saw. For {self.table.folder}, {remedy}; or write another cache."
                 )
 
@@ -242,153 +241,4 @@ class TeacherCache:
         """
         if columns and cached is None:
             raise ValueError("the batch has no cached targets; it does not come from the training set of this trainer")
-        return {name: _values((cached or {})[column.name], column) for name, column in columns.items()}
-
-
-class CachedTargets:
-    """A collator that puts the teacher's targets of one view of each image into the batch.
-
-    It works in the workers of a data loader, so that reading goes on while the student trains.
-
-    Args:
-        collator: Makes a batch of rows.
-        cache: The targets.
-        columns: The columns to read; those that the terms of a stage need.
-        images: The name of the images in a batch.
-        view: Which view, (), int64, in shared memory: the trainer sets it from epoch to epoch.
-    """
-
-    def __init__(
-        self, collator: Collator, cache: TeacherCache, columns: Sequence[str], images: str, view: Tensor
-    ) -> None:
-        self.collator = collator
-        self.cache = cache
-        self.columns = tuple(dict.fromkeys(columns))
-        self.images = images
-        self.view = view
-
-    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Return a batch with its targets.
-
-        Raises:
-            ValueError: If the images are not those that the teacher saw, or not prepared in the same way.
-        """
-        batch = dict(self.collator(rows))
-        table, pixels = self.cache.table, batch.get(self.images)
-        if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or SAMPLE_IDS not in batch:
-            raise ValueError(
-                f"the rows of the training set have no ids or no pixels ({sorted(batch)}), by which the targets of a "
-                "cached teacher are found and checked. Prepare it with prepare(dataset, cache.transform(processor))."
-            )
-        places = table.rows(batch[SAMPLE_IDS].numpy(), int(self.view))
-        found = table.read(places, ["pixels", *self.columns])
-        other = found.pop("pixels") != pixel_hashes(pixels)
-        if other.any():
-            raise ValueError(
-                f"{other.sum()} of {len(other)} images are prepared otherwise than those that the teacher saw "
-                f"({tuple(pixels.shape[1:])} here, images of {self.cache.image_size} there): its targets would belong "
-                "to other pictures. Prepare them with cache.transform(processor), by the versions of transformers and "
-                "Pillow that the cache was written with, or write the cache again."
-            )
-        batch[CACHED_TARGETS] = as_tensors(found)
-        return batch
-
-
-def stored_processor(folder: str | Path, backend: str | None) -> BaseImageProcessor:
-    """Return the image processor whose settings lie in a folder.
-
-    Args:
-        folder: The folder.
-        backend: Which library resizes ("pil", "torchvision"): the settings do not tell, and the pixels differ. None
-            takes what transformers prefers.
-    """
-    processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(folder, backend=backend, trust_remote_code=False)
-    return processor
-
-
-def is_local_cache(name: str | Path) -> bool:
-    """Whether there is a cached teacher in a folder, complete or not."""
-    folder, begun = Path(name), f".{MANIFEST_NAME}"
-    paths = (folder / MANIFEST_NAME, folder / begun, Path(f"{folder}.incomplete", begun))
-    return any(path.is_file() for path in paths)
-
-
-def is_hub_cache(
-    name: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
-) -> bool:
-    """Whether a name is that of a data set repository with a cached teacher, on the Hub or downloaded before."""
-    if Path(name).exists() or name.startswith((".", "/", "~")):
-        return False
-    options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
-    try:
-        hf_hub_download(name, MANIFEST_NAME, repo_type="dataset", **options)
-    except (HFValidationError, HfHubHTTPError, EntryNotFoundError, OSError):
-        return False
-    return True
-
-
-def as_tensors(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arrays, or mappings of them, as tensors that share their memory."""
-    return {
-        name: as_tensors(array) if isinstance(array, Mapping) else torch.from_numpy(array)
-        for name, array in arrays.items()
-    }
-
-
-def pixel_hashes(pixels: Tensor) -> np.ndarray:
-    """Return a hash of each image, (N,) int64, of pixels (N, C, H, W) uint8."""
-    shape = str(tuple(pixels.shape[1:])).encode()
-    return np.array([signed_hash(shape, image) for image in pixels.contiguous().numpy()], np.int64)
-
-
-def topk_columns(logits: Tensor, count: int) -> dict[str, np.ndarray]:
-    """Return the largest logits, (N, count), which classes they are, and the logsumexp of the others, (N,)."""
-    values, indices = logits.float().topk(count, dim=1)
-    rest = logits.float().scatter(1, indices, -math.inf).logsumexp(1)
-    return {
-        "values": values.half().cpu().numpy(),
-        "indices": indices.int().cpu().numpy(),
-        "rest": rest.cpu().numpy(),
-    }
-
-
-def layer_facts(names: Sequence[str], site: Site | None, layout: Layout | None) -> dict[str, Any]:
-    """Return what a cache tells of a layer, as JSON holds it.
-
-    Args:
-        names: The names by which terms may call it.
-        site: The activation whose boundary it is; None for another tensor.
-        layout: How it lies.
-    """
-    about = None if site is None else {key: value for key, value in asdict(site).items() if key != "layout"}
-    return {"names": list(names), "site": about, "layout": None if layout is None else asdict(layout)}
-
-
-def _values(stored: Any, column: Column) -> Tensor:
-    if column.kind == "bits":
-        bits: Tensor = stored
-        return bits
-    if column.kind != "topk":
-        values: Tensor = stored
-        return values.float()
-    # The classes left out share what is left of the probability evenly.
-    left_out = column.shape[1] - column.shape[0]
-    rest = stored["rest"][:, None] - math.log(max(left_out, 1))
-    logits: Tensor = rest.repeat(1, column.shape[1]).scatter(1, stored["indices"].long(), stored["values"].float())
-    return logits
-
-
-def _layout(stored: Mapping[str, Any] | None) -> Layout | None:
-    if stored is None:
-        return None
-    grid, positions = stored["grid"], stored["positions"]
-    return Layout(
-        stored["order"],
-        None if grid is None else (grid[0], grid[1]),
-        stored["special_tokens"],
-        None if positions is None else tuple(positions),
-    )
-
-
-def _site(stored: Mapping[str, Any], layout: Mapping[str, Any] | None) -> Site:
-    return Site(**{**stored, "shape": tuple(stored["shape"]), "layout": _layout(layout)})
+        return {name: encoding.decode((cached or {})[column.name], column) for name, column in columns.items()}

@@ -57,10 +57,10 @@ def anchors_in(folder: str | os.PathLike[str]) -> list[Path]:
         raise ValueError(
             f"{path} holds checkpoint-* and anchor-* folders, so its order is not known: name the anchors one by one"
         )
-    found = [entry for _, entry in sorted(named, key=lambda one: int(one[0][2]))]
-    for entry in found:
-        check_complete(entry)
-    return found
+    anchors = [entry for _, entry in sorted(named, key=lambda one: int(one[0][2]))]
+    for anchor in anchors:
+        check_complete(anchor)
+    return anchors
 
 
 def fetch_anchors(
@@ -142,7 +142,7 @@ def read_anchor(teacher: nn.Module, folder: Path) -> dict[str, Tensor]:
         ValueError: If the weights are not complete, or not those of the teacher's architecture.
     """
     check_complete(folder)
-    own = teacher.state_dict()
+    held = teacher.state_dict()
     if isinstance(teacher, PreTrainedModel):
         model, info = _loaded(teacher, folder)
         state: dict[str, Tensor] = model.state_dict()
@@ -155,14 +155,14 @@ def read_anchor(teacher: nn.Module, folder: Path) -> dict[str, Tensor]:
             )
         model, state = None, load_file(folder / WEIGHTS_NAME)
         lacking, left_over, reshaped = set(), set(), {}
-    lacking |= set(own) - set(state)
-    left_over |= set(state) - set(own)
+    lacking |= set(held) - set(state)
+    left_over |= set(state) - set(held)
     # BatchNorm's step counter is absent from old checkpoints, and not used in eval mode.
-    counters = {name for name in lacking if name.endswith("num_batches_tracked") and name in own}
+    counters = {name for name in lacking if name.endswith("num_batches_tracked") and name in held}
     lacking -= counters
-    for name in set(own) & set(state):
-        if state[name].shape != own[name].shape:
-            reshaped[name] = tuple(state[name].shape), tuple(own[name].shape)
+    for name in set(held) & set(state):
+        if state[name].shape != held[name].shape:
+            reshaped[name] = tuple(state[name].shape), tuple(held[name].shape)
     problems = [f"lacks {sorted(lacking)[:5]}"] if lacking else []
     problems += [f"has besides {sorted(left_over)[:5]}"] if left_over else []
     problems += [f"has {name} of shape {one} for {other}" for name, (one, other) in sorted(reshaped.items())[:5]]
@@ -174,7 +174,7 @@ def read_anchor(teacher: nn.Module, folder: Path) -> dict[str, Tensor]:
     if isinstance(teacher, PreTrainedModel) and model is not None:
         # Other settings with the same shapes: another stride, activation, or order of the classes.
         _check_settings(teacher.config, model.config, folder)
-    return {name: own[name].detach().clone() if name in counters else state[name] for name in own}
+    return {name: held[name].detach().clone() if name in counters else state[name] for name in held}
 
 
 def _loaded(teacher: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -224,11 +224,11 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _check_settings(ours: Any, theirs: Any, folder: Path) -> None:
     # As JSON, where a tuple that was given is the list that was read.
-    own, other = (json.loads(config.to_json_string(use_diff=False)) for config in (ours, theirs))
+    of_teacher, of_anchor = (json.loads(config.to_json_string(use_diff=False)) for config in (ours, theirs))
     differing = [
-        f"{key}={other.get(key)!r} for {own.get(key)!r}"
-        for key in sorted(set(own) | set(other))
-        if key not in _FREE_SETTINGS and own.get(key) != other.get(key)
+        f"{key}={of_anchor.get(key)!r} for {of_teacher.get(key)!r}"
+        for key in sorted(set(of_teacher) | set(of_anchor))
+        if key not in _FREE_SETTINGS and of_teacher.get(key) != of_anchor.get(key)
     ]
     match = match_labels(ours.id2label, theirs.id2label, len(ours.id2label), len(theirs.id2label))
     if match.kind not in ("same", "assumed", "unknown"):

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_abkd.teachers.live import LiveTeacher, fingerprint
+from hf_abkd.teachers.identity import fingerprint
+from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.anchors import read_anchor
 from hf_abkd.teachers.route.route import TeacherRoute
 
@@ -39,7 +40,7 @@ class RouteFollower:
         self.names = [name for name, _ in routes]
         self.routes = [route for _, route in routes]
         folders = dict.fromkeys(folder for route in self.routes if route is not None for folder in route.anchors)
-        #: What was found in each folder. It has to be the same when the stage comes to it, hours later.
+        #: The digest of the weights in each folder, which have to be the same when a stage comes to them, hours later.
         self.fingerprints = {folder: fingerprint(read_anchor(teacher.model, folder)) for folder in folders}
         self._chosen: list[dict[int, int]] = [{} for _ in self.routes]
         #: The weights that the teacher was given with, while it has others.

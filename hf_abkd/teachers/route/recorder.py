@@ -35,6 +35,12 @@ class RouteRecorder(TrainerCallback):
     Raises:
         ValueError: If `count` is not possible or, when training begins, if the folder holds the route of another run,
             the run that is resumed did not record one, it is too short, or its weights are spread over processes.
+
+    Example:
+        >>> from hf_abkd import RouteRecorder
+        >>> recorder = RouteRecorder("route", count=4)  # Trainer(..., callbacks=[recorder])
+        >>> recorder.steps(1000)
+        [250, 500, 750, 1000]
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, count: int = 4) -> None:

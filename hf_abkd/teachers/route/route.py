@@ -28,6 +28,12 @@ class TeacherRoute:
     Raises:
         TypeError: If `anchors` is a single name.
         ValueError: If there are none, or the shares are not possible.
+
+    Example:
+        >>> from hf_abkd.teachers.route.route import TeacherRoute
+        >>> route = TeacherRoute(["teacher/checkpoint-500", "teacher/checkpoint-1000"], shares=[0.25, 0.75])
+        >>> [route.part_at(done, steps=8) for done in range(8)]
+        [0, 0, 1, 1, 1, 1, 1, 1]
     """
 
     #: What a subclass measures the student's distance from an anchor on: a data set prepared like the training set.

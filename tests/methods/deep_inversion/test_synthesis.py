@@ -17,9 +17,9 @@ from test_inversion import processor, settled
 from tiny import arguments, resnet, tensors, vit
 
 from hf_abkd import (
+    CacheSettings,
     DeepInversion,
     DistillationTrainer,
-    Recipe,
     activation_boundary,
     knowledge_distillation,
     synthesize,
@@ -28,7 +28,7 @@ from hf_abkd import (
 from hf_abkd.data.loading import DataArguments, load_image_datasets
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods.deep_inversion.synthesis import balanced_labels
-from hf_abkd.teachers.live import fingerprint
+from hf_abkd.teachers.identity import fingerprint
 
 QUICK = DeepInversion(iterations=4, learning_rate=0.2, jitter=1)
 NAMES = ["cat", "dog", "bird", "frog"]
@@ -348,7 +348,7 @@ def test_any_run_takes_the_files(teacher, finished, tmp_path, method):
     source = teacher
     transform = ImageTransform(processor())
     if method == "cached":
-        source = write_cache(tmp_path / "cache", teacher, processor(), images.train, Recipe(batch_size=4))
+        source = write_cache(tmp_path / "cache", teacher, processor(), images.train, CacheSettings(batch_size=4))
         transform = source.transform(processor())
     stages = knowledge_distillation(label_weight=0) if method == "kd" else activation_boundary()
     student = resnet(6, seed=9)

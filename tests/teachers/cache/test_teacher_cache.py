@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_writing import (
+from cached_runs import (
     ACTIVATION,
     AUGMENTATION,
     NAMES,
@@ -31,8 +31,13 @@ from hf_abkd.data.preprocessing import View, Views
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.tracing import Trace, trace
-from hf_abkd.teachers.cache.table import Column, TableWriter, TargetTable
-from hf_abkd.teachers.cache.teacher_cache import CachedTargets, TeacherCache, is_hub_cache, is_local_cache, topk_columns
+from hf_abkd.teachers.cache.cached_targets import CachedTargets
+from hf_abkd.teachers.cache.encoding import largest_logits
+from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.table.columns import Column
+from hf_abkd.teachers.table.table_writer import TableWriter
+from hf_abkd.teachers.table.target_table import TargetTable
 
 POOLED = "resnet.embedder.pooler"
 
@@ -338,7 +343,7 @@ def test_a_batch_without_targets_is_refused(cache):
 def test_remaining_mass_is_that_of_the_classes_left_out(dtype):
     """The k largest, which they are, and the logsumexp of all others."""
     logits = torch.tensor([[3.0, -1.0, 2.0, 0.0], [-5.0, 40.0, 1.0, 2.0]], dtype=dtype)
-    found = topk_columns(logits, 2)
+    found = largest_logits(logits, 2)
     assert found["values"].tolist() == [[3, 2], [40, 2]] and found["indices"].tolist() == [[0, 2], [1, 3]]
     expected = [np.logaddexp(-1, 0), np.logaddexp(-5, 1)]
     np.testing.assert_allclose(found["rest"], expected, rtol=1e-6)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_fast_copy import FAMILIES, activations, images, live, trained
+from fast_teachers import FAMILIES, activations, images, live, trained
 from tiny import resnet
 from torch import nn
 
 from hf_abkd.layers.capture import CapturePoint
-from hf_abkd.teachers.fast_copy import SpeedUps
-from hf_abkd.teachers.in_place import overwriting
+from hf_abkd.teachers.speed.fast_copy import SpeedUps
+from hf_abkd.teachers.speed.overwriting import overwriting
 
 IN_PLACE = SpeedUps(fold_batch_norm=False, channels_last=False, in_place=True)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from hf_abkd.wording import markdown_table
+
 # What to call the facts that most tables have. Others are listed under the names they come with.
 _TITLES = {
     "dataset": "data set",
@@ -52,13 +54,15 @@ def table_card(
         f"for knowledge distillation without the teacher: {samples * views:,} rows of {per_row:,} bytes. Made with "
         "hf_abkd.",
         "## Columns",
-        _table(("column", "kind", "shape", "bytes per row"), [(f"`{n}`", k, s, f"{b:,}") for n, k, s, b in columns]),
+        markdown_table(
+            ("column", "kind", "shape", "bytes per row"), [(f"`{n}`", k, s, f"{b:,}") for n, k, s, b in columns]
+        ),
         "Bits are packed eight to a byte, the first into the lowest bit: 1 where the teacher's value before the "
         "activation is positive. `sample_id` is a hash of the image, `pixels` one of the prepared pixels that the "
         "teacher saw. The views of a sample are consecutive rows.",
     ]
     if rows := [(_title(key), _text(key, value)) for key, value in _leaves(facts) if key not in _APART]:
-        parts += ["## How it was made", _table(("what", "value"), rows)]
+        parts += ["## How it was made", markdown_table(("what", "value"), rows)]
     parts += ["## How to read it", _snippet(facts.get("repo_id"), columns[-1][0])]
     if usage := facts.get("usage"):
         parts += ["## How to train with it", str(usage).strip()]
@@ -73,7 +77,7 @@ def _snippet(repo_id: str | None, column: str) -> str:
     lines = [
         "import numpy as np",
         "from datasets import load_dataset",
-        "from hf_abkd.teachers.cache.table import TargetTable",
+        "from hf_abkd.teachers.table.target_table import TargetTable",
         "",
         f"table = {opened}",
         f"targets = table.read(np.arange(4), [{json.dumps(column)}])  # a few rows, without reading the others",
@@ -102,10 +106,3 @@ def _text(key: str, value: Any) -> str:
         return f"[{value}]({_PAGES[key]}{value})"
     # A path tells readers nothing, and may tell more of the author's machine than they want to.
     return "a local folder" if Path(value).is_absolute() else value
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    # A line break ends a table, and a bar a cell.
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
