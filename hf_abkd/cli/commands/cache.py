@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,26 +97,9 @@ def run(words: Sequence[str]) -> int:
             num_channels=getattr(getattr(teacher, "config", None), "num_channels", 3),
             name=images.name,
         )
-    if not state.is_main_process:
-        return 0
-    for line in itertools.chain(_contents(cache), _judgement(cache, images, data)):
-        write_line(line)
-    samples = _VERIFIED if stored.verify is None else stored.verify
-    if samples:
-        columns = caching.verify(
-            cache,
-            teacher.to(state.device),
-            images.train,
-            samples,
-            augmentation=settings.augmentation,
-            image_column=data.image_column_name,
-        )
-        for line in _verification(columns, samples):
+    if state.is_main_process:
+        for line in _report(cache, teacher.to(state.device), images, settings, stored, data):
             write_line(line)
-    if stored.push_to_hub:
-        write_line(f"uploaded to {cache.table.push_to_hub(stored.push_to_hub, token=stored.token)}")
-    flags = _augmentation_flags(stored)
-    write_line(f"Train from it with --teacher_name_or_path {shlex.quote(stored.output_dir)}{flags}")
     return 0
 
 
@@ -163,6 +145,35 @@ def _settings(stored: CacheArguments) -> caching.Recipe:
     )
 
 
+def _report(
+    cache: TeacherCache,
+    teacher: nn.Module,
+    images: ImageDatasets,
+    settings: caching.Recipe,
+    stored: CacheArguments,
+    data: DataArguments,
+) -> Iterator[str]:
+    """Check some of the cache with the live teacher, and return what it holds and how good it is, line by line."""
+    yield from _contents(cache)
+    yield from _judgement(cache, images, data)
+    samples = _VERIFIED if stored.verify is None else stored.verify
+    if samples:
+        deviations = caching.verify(
+            cache,
+            teacher,
+            images.train,
+            samples,
+            augmentation=settings.augmentation,
+            image_column=data.image_column_name,
+        )
+        yield f"verified on {samples} samples, every view, against the live teacher:"
+        yield from map(_deviation, deviations)
+    if stored.push_to_hub:
+        yield f"uploaded to {cache.table.push_to_hub(stored.push_to_hub, token=stored.token)}"
+    flags = _augmentation_flags(stored)
+    yield f"Train from it with --teacher_name_or_path {shlex.quote(stored.output_dir)}{flags}"
+
+
 def _contents(cache: TeacherCache) -> Iterator[str]:
     """Return what the cache holds, line by line."""
     table = cache.table
@@ -188,15 +199,11 @@ def _judgement(cache: TeacherCache, images: ImageDatasets, data: DataArguments) 
         yield "  which is close to guessing: is it trained, and are processor and label order those of this data?"
 
 
-def _verification(columns: Sequence[caching.Deviation], samples: int) -> Iterator[str]:
-    """Return how far the columns of the cache are from what the live teacher says, line by line."""
-    yield f"verified on {samples} samples, every view, against the live teacher:"
-    for deviation in columns:
-        if deviation.kind == "bits":
-            difference = f"bits on the other side {deviation.moved} of {deviation.values:,}"
-        else:
-            difference = f"largest difference {deviation.largest:.2g} of the spread"
-        yield f"  {deviation.column}: {difference}"
+def _deviation(column: caching.Deviation) -> str:
+    """Return how far a column of the cache is from what the live teacher says."""
+    if column.kind == "bits":
+        return f"  {column.column}: bits on the other side {column.moved} of {column.values:,}"
+    return f"  {column.column}: largest difference {column.largest:.2g} of the spread"
 
 
 def _augmentation_flags(stored: CacheArguments) -> str:
