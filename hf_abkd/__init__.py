@@ -1,49 +1,188 @@
-"""Distil Hugging Face vision models by activation boundaries, with ``transformers.Trainer``."""
+"""Distil Hugging Face vision models by activation boundaries, with ``transformers.Trainer``.
 
-from hf_abkd.data.paired_domains import PairedDomains
-from hf_abkd.methods import (
-    AdaptiveDeepInversion,
-    DeepInversion,
-    activation_boundary,
-    boundary_supporting_samples,
-    joint_adaptation,
-    knowledge_distillation,
-    route_constrained,
-    synthesize,
-)
-from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
-from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.stage import Stage
-from hf_abkd.stages.term import Term
-from hf_abkd.teachers.cache.settings import CacheSettings
-from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.cache.writing import write_cache
-from hf_abkd.teachers.route.recorder import RouteRecorder
-from hf_abkd.training.trainer import DistillationTrainer
+Names are loaded when they are first used, so that importing the package, or asking the command line for help, does not
+load torch and transformers.
+"""
+
+from typing import TYPE_CHECKING
+
 from hf_abkd.version import __version__
+
+if TYPE_CHECKING:
+    # What type checkers and editors read; the table below says the same to Python, and a test compares the two.
+    from hf_abkd import methods, objectives
+    from hf_abkd.data import augment
+    from hf_abkd.data.paired_domains import PairedDomains
+    from hf_abkd.data.transform import ImageTransform, prepare
+    from hf_abkd.layers.plan import LayerPair, Plan
+    from hf_abkd.methods import (
+        AdaptiveDeepInversion,
+        BoundaryAttack,
+        BoundarySamples,
+        DeepInversion,
+        GreedyRoute,
+        activation_boundary,
+        boundary_supporting_samples,
+        domain_confusion,
+        equal_interval,
+        joint_adaptation,
+        knowledge_distillation,
+        route_constrained,
+        synthesize,
+    )
+    from hf_abkd.models.loading import load_processor, load_student, load_teacher
+    from hf_abkd.objectives import (
+        ActivationBoundary,
+        CenteredLogits,
+        CrossEntropy,
+        DomainClassification,
+        KnowledgeDistillation,
+        MaximumMeanDiscrepancy,
+        Objective,
+    )
+    from hf_abkd.reports import metrics
+    from hf_abkd.reports.metrics import classification_metrics
+    from hf_abkd.stages import schedules
+    from hf_abkd.stages.arguments import DistillationArguments
+    from hf_abkd.stages.stage import Stage
+    from hf_abkd.stages.term import PairedTerms, Term
+    from hf_abkd.teachers.cache.settings import CacheSettings
+    from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+    from hf_abkd.teachers.cache.writing import write_cache
+    from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
+    from hf_abkd.teachers.route.recorder import RouteRecorder
+    from hf_abkd.teachers.route.route import TeacherRoute
+    from hf_abkd.training.trainer import DistillationTrainer
 
 __all__ = [
     "ActivationBoundary",
     "AdaptiveDeepInversion",
+    "BoundaryAttack",
+    "BoundarySamples",
     "CacheSettings",
     "CenteredLogits",
     "CrossEntropy",
     "DeepInversion",
     "DistillationArguments",
     "DistillationTrainer",
+    "DomainClassification",
+    "GreedyRoute",
+    "ImageTransform",
     "KnowledgeDistillation",
+    "LayerPair",
+    "MaximumMeanDiscrepancy",
     "Objective",
     "PairedDomains",
+    "PairedTerms",
+    "Plan",
     "RouteRecorder",
     "Stage",
     "TeacherCache",
+    "TeacherRoute",
     "Term",
     "__version__",
     "activation_boundary",
+    "anchors_in",
+    "augment",
     "boundary_supporting_samples",
+    "classification_metrics",
+    "domain_confusion",
+    "equal_interval",
+    "fetch_anchors",
     "joint_adaptation",
     "knowledge_distillation",
+    "load_processor",
+    "load_student",
+    "load_teacher",
+    "methods",
+    "metrics",
+    "objectives",
+    "prepare",
     "route_constrained",
+    "schedules",
     "synthesize",
     "write_cache",
 ]
+
+# Where each name is: "module:name", or "module" for a namespace. Methods are taken from `hf_abkd.methods`, which says
+# of a name that is both a function and a module there that it is the function.
+_HOMES = {
+    "ActivationBoundary": "hf_abkd.objectives:ActivationBoundary",
+    "AdaptiveDeepInversion": "hf_abkd.methods:AdaptiveDeepInversion",
+    "BoundaryAttack": "hf_abkd.methods:BoundaryAttack",
+    "BoundarySamples": "hf_abkd.methods:BoundarySamples",
+    "CacheSettings": "hf_abkd.teachers.cache.settings:CacheSettings",
+    "CenteredLogits": "hf_abkd.objectives:CenteredLogits",
+    "CrossEntropy": "hf_abkd.objectives:CrossEntropy",
+    "DeepInversion": "hf_abkd.methods:DeepInversion",
+    "DistillationArguments": "hf_abkd.stages.arguments:DistillationArguments",
+    "DistillationTrainer": "hf_abkd.training.trainer:DistillationTrainer",
+    "DomainClassification": "hf_abkd.objectives:DomainClassification",
+    "GreedyRoute": "hf_abkd.methods:GreedyRoute",
+    "ImageTransform": "hf_abkd.data.transform:ImageTransform",
+    "KnowledgeDistillation": "hf_abkd.objectives:KnowledgeDistillation",
+    "LayerPair": "hf_abkd.layers.plan:LayerPair",
+    "MaximumMeanDiscrepancy": "hf_abkd.objectives:MaximumMeanDiscrepancy",
+    "Objective": "hf_abkd.objectives:Objective",
+    "PairedDomains": "hf_abkd.data.paired_domains:PairedDomains",
+    "PairedTerms": "hf_abkd.stages.term:PairedTerms",
+    "Plan": "hf_abkd.layers.plan:Plan",
+    "RouteRecorder": "hf_abkd.teachers.route.recorder:RouteRecorder",
+    "Stage": "hf_abkd.stages.stage:Stage",
+    "TeacherCache": "hf_abkd.teachers.cache.teacher_cache:TeacherCache",
+    "TeacherRoute": "hf_abkd.teachers.route.route:TeacherRoute",
+    "Term": "hf_abkd.stages.term:Term",
+    "activation_boundary": "hf_abkd.methods:activation_boundary",
+    "anchors_in": "hf_abkd.teachers.route.anchors:anchors_in",
+    "augment": "hf_abkd.data.augment",
+    "boundary_supporting_samples": "hf_abkd.methods:boundary_supporting_samples",
+    "classification_metrics": "hf_abkd.reports.metrics:classification_metrics",
+    "domain_confusion": "hf_abkd.methods:domain_confusion",
+    "equal_interval": "hf_abkd.methods:equal_interval",
+    "fetch_anchors": "hf_abkd.teachers.route.anchors:fetch_anchors",
+    "joint_adaptation": "hf_abkd.methods:joint_adaptation",
+    "knowledge_distillation": "hf_abkd.methods:knowledge_distillation",
+    "load_processor": "hf_abkd.models.loading:load_processor",
+    "load_student": "hf_abkd.models.loading:load_student",
+    "load_teacher": "hf_abkd.models.loading:load_teacher",
+    "methods": "hf_abkd.methods",
+    "metrics": "hf_abkd.reports.metrics",
+    "objectives": "hf_abkd.objectives",
+    "prepare": "hf_abkd.data.transform:prepare",
+    "route_constrained": "hf_abkd.methods:route_constrained",
+    "schedules": "hf_abkd.stages.schedules",
+    "synthesize": "hf_abkd.methods:synthesize",
+    "write_cache": "hf_abkd.teachers.cache.writing:write_cache",
+}
+# What is going away: the name that replaces it, and the version without it.
+_RENAMED = {"Recipe": ("CacheSettings", "0.7")}
+
+# Type checkers would take any name for one of the package if they saw the function.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Load a name of the package when it is first used."""
+        if name in _RENAMED:
+            import warnings
+
+            renamed, end = _RENAMED[name]
+            warnings.warn(
+                f"hf_abkd.{name} is now hf_abkd.{renamed}; the old name goes away in version {end}",
+                FutureWarning,
+                stacklevel=2,
+            )
+            return __getattr__(renamed)
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module, _, attribute = _HOMES[name].partition(":")
+        value = import_module(module)
+        if attribute:
+            value = getattr(value, attribute)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """Return the names of the module, those that are not loaded too."""
+        return sorted({*globals(), *__all__})

@@ -16,9 +16,9 @@ from hf_abkd.layers.tracing import Trace
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import LOGITS, logits_of
 from hf_abkd.stages.term import Names
-from hf_abkd.teachers.cache.table import Column
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.table.columns import Column
 from hf_abkd.training.run_term import RunTerm, Tensors
 from hf_abkd.training.trial import check_channels, first_run, last_layer, layouts_of, other_size
 

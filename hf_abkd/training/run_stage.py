@@ -72,6 +72,15 @@ def each_once(stages: Sequence[RunStage]) -> list[RunTerm]:
     return list({id(term): term for stage in stages for term in stage.terms}.values())
 
 
+def named_terms(stages: Sequence[RunStage]) -> dict[str, RunTerm]:
+    """Return all terms, by the names under which checkpoints hold their connectors: that of the first place."""
+    named: dict[int, tuple[str, RunTerm]] = {}
+    for index, stage in enumerate(stages):
+        for position, term in enumerate(stage.all_terms()):
+            named.setdefault(id(term), (f"{index}.{position}", term))
+    return dict(named.values())
+
+
 def _follow(objective: Objective, arguments: DistillationArguments) -> None:
     """Give an objective the training arguments that its settings follow."""
     for setting, argument in objective.follows.items():

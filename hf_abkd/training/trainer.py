@@ -53,7 +53,7 @@ from hf_abkd.training.optimization import check_optimizer, decayed_names, milest
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publisher import Publisher, in_words_of, is_busy
 from hf_abkd.training.run_facts import RunRecord, card_facts
-from hf_abkd.training.run_stage import RunStage, run_stages
+from hf_abkd.training.run_stage import RunStage, named_terms, run_stages
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_views, teacher_source
 from hf_abkd.training.stage_module import make_stage_module, wanted_of
@@ -674,11 +674,7 @@ class DistillationTrainer(Trainer):
 
     def stage_modules(self) -> dict[str, nn.Module]:
         """Return what a checkpoint holds beside the student, by name: the terms, and a teacher that is trained."""
-        named: dict[nn.Module, str] = {}
-        for index, stage in enumerate(self.stages):
-            for position, term in enumerate(stage.all_terms()):
-                named.setdefault(term, f"{index}.{position}")
-        return {**{name: term for term, name in named.items()}, **self.source.modules()}
+        return {**named_terms(self.stages), **self.source.modules()}
 
     def run_state(self, index: int | None = None) -> dict[str, Any]:
         """Return the position and the make-up of the run, for the checkpoint's state file.

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -366,9 +367,9 @@ def other_margin():
 
 
 def other_weight():
-    built = stages(RESNET_LAYERS)
-    built[1].terms[0].weight = 0.5
-    return resnet(4), resnet(6, seed=1), built
+    first, second = stages(RESNET_LAYERS)
+    lighter = [replace(second.terms[0], weight=0.5), *second.terms[1:]]
+    return resnet(4), resnet(6, seed=1), [first, replace(second, terms=lighter)]
 
 
 def other_layers():

@@ -1,0 +1,214 @@
+"""`hf-abkd cache`: what a teacher says of a data set, stored, checked and judged."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import BaseImageProcessor, HfArgumentParser
+
+from hf_abkd.cli import runs
+from hf_abkd.cli.output import write_line
+from hf_abkd.data.loading import DataArguments, ImageDatasets, load_image_datasets
+from hf_abkd.models.loading import load_processor, load_teacher
+from hf_abkd.teachers.cache.accuracy import accuracy
+from hf_abkd.teachers.cache.settings import CacheSettings
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.cache.verification import Deviation, verify
+from hf_abkd.teachers.cache.writing import write_cache
+from hf_abkd.teachers.chance import is_near_chance
+from hf_abkd.teachers.table.manifest import MANIFEST_NAME
+from hf_abkd.wording import by, counted
+
+# How many samples are computed again after a cache was written.
+_VERIFIED = 16
+
+
+@dataclass
+class CacheArguments:
+    """What is stored of which teacher; see `hf_abkd.CacheSettings`."""
+
+    teacher: str = field(metadata={"help": "A model on the Hub, a local folder, or package.module:factory."})
+    output_dir: str = field(metadata={"help": "Folder of the cache."})
+    layers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modules whose boundaries are stored, one bit for each unit. Default: the last activation of each "
+            "stage. --layers without a name stores none."
+        },
+    )
+    features: list[str] = field(default_factory=list, metadata={"help": "Modules whose values are stored, in float16."})
+    logits: int | None = field(
+        default=None, metadata={"help": "How many of the largest logits are stored. Default: all; 0 for none."}
+    )
+    views: int = field(default=1, metadata={"help": "How many augmented views of each image."})
+    crop_padding: int = field(default=0, metadata={"help": "Random crops after padding by so many pixels."})
+    flip: bool = field(default=False, metadata={"help": "Flip half of the images left to right."})
+    seed: int = field(default=42, metadata={"help": "Seed of the views."})
+    precision: str = field(default="fp32", metadata={"help": "Precision of the teacher: fp32, bf16 or fp16."})
+    batch_size: int = field(default=64, metadata={"help": "How many images the teacher sees at once."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
+    verify: int | None = field(
+        default=None,
+        metadata={
+            "help": "Compute so many samples again with the live teacher and compare; of a cache that is complete "
+            "already nothing else is done."
+        },
+    )
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "The teacher's image processor, if it is not stored with it."}
+    )
+    teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher."})
+    token: str | None = field(default=None, metadata={"help": "Hub token."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code from the Hub or the folder of the teacher."}
+    )
+    push_to_hub: str | None = field(default=None, metadata={"help": "Upload the cache to this data set repository."})
+
+
+def run(words: Sequence[str]) -> int:
+    """Store what a teacher says of a data set, check some of it, and say how good it is."""
+    stored, data = _parse(words)
+    complete = (Path(stored.output_dir) / MANIFEST_NAME).is_file()
+    if complete and stored.verify is None:
+        raise FileExistsError(
+            f"{stored.output_dir} holds a cache that is complete: train from it, compare some of it with the teacher "
+            f"(--verify {_VERIFIED}), or choose another --output_dir"
+        )
+    settings = _settings(stored)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    # All rows: which of them a run trains on is its own choice.
+    images = load_image_datasets(replace(data, train_val_split=0.0), cache_dir=stored.cache_dir, token=stored.token)
+    teacher, processor = _load(stored, images.labels)
+    if complete:
+        cache = TeacherCache.load(Path(stored.output_dir))
+    else:
+        cache = write_cache(
+            stored.output_dir,
+            teacher,
+            processor,
+            images.train,
+            settings,
+            image_column=data.image_column_name,
+            num_channels=getattr(getattr(teacher, "config", None), "num_channels", 3),
+            name=images.name,
+        )
+    if state.is_main_process:
+        for line in _report(cache, teacher.to(state.device), images, settings, stored, data):
+            write_line(line)
+    return 0
+
+
+def _parse(words: Sequence[str]) -> tuple[CacheArguments, DataArguments]:
+    parser = HfArgumentParser((CacheArguments, DataArguments))
+    parser.prog = "hf-abkd cache"
+    # HfArgumentParser takes one name or more.
+    next(action for action in parser._actions if action.dest == "layers").nargs = "*"
+    stored: CacheArguments
+    data: DataArguments
+    stored, data = parser.parse_args_into_dataclasses(list(words))
+    return stored, data
+
+
+def _load(stored: CacheArguments, labels: list[str]) -> tuple[nn.Module, BaseImageProcessor]:
+    """Return the teacher and its image processor."""
+    hub: dict[str, Any] = {
+        "trust_remote_code": stored.trust_remote_code,
+        "cache_dir": stored.cache_dir,
+        "token": stored.token,
+    }
+    teacher = load_teacher(stored.teacher, labels=labels, revision=stored.teacher_revision, **hub)
+    revision = stored.teacher_revision if stored.image_processor_name is None else "main"
+    return teacher, load_processor(stored.image_processor_name or stored.teacher, revision=revision, **hub)
+
+
+def _settings(stored: CacheArguments) -> CacheSettings:
+    """Return what the flags say of how the cache is written.
+
+    Raises:
+        ValueError: If a value is not possible.
+    """
+    return CacheSettings(
+        layers=stored.layers,
+        features=stored.features,
+        logits=stored.logits,
+        views=stored.views,
+        augmentation=runs.augmentation_of(stored.crop_padding, flip=stored.flip),
+        seed=stored.seed,
+        precision=stored.precision,
+        batch_size=stored.batch_size,
+        workers=stored.num_workers,
+    )
+
+
+def _report(
+    cache: TeacherCache,
+    teacher: nn.Module,
+    images: ImageDatasets,
+    settings: CacheSettings,
+    stored: CacheArguments,
+    data: DataArguments,
+) -> Iterator[str]:
+    """Check some of the cache with the live teacher, and return what it holds and how good it is, line by line."""
+    yield from _contents(cache)
+    yield from _judgement(cache, images, data)
+    samples = _VERIFIED if stored.verify is None else stored.verify
+    if samples:
+        deviations = verify(
+            cache,
+            teacher,
+            images.train,
+            samples,
+            augmentation=settings.augmentation,
+            image_column=data.image_column_name,
+        )
+        yield f"verified on {samples} samples, every view, against the live teacher:"
+        yield from map(_deviation, deviations)
+    if stored.push_to_hub:
+        yield f"uploaded to {cache.table.push_to_hub(stored.push_to_hub, token=stored.token)}"
+    flags = _augmentation_flags(stored)
+    yield f"Train from it with --teacher_name_or_path {shlex.quote(stored.output_dir)}{flags}"
+
+
+def _contents(cache: TeacherCache) -> Iterator[str]:
+    """Return what the cache holds, line by line."""
+    table = cache.table
+    views = counted(table.views, "view")
+    yield f"{table.folder}: {table.samples:,} images, {views} each, {table.nbytes / 1e6:,.1f} MB"
+    for column in table.columns.values():
+        yield f"  {column.name}: {column.kind} {by(column.shape)}, {column.row_bytes:,} bytes for each view"
+
+
+def _judgement(cache: TeacherCache, images: ImageDatasets, data: DataArguments) -> Iterator[str]:
+    """Return how often the teacher is right on the images, if that is defined."""
+    score = accuracy(
+        cache,
+        images.train,
+        images.labels,
+        image_column=data.image_column_name,
+        label_column=data.label_column_name,
+    )
+    if score is None:
+        return
+    yield f"the teacher is right on {score[0]:.1%} of these images; the commonest class is {score[1]:.1%} of them"
+    if is_near_chance(*score):
+        yield "  which is close to guessing: is it trained, and are processor and label order those of this data?"
+
+
+def _deviation(column: Deviation) -> str:
+    """Return how far a column of the cache is from what the live teacher says."""
+    if column.kind == "bits":
+        return f"  {column.column}: bits on the other side {column.moved} of {column.values:,}"
+    return f"  {column.column}: largest difference {column.largest:.2g} of the spread"
+
+
+def _augmentation_flags(stored: CacheArguments) -> str:
+    crop = f" --crop_padding {stored.crop_padding}" if stored.crop_padding else ""
+    return f"{crop}{' --flip' if stored.flip else ''}"
