@@ -27,7 +27,9 @@ from hf_abkd.data.preprocessing import View
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.tracing import Site, Trace, trace
-from hf_abkd.methods.deep_inversion.synthesis import PRESETS, PREVIEW_NAME, DeepInversion, synthesize
+from hf_abkd.methods.deep_inversion.image_set import PREVIEW_NAME
+from hf_abkd.methods.deep_inversion.settings import PRESETS, DeepInversion
+from hf_abkd.methods.deep_inversion.synthesis import synthesize
 from hf_abkd.models.loading import load_processor, load_student, load_teacher, own_processor
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms

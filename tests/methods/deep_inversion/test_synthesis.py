@@ -1,10 +1,6 @@
 """Data sets out of a teacher: whole, resumable, and good for any run."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, load_dataset
-from test_inversion import processor, settled
+from growing_runs import made
+from invertible import NAMES, named_teacher, processor, settled
 from tiny import arguments, resnet, tensors, vit
 
 from hf_abkd import (
@@ -22,16 +19,12 @@ from hf_abkd import (
     Recipe,
     activation_boundary,
     knowledge_distillation,
-    synthesize,
     write_cache,
 )
 from hf_abkd.data.loading import DataArguments, load_image_datasets
 from hf_abkd.data.transform import ImageTransform, prepare
-from hf_abkd.methods.deep_inversion.synthesis import balanced_labels
+from hf_abkd.methods.deep_inversion.image_classes import balanced_labels
 from hf_abkd.teachers.live import fingerprint
-
-QUICK = DeepInversion(iterations=4, learning_rate=0.2, jitter=1)
-NAMES = ["cat", "dog", "bird", "frog"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,20 +35,9 @@ def _own_cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = before
 
 
-def named_teacher():
-    model = settled(resnet())
-    model.config.id2label = dict(enumerate(NAMES))
-    return model
-
-
 @pytest.fixture(scope="module")
 def teacher():
     return named_teacher()
-
-
-def made(teacher, folder, **changes):
-    given = {"num_images": 10, "batch_size": 4, "settings": QUICK, "show_progress": False, **changes}
-    return synthesize(teacher, processor(), folder, **given)
 
 
 @pytest.fixture(scope="module")
@@ -130,40 +112,11 @@ def test_only_the_classes_that_were_asked_for(teacher, tmp_path):
 
 # ---- Killed, resumed, refused ----
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from hf_abkd.methods.deep_inversion import image_shards
-from test_synthesis import made, named_teacher
-write, written = image_shards.ImageShards.write, []
 
-def write_one(*given):
-    if written:
-        # In the middle of the second file.
-        (given[0].folder / "data" / ".batch-00001.parquet.unfinished").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(*given)
-    written.append(1)
-
-image_shards.ImageShards.write = write_one
-made(named_teacher(), sys.argv[1])
-"""
-
-
-def test_a_killed_call_goes_on_and_gives_the_same_files(teacher, finished, tmp_path):
+def test_a_killed_call_goes_on_and_gives_the_same_files(teacher, finished, left_behind):
     """Hours are not lost, and a set that was interrupted is no other set."""
-    folder = tmp_path / "images"
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(path=[str(here), str(here.parents[1])]), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    unfinished = tmp_path / "images.incomplete"
+    folder = left_behind / "set"
+    unfinished = left_behind / "set.incomplete"
     assert not folder.exists(), "it would look complete"
     first = unfinished / "data" / "batch-00000.parquet"
     time = first.stat().st_mtime_ns
@@ -179,7 +132,7 @@ def test_a_killed_call_goes_on_and_gives_the_same_files(teacher, finished, tmp_p
 
 def test_a_call_for_a_folder_that_is_complete_returns_it(teacher, finished, monkeypatch):
     """A script that is run again must not take its hours again."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     again = made(teacher, finished.folder)
     assert again.quality == finished.quality
     assert again.dataset["label"] == finished.dataset["label"]
@@ -286,7 +239,7 @@ def test_a_folder_of_the_users_is_left_alone(teacher, tmp_path):
 
 def test_a_file_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_path, monkeypatch):
     """It would be found when all images are made, and they could not be put there."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     (tmp_path / "thesis.txt").write_text("work")
     with pytest.raises(FileExistsError, match=r"thesis\.txt is a file"):
         made(teacher, tmp_path / "thesis.txt")
@@ -295,7 +248,7 @@ def test_a_file_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_pa
 
 def test_a_mount_point_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_path, monkeypatch):
     """It can be neither replaced nor named anew; a container's volume is one."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "volume")
     with pytest.raises(ValueError, match="volume is a mount point.*/volume/images$"):
@@ -318,7 +271,7 @@ def test_a_link_to_an_empty_folder_is_followed(teacher, tmp_path):
 
 def test_the_current_folder_is_refused_before_anything_is_made(teacher, tmp_path, monkeypatch):
     """It would be replaced under the shell that stands in it."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(ValueError, match="here is the current folder"):
