@@ -33,7 +33,7 @@ from hf_abkd.data.transform import ImageTransform
 from hf_abkd.methods.deep_inversion.image_classes import class_names
 
 # For all runs: the teacher's logits alone, as the labels of noise say nothing.
-OWN = {
+CHANGES = {
     "output_dir": "distilled/data-free",
     "kd_weight": 1.0,
     "temperature": 3.0,
@@ -61,10 +61,10 @@ class InversionArguments:
     verifier: str | None = field(default=None, metadata={"help": "Another model that judges the images."})
 
 
-def verifier_of(own, models, work, args, run, demo):
+def verifier_of(flags, models, work, args, run, demo):
     """Return an independent model and its image processor; in the demonstration on other random numbers."""
-    if own.verifier:
-        return image_kinds.loaded_verifier(own.verifier, models, args.device)
+    if flags.verifier:
+        return image_kinds.loaded_verifier(flags.verifier, models, args.device)
     if not demo:
         return None, None
     return demonstration.train_alone("verifier", work, args, run, weights_seed=args.seed + 1000), None
@@ -73,18 +73,20 @@ def verifier_of(own, models, work, args, run, demo):
 def main():
     parser = runs.parser(InversionArguments)
     demo = demonstration.is_asked_for(sys.argv)
-    parser.set_defaults(**(demonstration.DEFAULTS if demo else {}) | OWN)
-    run, models, data, args, own = runs.parse(parser)
+    parser.set_defaults(**(demonstration.DEFAULTS if demo else {}) | CHANGES)
+    run, models, data, args, flags = runs.parse(parser)
     long = replace(args, num_train_epochs=demonstration.DEFAULTS["num_train_epochs"])  # for what learns from all digits
     work = demonstration.digits_workload(long, run) if demo else from_flags(models, data, seed=args.seed)
     teacher, processor = work.teacher.to(args.device), work.teacher_processor or work.processor
-    names, count, batch_size = class_names(teacher, processor), own.num_images, own.image_batch_size
+    names, count, batch_size = class_names(teacher, processor), flags.num_images, flags.image_batch_size
     columns = {"image_column": data.image_column_name, "label_column": data.label_column_name}
     real = image_kinds.real_images(work.train, count, names, **columns)
-    judge = Judge(teacher, processor, *verifier_of(own, models, work, long, run, demo), batch_size)
-    weights = {"feature_weight": own.feature_weight, "tv_weight": own.tv_weight}
-    settings = DeepInversion(iterations=own.iterations, learning_rate=own.image_learning_rate, cosine=True, **weights)
-    folder = own.synthesized or f"{args.output_dir}/synthesized"
+    judge = Judge(teacher, processor, *verifier_of(flags, models, work, long, run, demo), batch_size)
+    weights = {"feature_weight": flags.feature_weight, "tv_weight": flags.tv_weight}
+    settings = DeepInversion(
+        iterations=flags.iterations, learning_rate=flags.image_learning_rate, cosine=True, **weights
+    )
+    folder = flags.synthesized or f"{args.output_dir}/synthesized"
     with args.main_process_first(local=False, desc="synthesize"):  # others then find it complete
         made = synthesize(teacher, processor, folder, num_images=count, batch_size=batch_size, settings=settings)
     noise = image_kinds.noise_images(count, made.dataset[0]["image"].size[::-1], names)
@@ -92,7 +94,7 @@ def main():
     compared = ImageComparison(work, args, run, judge)
     for kind, images in {"synthesised": made.dataset, "noise": noise, "real": real}.items():
         compared.teach(kind, images, transform)
-    if own.adaptive:
+    if flags.adaptive:
         per_epoch = -(-count // (args.train_batch_size * args.world_size))
         steps = args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
         growth = {"every_steps": max(1, steps // -(-count // batch_size)), "batch_size": batch_size}

@@ -109,7 +109,7 @@ def main():
                 results.setdefault("teacher, adapted", []).append(accuracies(trainer, teacher=True))
                 trainer.teacher.model.save_pretrained(Path(trainer.args.output_dir) / "adapted-teacher")
     if args.process_index == 0:
-        rows = [[name, *map(comparison.percent, zip(*found, strict=True))] for name, found in results.items()]
+        rows = [[name, *map(comparison.percent, zip(*per_seed, strict=True))] for name, per_seed in results.items()]
         print(markdown_table(["model", "accuracy on the source", "on the target"], rows))
 
 

@@ -1,4 +1,8 @@
-"""Published systems: lists of stages, and what makes data for them."""
+"""Published systems: lists of stages, and what makes data for them.
+
+Each has a file or folder of its name: activation boundaries, knowledge distillation, boundary (supporting) samples,
+route constrained optimisation, joint (progressive) adaptation and DeepInversion.
+"""
 
 from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activation_boundary
 from hf_abkd.methods.boundary_samples.attack import BoundaryAttack

@@ -1,4 +1,8 @@
-"""Adaptive DeepInversion: a training set that grows, while a student is trained, by images on which it errs."""
+"""Adaptive DeepInversion: a training set that grows, while a student is trained, by images on which it errs.
+
+Paper: Yin et al., CVPR 2020, https://huggingface.co/papers/1912.08795
+What differs from the paper is told at `AdaptiveDeepInversion`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""DeepInversion: images out of a teacher alone, to distil from it without its data."""
+"""DeepInversion: images out of a teacher alone, to distil from it without its data.
+
+Paper: Yin et al., CVPR 2020, https://huggingface.co/papers/1912.08795
+What differs from the paper is told at `DeepInversion`.
+"""
 
 from __future__ import annotations
 
