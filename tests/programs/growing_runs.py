@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -49,6 +50,16 @@ def run(folder, *callbacks, resume=None, stages=None, every=EVERY, student=None,
 
 def losses(trainer):
     return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
+def files(growing):
+    """The files of the batches, as bytes."""
+    return [growing.shards.file(index).read_bytes() for index in range(growing.shards.count())]
+
+
+def contents(folder):
+    """All files in a folder, as bytes by their names."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 def made(teacher, folder, **changes):
@@ -105,8 +116,6 @@ def forked(work, folder, **variables):
         os.environ.update(variables)
         work(folder)
     except BaseException:  # noqa: BLE001  (a child that returned would go on with the parent's program)
-        import traceback
-
         traceback.print_exc()
         os._exit(1)
     os._exit(0)

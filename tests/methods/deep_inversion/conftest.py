@@ -1,29 +1,18 @@
-"""What several of the tests read: the folders that one program left, which was killed and ran in two processes."""
+"""What several of the tests have: a cache of data sets of their own, and a folder for batches of images."""
 
-import subprocess
-import sys
-
+import datasets
 import pytest
 from invertible import MADE_FROM
-from launched import HERE, environment
 
 from hf_abkd.methods.deep_inversion.image_shards import ImageShards
 
 
-@pytest.fixture(scope="session")
-def left_behind(tmp_path_factory):
-    """A killed run (`run`), a killed set of images (`set`), and what two processes wrote (`two`)."""
-    folder = tmp_path_factory.mktemp("left behind")
-    done = subprocess.run(
-        [sys.executable, str(HERE / "growing_runs.py"), str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return folder
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
 
 
 @pytest.fixture

@@ -1,20 +1,15 @@
-"""Adaptive DeepInversion inside a data-free run: what is read in which step, killed, resumed and in two processes."""
+"""Adaptive DeepInversion inside a data-free run: what is read in which step, also by a resumed run."""
 
-import json
 import shutil
 
 import pytest
 import torch
-from growing_runs import EVERY, STEPS, growing_set, losses, run
+from growing_runs import EVERY, STEPS, files, growing_set, losses, run
 from invertible import named_teacher, processor
 from killed_runs import Interrupt
 from tiny import arguments, differing, resnet, tensors, vit
 
 from hf_abkd import AdaptiveDeepInversion, DeepInversion, activation_boundary
-
-
-def files(growing):
-    return [growing.shards.file(index).read_bytes() for index in range(growing.shards.count())]
 
 
 @pytest.fixture(scope="module")
@@ -154,25 +149,3 @@ def test_a_folder_of_another_schedule_is_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(ValueError, match="every_steps: 4 there, 5 here"):
         run(tmp_path, every=5, resume=True)
-
-
-@pytest.mark.slow
-def test_of_two_processes_one_makes_the_batches_and_both_read_them(left_behind):
-    """Two that make them would write over each other; one that does not wait would read nothing."""
-    folder = left_behind / "two"
-    first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2))
-    assert first["world"] == second["world"] == 2
-    assert (first["made"], second["made"]) == (4, 0)
-    states = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    # Statistics of BatchNorm are each process's own until an evaluation or a checkpoint.
-    assert [name for name in differing(*states) if "running" not in name] == []
-
-
-def test_a_run_that_is_killed_while_it_writes_a_batch_goes_on(straight, left_behind):
-    """The half of a file that is left must not be read, nor keep the batch from being made."""
-    folder = left_behind / "run"
-    assert list((folder / "synthesized" / "data").glob(".batch-00002*"))
-    trainer, growing = run(folder, resume=True)
-    assert files(growing) == straight["files"]
-    assert not list((folder / "synthesized" / "data").glob(".batch-00002*"))
-    assert differing(tensors(trainer.model), straight["tensors"]) == []

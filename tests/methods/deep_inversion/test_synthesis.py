@@ -4,12 +4,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, load_dataset
-from growing_runs import made
+from growing_runs import contents, made
 from invertible import NAMES, named_teacher, processor, settled
 from tiny import arguments, resnet, tensors, vit
 
@@ -27,14 +26,6 @@ from hf_abkd.methods.deep_inversion.image_classes import balanced_labels
 from hf_abkd.teachers.live import fingerprint
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory):
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
 @pytest.fixture(scope="module")
 def teacher():
     return named_teacher()
@@ -43,10 +34,6 @@ def teacher():
 @pytest.fixture(scope="module")
 def finished(teacher, tmp_path_factory):
     return made(teacher, tmp_path_factory.mktemp("made") / "images", verifier=vit().eval())
-
-
-def contents(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 # ---- What comes out ----
@@ -110,24 +97,7 @@ def test_only_the_classes_that_were_asked_for(teacher, tmp_path):
     assert Counter(rows["label"]) == {3: 2, 1: 4}
 
 
-# ---- Killed, resumed, refused ----
-
-
-def test_a_killed_call_goes_on_and_gives_the_same_files(teacher, finished, left_behind):
-    """Hours are not lost, and a set that was interrupted is no other set."""
-    folder = left_behind / "set"
-    unfinished = left_behind / "set.incomplete"
-    assert not folder.exists(), "it would look complete"
-    first = unfinished / "data" / "batch-00000.parquet"
-    time = first.stat().st_mtime_ns
-    result = made(teacher, folder)
-    assert (folder / "data" / "batch-00000.parquet").stat().st_mtime_ns == time, "it was made again"
-    assert not unfinished.exists()
-    ours, theirs = contents(folder), contents(finished.folder)
-    assert set(ours) == set(theirs)
-    # The other one was measured with a verifier.
-    assert [name for name in ours if ours[name] != theirs[name]] in ([], ["README.md", "quality.json"])
-    assert result.quality.teacher_accuracy == finished.quality.teacher_accuracy
+# ---- Complete or refused ----
 
 
 def test_a_call_for_a_folder_that_is_complete_returns_it(teacher, finished, monkeypatch):
