@@ -27,7 +27,8 @@ import cifar_models  # noqa: F401  (makes its two families known to the Auto cla
 
 from hf_abkd import RouteRecorder, route_constrained
 from hf_abkd.cli import comparison, demonstration, runs
-from hf_abkd.cli.workload import from_flags, held_out_of
+from hf_abkd.cli.held_out import held_out_of
+from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import GreedyRoute, equal_interval
 from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
 

@@ -3,7 +3,8 @@
 import pytest
 import tiny
 
-from hf_abkd.cli.workload import Workload, held_out_of
+from hf_abkd.cli.held_out import held_out_of
+from hf_abkd.cli.workload import Workload
 
 
 def work(train):
