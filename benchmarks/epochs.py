@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from datasets import disable_progress_bars, load_dataset
-from step_time import cifar_models, machine
+from step_time import cifar_models, cifar_weights, machine
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -71,10 +71,10 @@ def main(argv=None):
         set_seed(0)
         teacher = model(args.teacher_depth)
         if args.weights is not None:
-            cifar_models.load_weights(teacher, args.weights)
+            cifar_weights.load_weights(teacher, args.weights)
         return teacher
 
-    processor = cifar_models.cifar_processor()
+    processor = cifar_weights.cifar_processor()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         settings = CacheSettings(views=args.views, augmentation=AUGMENTATION, seed=VIEWS_SEED)

@@ -61,6 +61,7 @@ from hf_abkd.teachers.cache.writing import write_cache
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import cifar_models
+import cifar_weights  # noqa: F401  (for epochs.py, which finds the examples through this module)
 
 UNMEASURED = "not run"
 CLASSES = {index: f"class {index}" for index in range(10)}

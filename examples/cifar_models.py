@@ -11,44 +11,22 @@ Every activation is a module of its own that runs exactly once per forward pass 
 pre-activation that an activation boundary is about is the *input* of a module with a name, and
 `boundary_layers(config)` lists the three names.
 
-Command line, seconds on any CPU (a folder with the configuration, the weights and the image processor):
-
-    python examples/cifar_models.py --output_dir cifar-resnet56 --depth 56 --weights model.safetensors
-    python examples/cifar_models.py --output_dir wrn-16-2 --family wide_resnet --depth 16 --widen_factor 2
+Run as a script it writes such a folder with an image processor beside; the commands are in `cifar_folder.py`.
 """
 
 import importlib
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    HfArgumentParser,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ViTImageProcessorPil,
-)
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
-from transformers.modeling_utils import load_state_dict
 from transformers.utils import can_return_tuple
 
 CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-# Mean and standard deviation of pixels in [0, 1], as each family is used to be trained.
-NORMALISATION = {
-    "resnet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "wide_resnet": (
-        tuple(mean / 255 for mean in (125.3, 123.0, 113.9)),
-        tuple(std / 255 for std in (63.0, 62.1, 66.7)),
-    ),
-}
 
 
 class CifarConfig(PreTrainedConfig):
@@ -344,115 +322,7 @@ def register() -> None:
 register()
 
 
-def cifar_processor(family: str = "resnet", image_size: int = 32) -> ViTImageProcessorPil:
-    """Return an image processor that needs Pillow and no torchvision.
-
-    It resizes to a square (nothing happens to an image that has the size already), scales to [0, 1] and
-    normalises.
-
-    Args:
-        family: Whose mean and standard deviation to use: "resnet" (those of ImageNet, as the public CIFAR
-            ResNets were trained) or "wide_resnet" (those of CIFAR-10, as in the paper of the wide ResNet).
-        image_size: Side of the output in pixels.
-
-    Raises:
-        ValueError: If `family` is neither.
-    """
-    if family not in NORMALISATION:
-        raise ValueError(f"family must be one of {sorted(NORMALISATION)}, got {family!r}")
-    mean, std = NORMALISATION[family]
-    return ViTImageProcessorPil(
-        size={"height": image_size, "width": image_size},
-        rescale_factor=1 / 255,
-        image_mean=list(mean),
-        image_std=list(std),
-    )
-
-
-def load_weights(model: PreTrainedModel, path: str | Path) -> None:
-    """Copy the tensors of a safetensors file into `model`, all of them and nothing else.
-
-    Only BatchNorm's `num_batches_tracked` may be absent: it counts training steps and older files lack it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a safetensors file, or keys are missing or unexpected.
-        RuntimeError: If a tensor has another shape; the message names it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path.resolve()}: give the path of a .safetensors file")
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights must be a .safetensors file, got {path.name}: a pickle is never loaded")
-    weights = load_state_dict(path)
-    expected = model.state_dict().keys()
-    missing = [key for key in expected if key not in weights and not key.endswith(".num_batches_tracked")]
-    unexpected = [key for key in weights if key not in expected]
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit {type(model).__name__} of depth {model.config.depth}: "
-            f"{_count(missing, 'missing')}, {_count(unexpected, 'unexpected')}. "
-            "Check the family, the depth and the widths."
-        )
-    model.load_state_dict(weights, strict=False)
-
-
-def _count(keys: list[str], what: str) -> str:
-    shown = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
-    return f"{len(keys)} {what} keys" + (f" ({shown})" if keys else "")
-
-
-@dataclass
-class Arguments:
-    """What the command line understands."""
-
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    depth: int = field(metadata={"help": "6n + 2 for a resnet, 6n + 4 for a wide_resnet."})
-    family: Literal["resnet", "wide_resnet"] = field(default="resnet", metadata={"help": "Which network."})
-    widen_factor: int | None = field(default=None, metadata={"help": "Width of a wide_resnet; 2 when not given."})
-    weights: str | None = field(
-        default=None, metadata={"help": "A .safetensors file; without it the weights are fresh."}
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of fresh weights."})
-    config_only: bool = field(default=False, metadata={"help": "Write no weights."})
-
-
-def build_config(args: Arguments) -> CifarResNetConfig | CifarWideResNetConfig:
-    """Return the configuration that the command line asks for.
-
-    Raises:
-        ValueError: If a resnet is given a widen factor, or the configuration refuses a value.
-    """
-    if args.family == "wide_resnet":
-        width = {} if args.widen_factor is None else {"widen_factor": args.widen_factor}
-        return CifarWideResNetConfig(depth=args.depth, **width)
-    if args.widen_factor is not None:
-        raise ValueError("--widen_factor is for --family wide_resnet; a resnet has fixed widths")
-    return CifarResNetConfig(depth=args.depth)
-
-
-def main() -> None:
-    """Write the folder that the command line asks for."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    if args.config_only and args.weights is not None:
-        raise ValueError("--config_only writes no weights: leave out --weights or --config_only")
-    config = build_config(args)
-    _, model_class = FAMILIES[args.family]
-    if args.config_only:
-        # What model.save_pretrained would have written, so that AutoModel can build the network from the folder.
-        config.architectures = [model_class.__name__]
-        config.auto_map = {"AutoModelForImageClassification": f"{__name__}.{model_class.__name__}"}
-        config.save_pretrained(args.output_dir)
-    else:
-        torch.manual_seed(args.seed)
-        model = model_class(config)
-        if args.weights is not None:
-            load_weights(model, args.weights)
-        model.save_pretrained(args.output_dir)
-    cifar_processor(args.family, config.image_size).save_pretrained(args.output_dir)
-
-
 if __name__ == "__main__":
     # The code of classes in __main__ cannot be saved beside the weights, that of an imported module can. By name
     # and not by a statement: whoever loads a saved copy must have every module that an import statement names.
-    importlib.import_module("cifar_models").main()
+    importlib.import_module("cifar_folder").main()

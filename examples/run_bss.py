@@ -18,16 +18,15 @@ with the same weights, without the samples. The other flags are those of `run_ab
 """
 
 import sys
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from statistics import mean, stdev
+from dataclasses import dataclass, field
+from statistics import mean
 
-import run_ab
-from transformers import set_seed
+import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
 
-from hf_abkd.cli import runs
+from hf_abkd import boundary_supporting_samples
+from hf_abkd.cli import comparison, demonstration, runs
 from hf_abkd.cli.workload import from_flags
-from hf_abkd.methods import BoundaryAttack, BoundarySamples, boundary_supporting_samples
+from hf_abkd.methods import BoundaryAttack, BoundarySamples
 
 METHODS = {"alone": "student alone", "kd": "KD", "bss": "KD with boundary samples"}
 
@@ -51,66 +50,46 @@ def stages_of(method, flags):
     return boundary_supporting_samples(samples=samples, boundary_weight=0.0 if method == "kd" else None)
 
 
-def train(method, work, args, run, flags):
-    """Run one method with one seed; return its scores."""
-    set_seed(args.seed)
-    student = work.make_student()
-    trainer = runs.make_trainer(student, work, args, run, stages_of(method, flags))
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.create_model_card(dataset=work.name, dataset_tags=work.dataset_id, model_name=Path(args.output_dir).name)
-    log = trainer.state.log_history
+def figure(name, text, factor=1):
+    """Return what makes the cell of a figure of the samples: its mean over seeds, as text."""
 
-    def mean_of(key):
-        found = [entry[key] for entry in log if key in entry]
-        return mean(found) if found else float("nan")
-
-    return {
-        "model": METHODS[method],
-        "parameters": student.num_parameters(),
-        "accuracy": next((entry["eval_accuracy"] for entry in reversed(log) if "eval_accuracy" in entry), float("nan")),
-        "seconds": next(entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry),
-        "teacher": next((entry["teacher_accuracy"] for entry in log if "teacher_accuracy" in entry), None),
-        **{key: mean_of(f"boundary_samples/{key}") for key in ("reached", "gap", "passes")},
-    }
-
-
-def table(results):
-    """Return the results as a table in Markdown: mean and standard deviation over seeds."""
-    rows = ["| model | parameters | accuracy | time | attacks that arrived | apart | passes |", "|---" * 7 + "|"]
-    for name in dict.fromkeys(result["model"] for result in results):
-        same = [result for result in results if result["model"] == name]
-        scores = [100 * result["accuracy"] for result in same]
-        spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
-        means = {key: mean(result[key] for result in same) for key in ("seconds", "reached", "gap", "passes")}
+    def cell(outcomes):
+        if outcomes[0].model != METHODS["bss"]:
+            return ""
         # A run may end before its first line of the log, or classify no image right until then.
-        figures = (f"{100 * means['reached']:.1f} %", f"{means['gap']:.3f}", f"{means['passes']:.1f}")
-        arrived = " | ".join("not logged" if figure.startswith("nan") else figure for figure in figures)
-        end = arrived if name == METHODS["bss"] else "| |"
-        rows.append(
-            f"| {name} | {same[0]['parameters']:,} | {mean(scores):.2f} %{spread} | {means['seconds']:.0f} s | {end} |"
-        )
-    return "\n".join(rows)
+        logged = [outcome.logged(f"boundary_samples/{name}") for outcome in outcomes]
+        return text.format(factor * mean(map(mean, logged))) if all(logged) else "not logged"
+
+    return cell
+
+
+COLUMNS = {
+    "time": lambda outcomes: f"{mean(outcome.logged('train_runtime')[-1] for outcome in outcomes):.0f} s",
+    "attacks that arrived": figure("reached", "{:.1f} %", 100),
+    "apart": figure("gap", "{:.3f}"),
+    "passes": figure("passes", "{:.1f}"),
+}
 
 
 def main():
     parser = runs.parser(SampleArguments)
-    demo = not any(word.startswith(("--teacher_n", "--student_n", "--train_", "--dataset_n")) for word in sys.argv)
+    demo = demonstration.is_asked_for(sys.argv)
     # One line of the log for each epoch of the demonstration, from which the attacks are told.
-    parser.set_defaults(**({**run_ab.DEMO, "output_dir": "distilled/digits-bss", "logging_steps": 23} if demo else {}))
+    changes = {"output_dir": "distilled/digits-bss", "logging_steps": 23}
+    parser.set_defaults(**({**demonstration.DEFAULTS, **changes} if demo else {}))
     run, models, data, args, flags = runs.parse(parser)
     stages_of("bss", flags)  # a mistake in the flags is told before a teacher is trained or anything is loaded
     if not demo and models.teacher_name_or_path is None:
         raise ValueError("--teacher_name_or_path is missing: samples are moved to the boundaries of a teacher")
-    work = run_ab.digits_work(args, run) if demo else from_flags(models, data, seed=args.seed)
-    seeds = [replace(args, seed=seed) for seed in (run.compare and run.seeds) or [args.seed]]
-    methods = METHODS if run.compare else ["bss"]
-    jobs = [(m, replace(own, output_dir=f"{args.output_dir}/{m}-seed{own.seed}")) for own in seeds for m in methods]
-    results = [train(m, work, own, run, flags) for m, own in jobs]
+    work = demonstration.digits_workload(args, run) if demo else from_flags(models, data, seed=args.seed)
+    outcomes = []
+    for method, job_args in comparison.jobs(METHODS if run.compare else ["bss"], args, run):
+        trainer = comparison.seeded_trainer(work, job_args, run, stages_of(method, flags))
+        outcomes.append(comparison.finished(METHODS[method], trainer, work))
     if args.process_index == 0:
-        print(table(results))
-        scores = [result["teacher"] for result in results if result["teacher"] is not None]
-        print("\n".join(f"Accuracy of the teacher: {100 * score:.2f} %" for score in scores[:1]))
+        print(comparison.table(outcomes, COLUMNS))
+        accuracies = [outcome.teacher_accuracy for outcome in outcomes if outcome.teacher_accuracy is not None]
+        print("\n".join(f"Accuracy of the teacher: {100 * accuracy:.2f} %" for accuracy in accuracies[:1]))
 
 
 if __name__ == "__main__":

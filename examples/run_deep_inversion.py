@@ -22,26 +22,18 @@ any data, use `hf-abkd synthesize`, and train from its folder with `--dataset_na
 
 import sys
 from dataclasses import dataclass, field, replace
-from statistics import mean, stdev
 
-import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as PILImage
-from run_ab import DEMO, digits_work
-from transformers import set_seed
+import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
 
 from hf_abkd import AdaptiveDeepInversion, DeepInversion, synthesize
-from hf_abkd.cli import runs
+from hf_abkd.cli import demonstration, image_kinds, runs
+from hf_abkd.cli.image_comparison import ImageComparison, Judge
 from hf_abkd.cli.workload import from_flags
-from hf_abkd.data.transform import ImageTransform, prepare
-from hf_abkd.methods.deep_inversion.image_quality import measure_quality
-from hf_abkd.methods.deep_inversion.inversion import GREY, UNIT
-from hf_abkd.methods.deep_inversion.synthesis import class_names
-from hf_abkd.models.label_spaces import match_labels
-from hf_abkd.models.loading import load_teacher, own_processor
+from hf_abkd.data.transform import ImageTransform
+from hf_abkd.methods.deep_inversion.image_classes import class_names
 
 # For all runs: the teacher's logits alone, as the labels of noise say nothing.
-OWN = {
+CHANGES = {
     "output_dir": "distilled/data-free",
     "kd_weight": 1.0,
     "temperature": 3.0,
@@ -69,134 +61,50 @@ class InversionArguments:
     verifier: str | None = field(default=None, metadata={"help": "Another model that judges the images."})
 
 
-def noise(count, size, names):
-    """Return images of independent pixels, with about the mean and the deviation of photographs."""
-    pixels = np.random.default_rng(0).normal(GREY, UNIT, (count, *size, 3)).round().clip(0, 255).astype(np.uint8)
-    columns = {"image": [PILImage.fromarray(one) for one in pixels], "label": [n % len(names) for n in range(count)]}
-    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
-
-
-def distil(work, args, run, train, growing=None):
-    """Distil one student from some images; return its accuracy on the validation set."""
-    set_seed(args.seed)
-    student = work.make_student()
-    trainer = runs.make_trainer(student, replace(work, train=train), args, run, runs.stages_of("kd", run))
-    if growing is not None:
-        trainer.add_callback(growing)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    return trainer.evaluate()["eval_accuracy"]
-
-
-def row(kind, quality, scores):
-    """Return a row of the table."""
-    verified = "-" if quality.verifier_accuracy is None else f"{100 * quality.verifier_accuracy:.1f} %"
-    cells = [f"{100 * quality.teacher_accuracy:.1f} %", verified, f"{quality.r_feature:.3g}"]
-    cells.append("-" if quality.diversity is None else f"{quality.diversity:.3f}")
-    spread = f" ± {100 * stdev(scores):.2f}" if len(scores) > 1 else ""
-    return f"| {kind} | {' | '.join(cells)} | {100 * mean(scores):.2f} %{spread} |"
+def verifier_of(flags, models, work, args, run, demo):
+    """Return an independent model and its image processor; in the demonstration on other random numbers."""
+    if flags.verifier:
+        return image_kinds.loaded_verifier(flags.verifier, models, args.device)
+    if not demo:
+        return None, None
+    return demonstration.train_alone("verifier", work, args, run, weights_seed=args.seed + 1000), None
 
 
 def main():
     parser = runs.parser(InversionArguments)
-    demo = not any(word.startswith(("--teacher_n", "--student_n", "--train_", "--dataset_n")) for word in sys.argv)
-    parser.set_defaults(**(DEMO if demo else {}) | OWN)
-    run, models, data, args, own = runs.parse(parser)
-    long = replace(args, num_train_epochs=DEMO["num_train_epochs"])  # for what learns from all digits
-    work = digits_work(long, run) if demo else from_flags(models, data, seed=args.seed)
+    demo = demonstration.is_asked_for(sys.argv)
+    parser.set_defaults(**(demonstration.DEFAULTS if demo else {}) | CHANGES)
+    run, models, data, args, flags = runs.parse(parser)
+    long = replace(args, num_train_epochs=demonstration.DEFAULTS["num_train_epochs"])  # for what learns from all digits
+    work = demonstration.digits_workload(long, run) if demo else from_flags(models, data, seed=args.seed)
     teacher, processor = work.teacher.to(args.device), work.teacher_processor or work.processor
-    column, labels = data.image_column_name, data.label_column_name
-    # Images are labelled by the teacher's classes, which may be others than the data's or in another order.
-    names = class_names(teacher, processor)
-    match = match_labels(
-        dict(enumerate(work.train.features[labels].names)),
-        dict(enumerate(names)),
-        work.train.features[labels].num_classes,
-        len(names),
-    )
-    match.check_logits("knowledge_distillation")
-    known = dict(zip(match.student_classes, match.teacher_classes, strict=True))
-    wanted = [row for row, label in enumerate(work.train.with_format(None)[labels]) if label in known]
-    if len(wanted) < own.num_images:
-        raise ValueError(f"there are {len(wanted)} real images of the teacher's classes; lower --num_images to that")
-    verifier = verifier_processor = None  # an independent model
-    if own.verifier:
-        hub = {name: getattr(models, name) for name in ("trust_remote_code", "cache_dir", "token")}
-        verifier = load_teacher(own.verifier, labels=None, **hub).to(args.device)
-        verifier_processor = own_processor(own.verifier, **hub)
-    elif demo:  # another network, on other random numbers
-        verifier = digits_verifier(work, long, run)
+    names, count, batch_size = class_names(teacher, processor), flags.num_images, flags.image_batch_size
+    columns = {"image_column": data.image_column_name, "label_column": data.label_column_name}
+    real = image_kinds.real_images(work.train, count, names, **columns)
+    judge = Judge(teacher, processor, *verifier_of(flags, models, work, long, run, demo), batch_size)
+    weights = {"feature_weight": flags.feature_weight, "tv_weight": flags.tv_weight}
     settings = DeepInversion(
-        iterations=own.iterations,
-        learning_rate=own.image_learning_rate,
-        cosine=True,
-        feature_weight=own.feature_weight,
-        tv_weight=own.tv_weight,
+        iterations=flags.iterations, learning_rate=flags.image_learning_rate, cosine=True, **weights
     )
-    images = {}
+    folder = flags.synthesized or f"{args.output_dir}/synthesized"
     with args.main_process_first(local=False, desc="synthesize"):  # others then find it complete
-        made = synthesize(
-            teacher,
-            processor,
-            own.synthesized or f"{args.output_dir}/synthesized",
-            num_images=own.num_images,
-            batch_size=own.image_batch_size,
-            settings=settings,
-        )
-    images["synthesised"] = made.dataset
-    images["noise"] = noise(own.num_images, made.dataset[0]["image"].size[::-1], names)
-    real = work.train.with_format(None).select(wanted[: own.num_images])
-    real = real.select_columns([column, labels]).rename_columns({column: "image", labels: "label"})
-    real = real.add_column("theirs", [known[label] for label in real["label"]]).remove_columns("label")
-    images["real"] = real.rename_column("theirs", "label").cast_column("label", ClassLabel(names=names))
-    judges = {"verifier": verifier, "verifier_processor": verifier_processor}
+        made = synthesize(teacher, processor, folder, num_images=count, batch_size=batch_size, settings=settings)
+    noise = image_kinds.noise_images(count, made.dataset[0]["image"].size[::-1], names)
     transform = ImageTransform(work.processor, teacher_processor=work.teacher_processor)
-    rows = []
-    for kind, dataset in images.items():
-        parts = (
-            dataset[start : start + own.image_batch_size] for start in range(0, len(dataset), own.image_batch_size)
+    compared = ImageComparison(work, args, run, judge)
+    for kind, images in {"synthesised": made.dataset, "noise": noise, "real": real}.items():
+        compared.teach(kind, images, transform)
+    if flags.adaptive:
+        per_epoch = -(-count // (args.train_batch_size * args.world_size))
+        steps = args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
+        growth = {"every_steps": max(1, steps // -(-count // batch_size)), "batch_size": batch_size}
+        given = {**growth, "settings": settings, "transform": transform, "student_processor": work.processor}
+        compared.teach_growing(
+            "adaptive", lambda args: AdaptiveDeepInversion(teacher, processor, args, **given), steps=steps
         )
-        batches = (([image.convert("RGB") for image in part["image"]], part["label"]) for part in parts)
-        quality = measure_quality(teacher, processor, batches, **judges)
-        scores = []
-        for seed in run.seeds:
-            folder = f"{args.output_dir}/{kind}-seed{seed}"
-            scores.append(distil(work, replace(args, seed=seed, output_dir=folder), run, prepare(dataset, transform)))
-        rows.append(row(kind, quality, scores))
-    if own.adaptive:
-        scores = []
-        for seed in run.seeds:
-            folder = replace(args, seed=seed, output_dir=f"{args.output_dir}/adaptive-seed{seed}")
-            batch, batches = own.image_batch_size, -(-own.num_images // own.image_batch_size)
-            per_epoch = -(-own.num_images // (args.train_batch_size * args.world_size))
-            steps = args.max_steps if args.max_steps > 0 else int(per_epoch * args.num_train_epochs)
-            growing = AdaptiveDeepInversion(
-                teacher,
-                processor,
-                folder,
-                every_steps=max(1, steps // batches),
-                batch_size=batch,
-                settings=settings,
-                transform=transform,
-                student_processor=work.processor,
-            )
-            scores.append(distil(work, replace(folder, max_steps=steps), run, growing.dataset, growing))
-        batches = (growing.shards.read(index)[:2] for index in range(growing.shards.count()))  # of the last seed
-        rows.append(row("adaptive", measure_quality(teacher, processor, batches, **judges), scores))
     if args.process_index == 0:
-        print("| images | teacher | verifier | R_feature | diversity | student |\n|---|---|---|---|---|---|")
-        print("\n".join(rows))
+        print(compared.table())
         print(f"Look at the images: {made.folder / 'previews.png'}")
-
-
-def digits_verifier(work, args, run):
-    """Return a small network trained on the real digits alone."""
-    set_seed(args.seed + 1000)
-    model = work.make_student()
-    trainer = runs.make_trainer(model, work, replace(args, output_dir=f"{args.output_dir}/verifier"), run, None)
-    trainer.train()
-    trainer.save_model()
-    return model
 
 
 if __name__ == "__main__":

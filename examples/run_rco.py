@@ -20,15 +20,14 @@ other flags are those of `run_ab.py`. All three ways have the same steps, learni
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 
-import run_ab
-from transformers import set_seed
+import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
 
 from hf_abkd import RouteRecorder, route_constrained
-from hf_abkd.cli import runs
+from hf_abkd.cli import comparison, demonstration, runs
+from hf_abkd.cli.held_out import held_out_of
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import GreedyRoute, equal_interval
 from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
@@ -67,83 +66,53 @@ def stages_of(method, run, route, anchors, held_out):
     return route_constrained(anchors, stages=runs.stages_of("kd", run), restart=route.restart)
 
 
-def train(method, work, args, run, stages):
-    """Run one method with one seed; return its scores."""
-    set_seed(args.seed)
-    student = work.make_student()
-    trainer = runs.make_trainer(student, work, args, run, stages)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.create_model_card(dataset=work.name, dataset_tags=work.dataset_id, model_name=Path(args.output_dir).name)
-    log = trainer.state.log_history
-    return {
-        "model": METHODS[method],
-        "parameters": student.num_parameters(),
-        "accuracy": next((entry["eval_accuracy"] for entry in reversed(log) if "eval_accuracy" in entry), float("nan")),
-        "anchors": [entry["anchor_accuracy"] for entry in log if "anchor_accuracy" in entry],
-    }
-
-
 def record(work, args, run, route):
     """Train the model named as the student alone, and record its route."""
-    set_seed(args.seed)
-    trainer = runs.make_trainer(work.make_student(), work, args, run, None)
+    trainer = comparison.seeded_trainer(work, args, run, None)
     trainer.add_callback(RouteRecorder(Path(args.output_dir) / "route", count=route.anchor_count or 4))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
 
 
-def without_held_out(work, count):
-    """Return a workload whose last training images are kept apart, and these."""
-    if not hasattr(work.train, "__len__"):
-        raise ValueError("--greedy_delta keeps the last training images, and those of a stream are not known")
-    rows = len(work.train)
-    held_out = work.train.select(range(rows - count, rows))
-    return replace(work, train=work.train.select(range(rows - count))), held_out
+def recorded_demonstration(args, run, route):
+    """Train a teacher on the digits with its route recorded; return the workload and the anchors."""
+    folder = Path(args.output_dir) / "route"
+    count = 12 if route.greedy_delta is not None else route.anchor_count or 4
+    work = demonstration.digits_workload(args, run, RouteRecorder(folder, count=count))
+    args.distributed_state.wait_for_everyone()
+    return work, anchors_in(folder)
 
 
-def table(results):
-    """Return the results as a table in Markdown: mean and standard deviation over seeds."""
-    rows = ["| model | parameters | accuracy |", "|---|---|---|"]
-    for name in dict.fromkeys(result["model"] for result in results):
-        same = [result for result in results if result["model"] == name]
-        scores = [100 * result["accuracy"] for result in same]
-        spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
-        rows.append(f"| {name} | {same[0]['parameters']:,} | {mean(scores):.2f} %{spread} |")
-    return "\n".join(rows)
+def named_route(models, data, args, route):
+    """Load what the flags name; return the workload and the anchors, of which the last is the converged teacher."""
+    if (route.route is None) == (route.anchors is None):
+        raise ValueError("say where the anchors are, by one of --route and --anchors (or --record a route first)")
+    anchors = anchors_in(route.route) if route.route else fetch_anchors(route.anchors, token=models.token)
+    models.teacher_name_or_path = models.teacher_name_or_path or str(anchors[-1])
+    return from_flags(models, data, seed=args.seed), anchors
 
 
 def main():
     parser = runs.parser(RouteArguments)
-    demo = not any(word.startswith(("--teacher_n", "--student_n", "--train_", "--dataset_n")) for word in sys.argv)
-    parser.set_defaults(**({**run_ab.DEMO, "output_dir": "distilled/digits-route"} if demo else {}))
+    demo = demonstration.is_asked_for(sys.argv)
+    changes = {"output_dir": "distilled/digits-route"}
+    parser.set_defaults(**({**demonstration.DEFAULTS, **changes} if demo else {}))
     run, models, data, args, route = runs.parse(parser)
     if route.record:
         record(from_flags(models, data, seed=args.seed), args, run, route)
         return
-    if demo:
-        folder = Path(args.output_dir) / "route"
-        count = 12 if route.greedy_delta is not None else route.anchor_count or 4
-        work = run_ab.digits_work(args, run, RouteRecorder(folder, count=count))
-        args.distributed_state.wait_for_everyone()
-        anchors = anchors_in(folder)
-    else:
-        if (route.route is None) == (route.anchors is None):
-            raise ValueError("say where the anchors are, by one of --route and --anchors (or --record a route first)")
-        anchors = anchors_in(route.route) if route.route else fetch_anchors(route.anchors, token=models.token)
-        # What is not named otherwise is the converged teacher.
-        models.teacher_name_or_path = models.teacher_name_or_path or str(anchors[-1])
-        work = from_flags(models, data, seed=args.seed)
+    work, anchors = recorded_demonstration(args, run, route) if demo else named_route(models, data, args, route)
     held_out = None
     if route.greedy_delta is not None:
-        work, held_out = without_held_out(work, route.greedy_samples)
-    seeds = [replace(args, seed=seed) for seed in (run.compare and run.seeds) or [args.seed]]
-    methods = METHODS if run.compare else ["rco"]
-    jobs = [(m, replace(own, output_dir=f"{args.output_dir}/{m}-seed{own.seed}")) for own in seeds for m in methods]
-    results = [train(m, work, own, run, stages_of(m, run, route, anchors, held_out)) for m, own in jobs]
+        work, held_out = held_out_of(work, route.greedy_samples, flag="--greedy_delta")
+    outcomes = []
+    for method, job_args in comparison.jobs(METHODS if run.compare else ["rco"], args, run):
+        trainer = comparison.seeded_trainer(work, job_args, run, stages_of(method, run, route, anchors, held_out))
+        outcomes.append(comparison.finished(METHODS[method], trainer, work))
     if args.process_index == 0:
-        print(table(results))
-        print("Accuracy of the anchors: " + ", ".join(f"{100 * share:.2f} %" for share in results[-1]["anchors"]))
+        print(comparison.table(outcomes))
+        shares = outcomes[-1].logged("anchor_accuracy")
+        print("Accuracy of the anchors: " + ", ".join(f"{100 * share:.2f} %" for share in shares))
 
 
 if __name__ == "__main__":

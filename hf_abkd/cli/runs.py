@@ -67,17 +67,17 @@ def parser(*more: type) -> HfArgumentParser:
     return HfArgumentParser((RunArguments, ModelArguments, DataArguments, TrainingArguments, *more))
 
 
-def parse(own: HfArgumentParser, words: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(flags_parser: HfArgumentParser, words: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Return the dataclasses that the words of a command line fill, in the order of `parser`.
 
     Args:
-        own: The parser.
+        flags_parser: The parser.
         words: The words; by default those of this process.
 
     Raises:
         ValueError: If a flag is unknown, or its value is not possible.
     """
-    filled: tuple[Any, ...] = own.parse_args_into_dataclasses(None if words is None else list(words))
+    filled: tuple[Any, ...] = flags_parser.parse_args_into_dataclasses(None if words is None else list(words))
     args = filled[3]
     if (args.resume_from_checkpoint or "").lower() == "true":
         args.resume_from_checkpoint = True

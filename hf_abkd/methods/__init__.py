@@ -1,9 +1,15 @@
-"""Published systems: lists of stages, and what makes data for them."""
+"""Published systems: lists of stages, and what makes data for them.
+
+Each has a file or folder of its name: activation boundaries, knowledge distillation, boundary (supporting) samples,
+route constrained optimisation, joint (progressive) adaptation and DeepInversion.
+"""
 
 from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activation_boundary
 from hf_abkd.methods.boundary_samples.attack import BoundaryAttack
 from hf_abkd.methods.boundary_samples.samples import BoundarySamples, boundary_supporting_samples
-from hf_abkd.methods.deep_inversion.synthesis import AdaptiveDeepInversion, DeepInversion, synthesize
+from hf_abkd.methods.deep_inversion.adaptive import AdaptiveDeepInversion
+from hf_abkd.methods.deep_inversion.settings import DeepInversion
+from hf_abkd.methods.deep_inversion.synthesis import synthesize
 from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
 from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained

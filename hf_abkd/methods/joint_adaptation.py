@@ -1,4 +1,8 @@
-"""Joint progressive distillation and unsupervised domain adaptation: a teacher that adapts, and teaches meanwhile."""
+"""Joint progressive distillation and unsupervised domain adaptation: a teacher that adapts, and teaches meanwhile.
+
+Paper: Nguyen-Meidine et al., IJCNN 2020, https://huggingface.co/papers/2005.07839
+What differs from the paper is told at `joint_adaptation`.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +39,7 @@ def joint_adaptation(
     Train on `hf_abkd.data.paired_domains.PairedDomains`. Both domains go through a model together, so that
     its BatchNorm normalises them by their common statistics. Both models are moved by one optimiser with one learning
     rate, and gradients are clipped (`max_grad_norm`) by their common norm. The teacher that was passed is changed for
-    good:
-    `trainer.teacher.model.save_pretrained(folder)` keeps it.
+    good: `trainer.teacher.model.save_pretrained(folder)` keeps it.
 
     Paper: Nguyen-Meidine et al., IJCNN 2020, https://huggingface.co/papers/2005.07839
     Differs from the authors' code: both models are in training mode in every step, after evaluations too; b and g
@@ -56,6 +59,12 @@ def joint_adaptation(
 
     Raises:
         ValueError: If a value is not possible.
+
+    Example:
+        ```python
+        both = PairedDomains(labelled_source, unlabelled_target, seed=0)
+        DistillationTrainer(student, args, teacher=teacher, stages=joint_adaptation(), train_dataset=both).train()
+        ```
     """
     for name, value in (("beta_start", beta_start), ("beta_end", beta_end)):
         if not 0 < value < 1:
@@ -70,11 +79,11 @@ def joint_adaptation(
     def taught(rows: str, share: float) -> Term:
         return Term(KnowledgeDistillation(temperature=temperature), rows=rows, weight=beta.times(share))
 
-    own: list[Term | PairedTerms] = [taught(TARGET, 1.0)]
+    published = [taught(TARGET, 1.0)]
     if alpha > 0:
-        own.append(taught(SOURCE, alpha))
+        published.append(taught(SOURCE, alpha))
     if alpha < 1:
-        own.append(Term(CrossEntropy(), rows=SOURCE, weight=beta.times(1 - alpha)))
+        published.append(Term(CrossEntropy(), rows=SOURCE, weight=beta.times(1 - alpha)))
     confused = domain_confusion(
         teacher_features,
         confusion=confusion,
@@ -83,7 +92,7 @@ def joint_adaptation(
     )
     return [
         Stage(
-            terms=[*own, *terms],
+            terms=[*published, *terms],
             teacher_terms=[Term(CrossEntropy(), rows=SOURCE, weight=rest, name="teacher/cross_entropy"), confused],
             name="joint adaptation",
         )
@@ -109,6 +118,10 @@ def domain_confusion(
 
     Raises:
         ValueError: If there is no such confusion.
+
+    Example:
+        >>> Stage([Term(CrossEntropy(), rows="source"), domain_confusion()], name="adaptation").name
+        'adaptation'
     """
     if confusion not in ("mmd", "gradient_reversal"):
         raise ValueError(f"confusion must be 'mmd' or 'gradient_reversal', got {confusion!r}")

@@ -1,4 +1,8 @@
-"""Route constrained optimisation: learn from the teacher's own checkpoints, easy to hard, to the converged one."""
+"""Route constrained optimisation: learn from the teacher's own checkpoints, easy to hard, to the converged one.
+
+Paper: Jin et al., ICCV 2019, https://huggingface.co/papers/1904.09149
+What differs from the paper is told at `route_constrained`.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +51,13 @@ def route_constrained(
     Raises:
         TypeError: If `anchors` is a single name.
         ValueError: If there are fewer than two, one stands there twice in succession, or `shares` are not possible.
+
+    Example:
+        ```python
+        anchors = anchors_in("teacher/route")
+        stages = route_constrained(anchors)
+        DistillationTrainer(student, args, teacher=converged, stages=stages, train_dataset=images).train()
+        ```
     """
     route = anchors if isinstance(anchors, TeacherRoute) else TeacherRoute(anchors, shares=shares)
     if route is anchors and shares is not None:
@@ -88,6 +99,11 @@ class GreedyRoute(TeacherRoute):
 
     Raises:
         ValueError: If a setting is not possible.
+
+    Example:
+        ```python
+        stages = route_constrained(GreedyRoute(anchors_in("teacher/route"), held_out, parts=4))
+        ```
     """
 
     def __init__(
@@ -135,6 +151,10 @@ def equal_interval(anchors: Sequence[PathT], *, count: int | None = None, every:
 
     Raises:
         ValueError: If not one of the two is given, or there are too few checkpoints.
+
+    Example:
+        >>> equal_interval(["checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-4"], count=2)
+        ['checkpoint-2', 'checkpoint-4']
     """
     if (count is None) == (every is None):
         raise ValueError("give either count (how many anchors) or every (each how many checkpoints)")

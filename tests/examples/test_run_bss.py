@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
+from example_runs import call, imported, rows_of
 from transformers import AutoModelForImageClassification
 
-from hf_abkd.data.loading import digits
+from hf_abkd.cli import comparison
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", "--dataloader_pin_memory", "0"]
 
 
 @pytest.fixture
-def run_bss(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("run_bss")
+def run_bss():
+    return imported("run_bss")
 
 
-def call(run_bss, monkeypatch, *flags):
-    monkeypatch.setattr(sys, "argv", ["run_bss.py", *map(str, flags)])
-    run_bss.main()
-
-
-def test_the_demonstration_prints_one_table(run_bss, monkeypatch, tmp_path, capsys):
+@pytest.mark.usefixtures("demonstrated_on_few")
+def test_the_demonstration_prints_one_table(run_bss, tmp_path):
     """What users see first: three ways on one budget, and what the attacks did."""
-    few = digits()
-    few = type(few)(few.train.select(range(64)), few.validation.select(range(32)), few.labels, few.name)
-    monkeypatch.setattr(run_bss.run_ab, "digits", lambda: few)
-    call(
-        run_bss, monkeypatch, "--output_dir", tmp_path, "--max_steps", "3", "--seeds", "0", "--logging_steps", 1, *QUICK
-    )
-    printed = capsys.readouterr().out
-    rows = [line for line in printed.splitlines() if line.startswith("| ")]
-    assert [row.split(" | ")[0] for row in rows] == [
-        "| model",
-        "| student alone",
-        "| KD",
-        "| KD with boundary samples",
-    ]
+    flags = ["--output_dir", tmp_path, "--max_steps", "3", "--seeds", "0", "--logging_steps", 1]
+    printed = call("run_bss", *flags, *QUICK)
+    assert [row[0] for row in rows_of(printed)] == ["model", "student alone", "KD", "KD with boundary samples"]
     assert "Accuracy of the teacher: " in printed
     for method in run_bss.METHODS:
         AutoModelForImageClassification.from_pretrained(tmp_path / f"{method}-seed0")
@@ -59,26 +39,25 @@ def test_kd_is_the_same_stage_without_the_samples(run_bss):
         run_bss.stages_of("bss", run_bss.SampleArguments(attack_rule="none"))
 
 
-def test_a_run_without_a_teacher_is_refused(run_bss, monkeypatch, tmp_path):
+def test_a_run_without_a_teacher_is_refused(workspace):
     """Without one it would train the student alone, and the output would not say so."""
-    part = digits().train.select(range(16))
-    part.to_parquet(str(tmp_path / "train.parquet"))
-    cifar = importlib.import_module("cifar_models")
-    labels = {"id2label": {i: str(i) for i in range(10)}}
-    cifar.CifarResNetConfig(depth=8, widths=(4, 6, 8), **labels).save_pretrained(tmp_path / "student")
-    cifar.cifar_processor().save_pretrained(tmp_path / "student")
     with pytest.raises(ValueError, match="--teacher_name_or_path is missing: samples are moved"):
         call(
-            run_bss,
-            monkeypatch,
-            *("--student_name_or_path", tmp_path / "student", "--train_files", tmp_path / "train.parquet"),
-            *("--output_dir", tmp_path / "out", *QUICK),
+            "run_bss",
+            *("--student_name_or_path", workspace / "student", "--train_files", workspace / "train.parquet"),
+            *("--output_dir", workspace / "out", *QUICK),
         )
 
 
 def test_figures_that_were_never_logged_are_told_as_such(run_bss):
     """A `nan` in the table looks like a run that diverged."""
-    result = {"model": run_bss.METHODS["bss"], "parameters": 10, "accuracy": 0.5, "seconds": 1.0, "teacher": 0.9}
-    nothing = {"reached": 0.0, "gap": float("nan"), "passes": 11.0}
-    assert run_bss.table([{**result, **nothing}]).endswith("| 50.00 % | 1 s | 0.0 % | not logged | 11.0 |")
-    assert run_bss.table([{**result, **dict.fromkeys(nothing, float("nan"))}]).count("not logged") == 3
+
+    def last_row(**figures):
+        log = [{"eval_accuracy": 0.5, "train_runtime": 1.0, "teacher_accuracy": 0.9}]
+        log.append({f"boundary_samples/{name}": value for name, value in figures.items()})
+        outcomes = [comparison.Outcome(run_bss.METHODS["bss"], 10, log)]
+        return comparison.table(outcomes, run_bss.COLUMNS)
+
+    assert last_row(reached=0.0, passes=11.0).endswith("| 50.00 % | 1 s | 0.0 % | not logged | 11.0 |")
+    assert last_row(reached=0.575, gap=0.1639, passes=15.0).endswith("| 57.5 % | 0.164 | 15.0 |")
+    assert last_row().count("not logged") == 3

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
+from example_runs import call, imported, rows_of
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_abkd.data.loading import digits
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", "--dataloader_pin_memory", "0"]
-
-
-@pytest.fixture
-def run_rco(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("run_rco")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, run_rco: ModuleType) -> Path:
-    """A folder with the configs of a teacher and a student, and digits as parquet files."""
-    cifar = importlib.import_module("cifar_models")
-    labels = {"id2label": {i: str(i) for i in range(10)}, "label2id": {str(i): i for i in range(10)}}
-    for name, widths in (("teacher", (4, 8, 16)), ("student", (4, 6, 8))):
-        torch.manual_seed(0)
-        cifar.CifarResNetConfig(depth=8, widths=widths, **labels).save_pretrained(tmp_path / name)
-        cifar.cifar_processor().save_pretrained(tmp_path / name)
-    images = digits()
-    for name, part in (("train", images.train), ("test", images.validation)):
-        part.select(range(48)).rename_columns({"image": "img"}).to_parquet(str(tmp_path / f"{name}.parquet"))
-    return tmp_path
-
-
-def call(run_rco: ModuleType, monkeypatch: pytest.MonkeyPatch, *flags: str | Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["run_rco.py", *map(str, flags)])
-    run_rco.main()
 
 
 def real(workspace: Path, model: str, out: str, *flags: str | Path) -> list[str | Path]:
@@ -57,14 +25,11 @@ def anchors_of(folder: Path) -> list[float]:
     return [entry["anchor"] for entry in json.loads(state.read_text())["log_history"] if "anchor" in entry]
 
 
-def test_the_demonstration_prints_one_table(
-    run_rco: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("demonstrated_on_few")
+def test_the_demonstration_prints_one_table(tmp_path: Path) -> None:
     """A user's first contact: no download, no flag."""
-    call(run_rco, monkeypatch, "--output_dir", tmp_path / "out", "--max_steps", "4", "--seeds", "3", *QUICK)
-    shown = capsys.readouterr().out
-    rows = [line for line in shown.splitlines() if line.startswith("|")]
-    assert [row.split(" | ")[0] for row in rows[2:]] == ["| student alone", "| KD", "| RCO"]
+    shown = call("run_rco", "--output_dir", tmp_path / "out", "--max_steps", "4", "--seeds", "3", *QUICK)
+    assert [row[0] for row in rows_of(shown)] == ["model", "student alone", "KD", "RCO"]
     assert shown.count("Accuracy of the anchors: ") == 1
     assert [path.name for path in sorted((tmp_path / "out" / "route").iterdir())] == [
         f"anchor-{n}" for n in (1, 2, 3, 4)
@@ -74,12 +39,11 @@ def test_the_demonstration_prints_one_table(
     assert not any(info.values()) and AutoImageProcessor.from_pretrained(tmp_path / "out" / "rco-seed3")
 
 
-def test_own_images_are_taught_along_a_recorded_route(
-    run_rco: ModuleType, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_images_are_taught_along_a_recorded_route(workspace: Path) -> None:
     """The two commands of the README, the choices among anchors, and a plain Trainer's checkpoints as a route."""
+    imported("cifar_weights").cifar_processor().save_pretrained(workspace / "student")
     saving = ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9"]
-    call(run_rco, monkeypatch, *real(workspace, "teacher", "taught", "--record", *saving))
+    call("run_rco", *real(workspace, "teacher-config", "taught", "--record", *saving))
     route = workspace / "taught" / "route"
     assert len(list(route.iterdir())) == 4
     for out, flags, expected in (
@@ -88,9 +52,9 @@ def test_own_images_are_taught_along_a_recorded_route(
         ("named", ["--anchors", route / "anchor-2", route / "anchor-4", "--restart"], [1, 2]),
         ("greedy", ["--route", route, "--greedy_delta", "1.5", "--greedy_samples", "8", "--anchor_count", "2"], [1, 4]),
     ):
-        call(run_rco, monkeypatch, *real(workspace, "student", out, *flags))
+        printed = call("run_rco", *real(workspace, "student", out, *flags))
         assert anchors_of(workspace / out / "rco-seed42") == expected
-        assert "| RCO | " in capsys.readouterr().out
+        assert "| RCO | " in printed
 
 
 @pytest.mark.parametrize(
@@ -103,10 +67,10 @@ def test_own_images_are_taught_along_a_recorded_route(
     ],
 )
 def test_mistakes_are_named_before_anything_is_loaded(
-    run_rco: ModuleType, workspace: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
 ) -> None:
     """A typing error must not cost a night."""
     monkeypatch.chdir(workspace)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        call(run_rco, monkeypatch, *real(workspace, "student", "out", *flags))
+        call("run_rco", *real(workspace, "student", "out", *flags))
     assert not (workspace / "out").exists()

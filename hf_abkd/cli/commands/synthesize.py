@@ -13,13 +13,9 @@ from torch import nn
 from transformers import BaseImageProcessor, HfArgumentParser
 
 from hf_abkd.cli.output import write_line
-from hf_abkd.methods.deep_inversion.synthesis import (
-    PRESETS,
-    PREVIEW_NAME,
-    DeepInversion,
-    Synthesized,
-    synthesize,
-)
+from hf_abkd.methods.deep_inversion.image_set import PREVIEW_NAME, Synthesized
+from hf_abkd.methods.deep_inversion.settings import PRESETS, DeepInversion
+from hf_abkd.methods.deep_inversion.synthesis import synthesize
 from hf_abkd.models.loading import load_processor, load_teacher
 
 

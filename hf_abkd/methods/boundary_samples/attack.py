@@ -60,6 +60,10 @@ class BoundaryAttack:
 
     Raises:
         ValueError: If a setting is not possible.
+
+    Example:
+        >>> BoundaryAttack(steps=5)
+        BoundaryAttack(rule='scale_invariant', steps=5, overshoot=0.02, halvings=4)
     """
 
     def __init__(
@@ -89,16 +93,17 @@ class BoundaryAttack:
 
     def __repr__(self) -> str:
         """Return the settings that count for the rule."""
+        published = f"step_size={self.step_size}"
         invariant = f"overshoot={self.overshoot}, halvings={self.halvings}"
-        own = f"step_size={self.step_size}" if self.rule == "published" else invariant
-        return f"BoundaryAttack(rule={self.rule!r}, steps={self.steps}, {own})"
+        counting = published if self.rule == "published" else invariant
+        return f"BoundaryAttack(rule={self.rule!r}, steps={self.steps}, {counting})"
 
     def __call__(
         self,
         logits_of: Callable[[Tensor], Tensor],
         images: Tensor,
-        own: Tensor,
-        other: Tensor,
+        classes: Tensor,
+        goals: Tensor,
         clamp_: Callable[[Tensor], Tensor],
     ) -> Attacked:
         """Move images, each from its own class to another one.
@@ -109,44 +114,51 @@ class BoundaryAttack:
         Args:
             logits_of: The model, from images (M, C, H, W) to logits (M, K).
             images: Where they start; not changed.
-            own: The class of each, (M,).
-            other: The class to go to, (M,).
+            classes: The class of each, (M,).
+            goals: The class to go to, (M,).
             clamp_: Cuts images off at the range of valid ones, in place.
         """
-        images, inside = images.detach().clone(), images.detach().clone()
-        reached = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        gap = images.new_zeros(len(images), dtype=torch.float32)
-        left = torch.arange(len(images), device=images.device)
-        passes = 0
+        way = _Way(images, classes, goals)
+        self._cross(way, logits_of, clamp_)
+        if self.rule == "scale_invariant":
+            self._come_nearer(way, logits_of)
+        return Attacked(way.images, way.reached, way.gap, way.passes)
+
+    def _cross(self, way: _Way, logits_of: Callable[[Tensor], Tensor], clamp_: Callable[[Tensor], Tensor]) -> None:
+        """Move images until the model prefers the class to go to, or no step is left."""
+        left = torch.arange(len(way.images), device=way.images.device)
         for step in range(self.steps + 1):
             if len(left) == 0:
                 break
-            passes += 1
-            here, last = images[left], step == self.steps
+            way.passes += 1
+            here, last = way.images[left], step == self.steps
+            classes, goals = way.classes[left], way.goals[left]
             with torch.inference_mode(False), torch.set_grad_enabled(not last):
                 here.requires_grad_(not last)
                 logits = logits_of(here).float()
-                distance = _distance(logits, own[left], other[left])
+                distance = _distance(logits, classes, goals)
                 gradient = here if last else torch.autograd.grad(-distance.sum(), here)[0]
             here, distance = here.detach(), distance.detach()
             crossed = distance <= 0
-            reached[left], gap[left] = _arrived(logits.detach(), own[left], other[left])
+            way.reached[left], way.gap[left] = _arrived(logits.detach(), classes, goals)
             if last:
                 break
             left, here = left[~crossed], here[~crossed]
-            inside[left] = here
-            images[left] = clamp_(here + self._step(distance[~crossed], gradient[~crossed]))
-        for _ in range(self.halvings if self.rule == "scale_invariant" else 0):
-            far = (reached & (gap > _NEAR)).nonzero().flatten()
+            way.before[left] = here
+            way.images[left] = clamp_(here + self._step(distance[~crossed], gradient[~crossed]))
+
+    def _come_nearer(self, way: _Way, logits_of: Callable[[Tensor], Tensor]) -> None:
+        """Halve the last step of images that went far beyond the boundary."""
+        for _ in range(self.halvings):
+            far = (way.reached & (way.gap > _NEAR)).nonzero().flatten()
             if len(far) == 0:
                 break
-            passes += 1
-            middle = (inside[far] + images[far]) / 2
+            way.passes += 1
+            middle = (way.before[far] + way.images[far]) / 2
             with torch.no_grad():
-                arrived, apart = _arrived(logits_of(middle).float(), own[far], other[far])
-            images[far[arrived]], gap[far[arrived]] = middle[arrived], apart[arrived]
-            inside[far[~arrived]] = middle[~arrived]
-        return Attacked(images, reached, gap, passes)
+                arrived, apart = _arrived(logits_of(middle).float(), way.classes[far], way.goals[far])
+            way.images[far[arrived]], way.gap[far[arrived]] = middle[arrived], apart[arrived]
+            way.before[far[~arrived]] = middle[~arrived]
 
     def _step(self, distance: Tensor, gradient: Tensor) -> Tensor:
         # A vanishing gradient gives no direction, and its square would underflow: the unit vector is made first.
@@ -162,15 +174,37 @@ class BoundaryAttack:
         return step
 
 
-def _distance(logits: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    return (logits.gather(1, own[:, None]) - logits.gather(1, other[:, None]))[:, 0]
+class _Way:
+    """Where images are on their way from their class to another.
+
+    Attributes:
+        images: Where they are, (M, C, H, W).
+        before: Where they were last on their own side, of the same shape.
+        classes: The class of each, (M,).
+        goals: The class to go to, (M,).
+        reached: Whether the model says the class to go to, (M,), bool.
+        gap: How far the probabilities of the two classes are apart, (M,).
+        passes: Forward passes that were made.
+    """
+
+    def __init__(self, images: Tensor, classes: Tensor, goals: Tensor) -> None:
+        self.images, self.before = images.detach().clone(), images.detach().clone()
+        self.classes, self.goals = classes, goals
+        self.reached = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.gap = images.new_zeros(len(images), dtype=torch.float32)
+        self.passes = 0
 
 
-def _arrived(logits: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def _distance(logits: Tensor, classes: Tensor, goals: Tensor) -> Tensor:
+    """Return by how much the logit of an image's class exceeds that of the class to go to, (M,)."""
+    return (logits.gather(1, classes[:, None]) - logits.gather(1, goals[:, None]))[:, 0]
+
+
+def _arrived(logits: Tensor, classes: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
     """Return whether the model says the other class, and how far the probabilities of the two are apart."""
     # A third class may have overtaken both: that is another boundary than the one that was meant.
-    arrived = logits.gather(1, other[:, None])[:, 0] == logits.amax(1)
-    return arrived & (_distance(logits, own, other) <= 0), _distance(logits.softmax(1), own, other).abs()
+    arrived = logits.gather(1, goals[:, None])[:, 0] == logits.amax(1)
+    return arrived & (_distance(logits, classes, goals) <= 0), _distance(logits.softmax(1), classes, goals).abs()
 
 
 def choose_base(student: Tensor, teacher: Tensor, labels: Tensor, share: float) -> Tensor:

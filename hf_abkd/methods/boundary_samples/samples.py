@@ -1,4 +1,8 @@
-"""Boundary supporting samples: knowledge distillation on images moved to the teacher's decision boundaries as well."""
+"""Boundary supporting samples: knowledge distillation on images moved to the teacher's decision boundaries as well.
+
+Paper: Heo et al., AAAI 2019, https://huggingface.co/papers/1805.05532
+What differs from the paper is told at `boundary_supporting_samples`.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,10 @@ class BoundarySamples(Extension):
 
     Raises:
         ValueError: If `share` is no share.
+
+    Example:
+        >>> boundary_supporting_samples(samples=BoundarySamples(BoundaryAttack(steps=5), share=0.5))[0].name
+        'boundary samples'
     """
 
     citation: ClassVar[str] = """@inproceedings{heo2019adversarial,
@@ -67,14 +75,14 @@ class BoundarySamples(Extension):
     def make(self, material: Material) -> tuple[Tensor, Tensor]:
         """Return the moved images and the sums that are logged."""
         chosen = choose_base(material.student, material.teacher, material.labels, self.share)
-        own = material.labels[chosen]
+        classes = material.labels[chosen]
         uniform = material.draws.uniform(1)[chosen, 0]
-        other = draw_targets(material.teacher[chosen], own, uniform)
-        found = self.attack(material.logits_of, material.images[chosen], own, other, material.clamp_)
-        reached = found.reached.float()
-        kept = found.images if self.keep_failed else found.images[found.reached]
+        goals = draw_targets(material.teacher[chosen], classes, uniform)
+        attacked = self.attack(material.logits_of, material.images[chosen], classes, goals, material.clamp_)
+        reached = attacked.reached.float()
+        kept = attacked.images if self.keep_failed else attacked.images[attacked.reached]
         sums = [torch.ones_like(reached.sum()), reached.new_tensor(len(chosen)), reached.sum()]
-        sums += [(found.gap * reached).sum(), reached.new_tensor(found.passes), reached.new_tensor(len(kept))]
+        sums += [(attacked.gap * reached).sum(), reached.new_tensor(attacked.passes), reached.new_tensor(len(kept))]
         return kept, torch.stack(sums)
 
     def summary(self, sums: Sequence[float]) -> dict[str, float]:
@@ -124,16 +132,23 @@ def boundary_supporting_samples(
 
     Raises:
         ValueError: If a value is not possible.
+
+    Example:
+        ```python
+        stages = boundary_supporting_samples(samples=BoundarySamples(share=0.25))
+        DistillationTrainer(student, args, teacher=teacher, stages=stages, train_dataset=images).train()
+        ```
     """
     samples = BoundarySamples() if samples is None else samples
     weight = Linear(start=4.0, end=1.0) if weight is None else weight
     if boundary_weight is None:
         boundary_weight = LinearUntil(start=2.0, end=0.0, until=0.75)
 
-    def taught(rows: str, own: float | Schedule) -> Term:
-        return Term(KnowledgeDistillation(temperature=temperature, temperature_squared=False), rows=rows, weight=own)
+    def taught(rows: str, of_rows: float | Schedule) -> Term:
+        objective = KnowledgeDistillation(temperature=temperature, temperature_squared=False)
+        return Term(objective, rows=rows, weight=of_rows)
 
-    own: list[Term | PairedTerms] = [taught(BASE, weight), taught(samples.group, boundary_weight)]
+    published = [taught(BASE, weight), taught(samples.group, boundary_weight)]
     if label_weight != 0:
-        own.insert(0, Term(CrossEntropy(), rows=BASE, weight=label_weight))
-    return [Stage(terms=[*own, *terms], name="boundary samples", extension=samples)]
+        published.insert(0, Term(CrossEntropy(), rows=BASE, weight=label_weight))
+    return [Stage(terms=[*published, *terms], name="boundary samples", extension=samples)]

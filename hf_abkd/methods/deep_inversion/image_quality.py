@@ -68,34 +68,32 @@ def measure_quality(
         ValueError: If the teacher has no BatchNorm statistics, there are no images, or the verifier knows other
             classes.
     """
-    seen = Understanding(teacher, processor)
+    taught = Understanding(teacher, processor)
     other = None if verifier is None else Understanding(verifier, verifier_processor or processor)
-    right, sure, verified, distances, count = 0, 0.0, 0, [], 0
-    moments: dict[str, Tensor] = {}
+    count, right, verified, confidence = 0, 0, 0, 0.0
+    distances, features_by_class = [], _FeaturesByClass()
     with NormStatistics(teacher) as statistics, evaluating(teacher), torch.no_grad():
         for images, labels in batches:
             truth = torch.tensor(labels)
-            logits = seen.logits(images)
-            features = statistics.features().cpu().double()
+            logits = taught.logits(images)
+            features_by_class.add(statistics.features().cpu().double(), truth, logits.shape[1])
             distances.append(statistics.take().sum().item())
-            probabilities = logits.softmax(1)
-            right += int((logits.argmax(1) == truth).sum())
-            sure += probabilities.gather(1, truth[:, None]).sum().item()
             count += len(truth)
-            _add(moments, features, truth, logits.shape[1])
+            right += int((logits.argmax(1) == truth).sum())
+            confidence += logits.softmax(1).gather(1, truth[:, None]).sum().item()
             if other is not None:
-                theirs = other.logits(images)
-                match = label_match(teacher, other.model, logits.shape[1], theirs.shape[1])
-                verified += int((match.teacher_in_student_space(theirs).argmax(1) == truth).sum())
+                verdict = other.logits(images)
+                match = label_match(teacher, other.model, logits.shape[1], verdict.shape[1])
+                verified += int((match.teacher_in_student_space(verdict).argmax(1) == truth).sum())
     if not count:
         raise ValueError("there are no images to measure")
     return Quality(
         images=count,
-        classes=int((moments["count"] > 0).sum()),
+        classes=features_by_class.classes(),
         teacher_accuracy=right / count,
-        teacher_confidence=sure / count,
+        teacher_confidence=confidence / count,
         r_feature=sum(distances) / len(distances),
-        diversity=_deviation(moments),
+        diversity=features_by_class.deviation(),
         verifier_accuracy=None if other is None else verified / count,
     )
 
@@ -114,19 +112,30 @@ class Understanding:
             return LiveTeacher(self.model).logits({"pixel_values": pixels}).float().cpu()
 
 
-def _add(moments: dict[str, Tensor], features: Tensor, labels: Tensor, classes: int) -> None:
-    if not moments:
-        zeros = torch.zeros(classes, features.shape[1], dtype=torch.float64)
-        moments.update(count=torch.zeros(classes, dtype=torch.float64), sum=zeros, squares=zeros.clone())
-    moments["count"].index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
-    moments["sum"].index_add_(0, labels, features)
-    moments["squares"].index_add_(0, labels, features.square())
+class _FeaturesByClass:
+    """How many features of each class there were, their sums and the sums of their squares."""
 
+    def __init__(self) -> None:
+        self._counts = self._sums = self._squares = torch.zeros(0)
 
-def _deviation(moments: dict[str, Tensor]) -> float | None:
-    several = moments["count"] > 1
-    if not several.any():
-        return None
-    count = moments["count"][several, None]
-    variance = (moments["squares"][several] - moments["sum"][several].square() / count) / (count - 1)
-    return float(variance.clamp(min=0).mean().sqrt())
+    def add(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        """Add the features of some images, (N, C), with their labels, (N,)."""
+        if not len(self._counts):
+            self._counts = torch.zeros(classes, dtype=torch.float64)
+            self._sums, self._squares = torch.zeros(2, classes, features.shape[1], dtype=torch.float64)
+        self._counts.index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
+        self._sums.index_add_(0, labels, features)
+        self._squares.index_add_(0, labels, features.square())
+
+    def classes(self) -> int:
+        """Return how many classes have an image."""
+        return int((self._counts > 0).sum())
+
+    def deviation(self) -> float | None:
+        """Return the root of the mean variance within a class; None if no class has two images."""
+        several = self._counts > 1
+        if not several.any():
+            return None
+        count = self._counts[several, None]
+        variance = (self._squares[several] - self._sums[several].square() / count) / (count - 1)
+        return float(variance.clamp(min=0).mean().sqrt())

@@ -23,11 +23,11 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
     running = {name: layer for name, layer in layers.items() if layer.running_mean is not None}
     if running:
         return running
-    found = (
+    reason = (
         f"its {len(layers)} BatchNorm layers keep none (track_running_stats=False)" if layers else "it has no BatchNorm"
     )
     raise ValueError(
-        f"{type(model).__name__} holds no statistics of the images it was trained on: {found}. Images are inverted "
+        f"{type(model).__name__} holds no statistics of the images it was trained on: {reason}. Images are inverted "
         "from a teacher with BatchNorm statistics, such as ResNet, RegNet, MobileNet or EfficientNet (ViT, Swin and "
         "ConvNeXt have none). Distil from this teacher on any unlabelled images instead, or use another teacher."
     )

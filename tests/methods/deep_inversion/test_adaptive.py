@@ -1,62 +1,15 @@
-"""Adaptive DeepInversion inside a data-free run: what is read in which step, killed, resumed and in two processes."""
+"""Adaptive DeepInversion inside a data-free run: what is read in which step, also by a resumed run."""
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from growing_runs import EVERY, STEPS, files, growing_set, losses, run
+from invertible import named_teacher, processor
 from killed_runs import Interrupt
-from launched import environment, in_two_processes
-from test_inversion import processor
-from test_synthesis import named_teacher
 from tiny import arguments, differing, resnet, tensors, vit
 
-from hf_abkd import (
-    AdaptiveDeepInversion,
-    DeepInversion,
-    DistillationTrainer,
-    activation_boundary,
-    knowledge_distillation,
-)
-from hf_abkd.methods.deep_inversion import image_shards
-
-QUICK = DeepInversion(iterations=3, learning_rate=0.2, jitter=1)
-# A batch comes in at the steps 4, 8 and 12; the run has 14.
-EVERY, STEPS = 4, 14
-
-
-def run(folder, *callbacks, resume=None, stages=None, every=EVERY, student=None, growing=None, **settings):
-    args = arguments(folder, max_steps=STEPS, save_strategy="steps", save_steps=2, logging_steps=1, **settings)
-    teacher = named_teacher()
-    student = resnet(6, seed=9) if student is None else student
-    student.config.id2label = teacher.config.id2label
-    growing = growing or AdaptiveDeepInversion(
-        teacher, processor(), args, every_steps=every, batch_size=6, settings=QUICK, show_progress=False
-    )
-    trainer = DistillationTrainer(
-        student,
-        args,
-        teacher=teacher,
-        stages=stages or knowledge_distillation(label_weight=0),
-        train_dataset=growing.dataset,
-        callbacks=[growing, *callbacks],
-        processing_class=processor(),
-    )
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer, growing
-
-
-def files(growing):
-    return [growing.shards.file(index).read_bytes() for index in range(growing.shards.count())]
-
-
-def losses(trainer):
-    return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+from hf_abkd import AdaptiveDeepInversion, DeepInversion, activation_boundary
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +82,7 @@ def test_nothing_of_a_batch_stays_on_the_models(tmp_path):
 
     class Around(AdaptiveDeepInversion):
         def on_epoch_begin(self, args, state, control, model=None, **more):
-            models = (model, self._teacher)
+            models = (model, self._maker.teacher)
 
             def look():
                 return (
@@ -150,9 +103,7 @@ def test_nothing_of_a_batch_stays_on_the_models(tmp_path):
             seen.append((self.shards.count() - count, before[1][0], any(before[4])))
 
     args = arguments(tmp_path, max_steps=STEPS)
-    growing = Around(
-        named_teacher(), processor(), args, every_steps=EVERY, batch_size=6, settings=QUICK, show_progress=False
-    )
+    growing = growing_set(args, kind=Around)
     run(tmp_path, growing=growing, stages=activation_boundary())
     assert sum(made for made, _, _ in seen) >= 2
     assert all(training for _, training, _ in seen)
@@ -198,57 +149,3 @@ def test_a_folder_of_another_schedule_is_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(ValueError, match="every_steps: 4 there, 5 here"):
         run(tmp_path, every=5, resume=True)
-
-
-def write(folder):
-    """What each of two processes does; see below."""
-    trainer, growing = run(folder / "run", per_device_train_batch_size=2)
-    rank = trainer.args.process_index
-    facts = {"losses": losses(trainer), "made": growing.made, "world": trainer.args.world_size}
-    (folder / f"rank{rank}.json").write_text(json.dumps(facts))
-    torch.save(tensors(trainer.model), folder / f"rank{rank}.pt")
-
-
-@pytest.mark.slow
-def test_of_two_processes_one_makes_the_batches_and_both_read_them(tmp_path):
-    """Two that make them would write over each other; one that does not wait would read nothing."""
-    in_two_processes(Path(__file__), tmp_path)
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
-    assert first["world"] == second["world"] == 2
-    assert (first["made"], second["made"]) == (4, 0)
-    states = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    # Statistics of BatchNorm are each process's own until an evaluation or a checkpoint.
-    assert [name for name in differing(*states) if "running" not in name] == []
-
-
-def killed(folder):
-    """A run that kills itself in the middle of the third batch's file, at step 8."""
-
-    def sync(_):
-        if list((folder / "synthesized" / "data").glob(".batch-00002*")):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    image_shards.os.fsync = sync
-    run(folder)
-
-
-def test_a_run_that_is_killed_while_it_writes_a_batch_goes_on(straight, tmp_path):
-    """The half of a file that is left must not be read, nor keep the batch from being made."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__)), str(tmp_path), "kill"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    assert list((tmp_path / "synthesized" / "data").glob(".batch-00002*"))
-    trainer, growing = run(tmp_path, resume=True)
-    assert files(growing) == straight["files"]
-    assert differing(tensors(trainer.model), straight["tensors"]) == []
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    (killed if len(sys.argv) > 2 else write)(Path(sys.argv[1]))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from invertible import processor, settled
 from PIL import Image
-from test_inversion import processor, settled
 from tiny import resnet, tensors, vit
 
 from hf_abkd.methods.deep_inversion.image_quality import measure_quality

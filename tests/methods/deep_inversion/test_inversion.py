@@ -1,15 +1,13 @@
-"""Images out of a classifier."""
+"""One batch of images out of a classifier."""
 
 import dataclasses
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from invertible import SIZE, processor, settled
 from tiny import resnet, tensors, vit
-from torch.nn import functional
 from transformers import (
     EfficientNetConfig,
     EfficientNetForImageClassification,
@@ -22,162 +20,18 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hf_abkd.methods.deep_inversion.image_priors import mean_norm, total_variation
-from hf_abkd.methods.deep_inversion.inversion import (
-    GREY,
-    UNIT,
-    DeepInversion,
-    Sight,
-    inversion_loss,
-    invert,
-    jensen_shannon,
-    to_pixels,
-)
+from hf_abkd.methods.deep_inversion.inversion import invert
+from hf_abkd.methods.deep_inversion.inversion_loss import inversion_loss, jensen_shannon
 from hf_abkd.methods.deep_inversion.norm_statistics import NormStatistics
+from hf_abkd.methods.deep_inversion.settings import DeepInversion
+from hf_abkd.methods.deep_inversion.sight import Sight, of_pixels
 
-SIZE = {"height": 16, "width": 16}
 QUICK = DeepInversion(iterations=4, learning_rate=0.2, jitter=1)
-
-
-def processor(size=SIZE, **settings):
-    return ViTImageProcessorPil(size=size, **settings)
-
-
-def settled(model, seed=0):
-    """The model in eval mode after it has seen some batches, so that its statistics say something."""
-    generator = torch.Generator().manual_seed(seed)
-    model.train()
-    with torch.no_grad():
-        for _ in range(20):
-            model(torch.randn(8, 3, 16, 16, generator=generator) * 0.7 + 0.3)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def teacher():
     return settled(resnet())
-
-
-# ---- The divergence ----
-
-
-def divergence_by_loops(first, second):
-    """½ KL(p, m) + ½ KL(q, m) with m the mean of p and q, sample by sample."""
-    total = 0.0
-    for a, b in zip(first, second, strict=True):
-        p, q = (torch.exp(x) / torch.exp(x).sum() for x in (a, b))
-        for k in range(len(p)):
-            m = (p[k] + q[k]) / 2
-            total = total + (p[k] * torch.log(p[k] / m) + q[k] * torch.log(q[k] / m)) / 2
-    return total / len(first)
-
-
-def test_divergence_and_its_gradients_are_those_of_the_formula():
-    """Swapped or halved parts would pull the images elsewhere."""
-    generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
-    expected, found = divergence_by_loops(first, second), jensen_shannon(first, second)
-    torch.testing.assert_close(found, expected)
-    wanted = torch.autograd.grad(expected, [first, second])
-    assert all(one.abs().max() > 1e-3 for one in wanted)
-    for gradient, one in zip(torch.autograd.grad(found, [first, second]), wanted, strict=True):
-        torch.testing.assert_close(gradient, one)
-
-
-def test_divergence_is_symmetric_and_from_0_to_log_2():
-    """It is 0 for two that agree, and log 2 for two that are sure of different classes."""
-    sure, other = torch.eye(4)[:2] * 100, torch.eye(4)[2:] * 100
-    assert jensen_shannon(sure, sure).item() == 0
-    assert jensen_shannon(sure, other).item() == pytest.approx(math.log(2), abs=1e-6)
-    first, second = torch.randn(4, 6), torch.randn(4, 6)
-    torch.testing.assert_close(jensen_shannon(first, second), jensen_shannon(second, first))
-
-
-def test_divergence_of_many_classes_is_not_lost():
-    """With 1000 classes most probabilities are below 0.01: clamped there, two very different models seem to agree."""
-    generator = torch.Generator().manual_seed(0)
-    first, second = (2 * torch.randn(4, 1000, generator=generator) for _ in range(2))
-    found = jensen_shannon(first, second)
-    torch.testing.assert_close(found.double(), divergence_by_loops(first.double(), second.double()))
-    assert found > 0.15
-
-
-def test_divergence_of_extreme_logits_has_finite_gradients():
-    """Probabilities that underflow to 0 would make NaN of 0 * log 0."""
-    first = torch.tensor([[2000.0, 0.0, -2000.0]], requires_grad=True)
-    jensen_shannon(first, torch.tensor([[0.0, 1000.0, 0.0]])).backward()
-    assert torch.isfinite(first.grad).all()
-
-
-# ---- The loss ----
-
-
-@pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("coarse", [False, True])
-def test_loss_and_its_gradients_are_the_sum_of_the_formula(teacher, adaptive, coarse):
-    """A part that is left out, or weighed otherwise, is not seen in the images at once."""
-    settings = DeepInversion(
-        feature_weight=0.7, first_feature_factor=3.0, tv_weight=0.2, l2_weight=0.1, adaptive_weight=0.6
-    )
-    student = settled(resnet(6, seed=3), seed=5)
-    labels = torch.tensor([0, 2, 3, 1])
-    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    eye, other = Sight(teacher, processor(), 3), Sight(student, processor(), 3)
-    with NormStatistics(teacher) as statistics:
-        loss, r_feature = inversion_loss(
-            eye, other if adaptive else None, statistics, images, labels, settings, coarse=coarse
-        )
-    (gradient,) = torch.autograd.grad(loss, [images])
-
-    # The processor maps 0..255 to -1..1.
-    seen = functional.avg_pool2d(images, 2) if coarse else images
-    logits = teacher((seen * UNIT + GREY) / 127.5 - 1).logits
-    cross_entropy = -sum(torch.log_softmax(row, 0)[y] for row, y in zip(logits, labels, strict=True)) / 4
-    inputs = []
-    layers = [module for module in teacher.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    handles = [layer.register_forward_hook(lambda m, given, _: inputs.append((m, given[0]))) for layer in layers]
-    teacher((seen * UNIT + GREY) / 127.5 - 1)
-    for handle in handles:
-        handle.remove()
-    parts = [
-        (x.mean((0, 2, 3)) - m.running_mean).norm() + (x.var((0, 2, 3), unbiased=False) - m.running_var).norm()
-        for m, x in inputs
-    ]
-    expected = cross_entropy + 0.7 * (3 * parts[0] + sum(parts[1:]))
-    expected = expected + 0.2 * total_variation(seen) + 0.1 * mean_norm(seen)
-    if adaptive:
-        expected = expected + 0.6 * (
-            1 - divergence_by_loops(logits, student((images * UNIT + GREY) / 127.5 - 1).logits)
-        )
-    (wanted,) = torch.autograd.grad(expected, [images])
-    assert wanted.abs().max() > 1e-3
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(r_feature, sum(parts).detach(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)
-
-
-# ---- Pixels and colours ----
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
-        {"do_normalize": False},
-        {"do_rescale": False, "do_normalize": False},
-        {"image_mean": [0, 0, 0], "image_std": [0.01, 0.02, 5.0]},
-    ],
-)
-def test_the_teacher_sees_what_its_processor_would_show_it(teacher, settings):
-    """With a wrong mean or range the images are right only before they are stored."""
-    own = processor(**settings)
-    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pictures = [Image.fromarray(np.ascontiguousarray(one.permute(1, 2, 0).numpy())) for one in pixels]
-    shown = Sight(teacher, own, 3).to_colours((pixels.float() - GREY) / UNIT)
-    wanted = own(pictures, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(shown, wanted.float(), rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
-    assert torch.equal(to_pixels((pixels.float() - GREY) / UNIT), pixels)
 
 
 def test_images_stay_within_what_8_bits_hold(teacher):
@@ -190,9 +44,6 @@ def test_images_stay_within_what_8_bits_hold(teacher):
         handle.remove()
     assert len(seen) == 1 + QUICK.iterations, "one blank image tells the number of classes"
     assert max(one.abs().max().item() for one in seen) == pytest.approx(1, abs=1e-5)
-
-
-# ---- The optimisation ----
 
 
 def test_the_loss_goes_down_and_the_teacher_believes_the_images(teacher):
@@ -216,7 +67,7 @@ def test_the_best_images_are_returned_and_not_the_last(teacher):
     eye = Sight(teacher, processor(), 3)
 
     def loss_of(pixels):
-        images = (pixels.float() - GREY) / UNIT
+        images = of_pixels(pixels)
         with NormStatistics(teacher) as statistics, torch.no_grad():
             return inversion_loss(eye, None, statistics, images, torch.tensor(labels), wild, coarse=False)[0].item()
 
@@ -329,54 +180,6 @@ def test_two_sizes_of_image_are_seen(teacher):
     finally:
         handle.remove()
     assert seen[1:] == [8, 8, 8, 16, 16]
-
-
-# ---- Settings ----
-
-
-def test_presets_are_those_of_the_paper():
-    """Results are compared with it."""
-    cifar, large = DeepInversion.cifar10(), DeepInversion.imagenet()
-    assert (cifar.iterations, cifar.learning_rate, cifar.feature_weight) == (2000, 0.05, 10)
-    assert (cifar.tv_weight, cifar.l2_weight, cifar.jitter, cifar.cosine) == (2.5e-5, 0, 2, False)
-    assert (large.learning_rate, large.betas, large.cosine) == (0.25, (0.5, 0.9), True)
-    assert (large.feature_weight, large.first_feature_factor, large.tv_weight) == (0.01, 10, 1e-4)
-    assert (large.l2_weight, large.adaptive_weight, large.jitter, large.flip) == (1e-5, 0.2, 30, True)
-    assert large.coarse_iterations > 0
-    assert large.warmup_iterations > 0
-    assert DeepInversion.imagenet(jitter=4).jitter == 4
-
-
-def test_learning_rates_rise_and_fall():
-    """Adam at 0.25 without a warm-up jumps to black and white."""
-    settings = DeepInversion(learning_rate=1.0, warmup_iterations=4, cosine=True)
-    rates = [settings.rate(step, 24) for step in range(24)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0
-    assert rates[14] == pytest.approx(0.5)
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[-1] < 0.01
-    assert [DeepInversion().rate(step, 9) for step in (0, 8)] == [0.05, 0.05]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"iterations": 0}, "iterations must be at least 1, got 0"),
-        ({"iterations": 2.5}, "iterations must be a whole number, got 2.5"),
-        ({"coarse_iterations": 0.5}, "coarse_iterations must be a whole number, got 0.5"),
-        ({"jitter": 1.5}, "jitter must be a whole number, got 1.5"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
-        ({"feature_weight": -1.0}, "feature_weight must be a number, 0 or more, got -1.0"),
-        ({"tv_weight": math.nan}, "tv_weight must be a number"),
-        ({"jitter": -2}, "jitter must be"),
-    ],
-)
-def test_impossible_settings_are_refused(given, message):
-    """Each would cost the hours of a run."""
-    with pytest.raises(ValueError, match=message):
-        DeepInversion(**given)
 
 
 def test_a_teacher_without_batch_norm_is_refused():

@@ -1,51 +1,29 @@
 """Data sets out of a teacher: whole, resumable, and good for any run."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, load_dataset
-from test_inversion import processor, settled
+from growing_runs import contents, made
+from invertible import NAMES, named_teacher, processor, settled
 from tiny import arguments, resnet, tensors, vit
 
 from hf_abkd import (
-    CacheSettings,
     DeepInversion,
     DistillationTrainer,
+    Recipe,
     activation_boundary,
     knowledge_distillation,
-    synthesize,
     write_cache,
 )
 from hf_abkd.data.loading import DataArguments, load_image_datasets
 from hf_abkd.data.transform import ImageTransform, prepare
-from hf_abkd.methods.deep_inversion.synthesis import balanced_labels
+from hf_abkd.methods.deep_inversion.image_classes import balanced_labels
 from hf_abkd.teachers.identity import fingerprint
-
-QUICK = DeepInversion(iterations=4, learning_rate=0.2, jitter=1)
-NAMES = ["cat", "dog", "bird", "frog"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory):
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
-def named_teacher():
-    model = settled(resnet())
-    model.config.id2label = dict(enumerate(NAMES))
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +31,9 @@ def teacher():
     return named_teacher()
 
 
-def made(teacher, folder, **changes):
-    given = {"num_images": 10, "batch_size": 4, "settings": QUICK, "show_progress": False, **changes}
-    return synthesize(teacher, processor(), folder, **given)
-
-
 @pytest.fixture(scope="module")
 def finished(teacher, tmp_path_factory):
     return made(teacher, tmp_path_factory.mktemp("made") / "images", verifier=vit().eval())
-
-
-def contents(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 # ---- What comes out ----
@@ -128,58 +97,12 @@ def test_only_the_classes_that_were_asked_for(teacher, tmp_path):
     assert Counter(rows["label"]) == {3: 2, 1: 4}
 
 
-# ---- Killed, resumed, refused ----
-
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from hf_abkd.methods.deep_inversion import image_shards
-from test_synthesis import made, named_teacher
-write, written = image_shards.ImageShards.write, []
-
-def write_one(*given):
-    if written:
-        # In the middle of the second file.
-        (given[0].folder / "data" / ".batch-00001.parquet.unfinished").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(*given)
-    written.append(1)
-
-image_shards.ImageShards.write = write_one
-made(named_teacher(), sys.argv[1])
-"""
-
-
-def test_a_killed_call_goes_on_and_gives_the_same_files(teacher, finished, tmp_path):
-    """Hours are not lost, and a set that was interrupted is no other set."""
-    folder = tmp_path / "images"
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(path=[str(here), str(here.parents[1])]), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    unfinished = tmp_path / "images.incomplete"
-    assert not folder.exists(), "it would look complete"
-    first = unfinished / "data" / "batch-00000.parquet"
-    time = first.stat().st_mtime_ns
-    result = made(teacher, folder)
-    assert (folder / "data" / "batch-00000.parquet").stat().st_mtime_ns == time, "it was made again"
-    assert not unfinished.exists()
-    ours, theirs = contents(folder), contents(finished.folder)
-    assert set(ours) == set(theirs)
-    # The other one was measured with a verifier.
-    assert [name for name in ours if ours[name] != theirs[name]] in ([], ["README.md", "quality.json"])
-    assert result.quality.teacher_accuracy == finished.quality.teacher_accuracy
+# ---- Complete or refused ----
 
 
 def test_a_call_for_a_folder_that_is_complete_returns_it(teacher, finished, monkeypatch):
     """A script that is run again must not take its hours again."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     again = made(teacher, finished.folder)
     assert again.quality == finished.quality
     assert again.dataset["label"] == finished.dataset["label"]
@@ -286,7 +209,7 @@ def test_a_folder_of_the_users_is_left_alone(teacher, tmp_path):
 
 def test_a_file_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_path, monkeypatch):
     """It would be found when all images are made, and they could not be put there."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     (tmp_path / "thesis.txt").write_text("work")
     with pytest.raises(FileExistsError, match=r"thesis\.txt is a file"):
         made(teacher, tmp_path / "thesis.txt")
@@ -295,7 +218,7 @@ def test_a_file_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_pa
 
 def test_a_mount_point_is_refused_as_the_folder_before_anything_is_made(teacher, tmp_path, monkeypatch):
     """It can be neither replaced nor named anew; a container's volume is one."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "volume")
     with pytest.raises(ValueError, match="volume is a mount point.*/volume/images$"):
@@ -318,7 +241,7 @@ def test_a_link_to_an_empty_folder_is_followed(teacher, tmp_path):
 
 def test_the_current_folder_is_refused_before_anything_is_made(teacher, tmp_path, monkeypatch):
     """It would be replaced under the shell that stands in it."""
-    monkeypatch.setattr("hf_abkd.methods.deep_inversion.synthesis.invert", None)
+    monkeypatch.setattr("hf_abkd.methods.deep_inversion.batch_maker.invert", None)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(ValueError, match="here is the current folder"):
@@ -348,7 +271,7 @@ def test_any_run_takes_the_files(teacher, finished, tmp_path, method):
     source = teacher
     transform = ImageTransform(processor())
     if method == "cached":
-        source = write_cache(tmp_path / "cache", teacher, processor(), images.train, CacheSettings(batch_size=4))
+        source = write_cache(tmp_path / "cache", teacher, processor(), images.train, Recipe(batch_size=4))
         transform = source.transform(processor())
     stages = knowledge_distillation(label_weight=0) if method == "kd" else activation_boundary()
     student = resnet(6, seed=9)

@@ -1,0 +1,141 @@
+"""Comparison: each method trained with each seed on one workload, and the table of what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from transformers import set_seed
+
+from hf_abkd.cli.runs import RunArguments, make_trainer
+from hf_abkd.cli.workload import Workload
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.stage import Stage
+from hf_abkd.training.trainer import DistillationTrainer
+from hf_abkd.wording import markdown_table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one student.
+
+    Attributes:
+        model: What its method is called in tables.
+        parameters: How many parameters it has.
+        log: The log of its run, entry by entry.
+        measured: What else was measured.
+    """
+
+    model: str
+    parameters: int
+    log: Sequence[Mapping[str, Any]]
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def logged(self, name: str) -> list[Any]:
+        """Return all values that were logged under a name, in order."""
+        return [entry[name] for entry in self.log if name in entry]
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy on the evaluation set in the last evaluation, or None without one."""
+        return next(reversed(self.logged("eval_accuracy")), None)
+
+    @property
+    def teacher_accuracy(self) -> float | None:
+        """The accuracy of its teacher, or None if it was not measured."""
+        return next(iter(self.logged("teacher_accuracy")), None)
+
+
+def jobs(
+    methods: Iterable[str], args: DistillationArguments, run: RunArguments
+) -> list[tuple[str, DistillationArguments]]:
+    """Return each method with the training arguments of each seed, each in a folder of its own.
+
+    Args:
+        methods: The names of the methods.
+        args: What the training arguments have in common.
+        run: The flags, of which `--seeds` counts only with `--compare`.
+    """
+    return [
+        (method, with_seed(args, seed, method))
+        for seed in (run.compare and run.seeds) or [args.seed]
+        for method in methods
+    ]
+
+
+def with_seed(args: DistillationArguments, seed: int, name: str, **changes: Any) -> DistillationArguments:
+    """Return the training arguments of one run of a comparison.
+
+    Args:
+        args: What the training arguments have in common.
+        seed: The seed of the run.
+        name: What its folder is called, before the seed.
+        changes: Other training arguments.
+    """
+    changes |= {"seed": seed, "output_dir": f"{args.output_dir}/{name}-seed{seed}"}
+    return replace(args, **changes)
+
+
+def seeded_trainer(
+    work: Workload, args: DistillationArguments, run: RunArguments, stages: Sequence[Stage] | None
+) -> DistillationTrainer:
+    """Return the trainer of a new student, whose random weights follow from the seed."""
+    set_seed(args.seed)
+    return make_trainer(work.make_student(), work, args, run, stages)
+
+
+def finished(model: str, trainer: DistillationTrainer, work: Workload, **measured: Any) -> Outcome:
+    """Train, save the student with its model card, push it if the arguments ask for that, and return what became of it.
+
+    Args:
+        model: What the method is called in tables.
+        trainer: The trainer.
+        work: What it trains on, for the card.
+        measured: What else was measured.
+    """
+    args = trainer.args
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    card: dict[str, Any] = {
+        "dataset": work.name,
+        "dataset_tags": work.dataset_id,
+        "model_name": Path(args.output_dir).name,
+    }
+    if args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(**card)
+    return Outcome(model, trainer.model.num_parameters(), trainer.state.log_history, measured)
+
+
+def percent(shares: Sequence[float | None]) -> str:
+    """Return the mean of some shares in per cent and, of several, their standard deviation: "98.43 % ± 0.32"."""
+    values = [100 * share for share in shares if share is not None]
+    if len(values) < len(shares):
+        return "-"
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f} %{spread}"
+
+
+def table(
+    outcomes: Sequence[Outcome],
+    columns: Mapping[str, Callable[[Sequence[Outcome]], str]] | None = None,
+    first: Sequence[Sequence[str]] = (),
+) -> str:
+    """Return a Markdown table with a row for each method: parameters, mean and deviation of the accuracy, and more.
+
+    Args:
+        outcomes: What became of the students.
+        columns: Further columns: the title, and what makes the cell out of the outcomes of one method.
+        first: Rows that come before.
+    """
+    columns = columns or {}
+    rows = [*first]
+    for model in dict.fromkeys(outcome.model for outcome in outcomes):
+        same = [outcome for outcome in outcomes if outcome.model == model]
+        accuracy = percent([outcome.accuracy for outcome in same])
+        rows.append([model, f"{same[0].parameters:,}", accuracy, *(cell(same) for cell in columns.values())])
+    return markdown_table(["model", "parameters", "accuracy", *columns], rows)

@@ -1,0 +1,122 @@
+"""Demonstration: what the examples do when no models and images are named, on digits that need no download.
+
+The images are scikit-learn's digits. A small ResNet is trained on them as the teacher of a smaller one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image, ImageFilter
+from transformers import (
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TrainerCallback,
+    ViTImageProcessorPil,
+    set_seed,
+)
+
+from hf_abkd.cli.runs import RunArguments, make_trainer
+from hf_abkd.cli.workload import Workload, prepared
+from hf_abkd.data.loading import ImageDatasets, digits
+from hf_abkd.stages.arguments import DistillationArguments
+
+#: What suits the small networks, which start from random weights.
+DEFAULTS: Mapping[str, Any] = {
+    "output_dir": "distilled/digits",
+    "num_train_epochs": 12,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 180,
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "cosine",
+    "kd_weight": 0.5,  # with 0.9 the labels' gradient is 20 times smaller than the teacher's
+    "dataloader_pin_memory": False,  # of no use to images this small, and torch warns of it without a GPU
+    "compare": True,
+    "seeds": [0, 1, 2],
+}
+_TEACHER: dict[str, list[int]] = {"widths": [32, 64, 128], "depths": [2, 2, 2]}
+_STUDENT: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [1, 1, 1]}
+_MODELS_AND_IMAGES = ("--teacher_n", "--student_n", "--train_", "--dataset_n")
+
+
+def is_asked_for(words: Sequence[str], unless: tuple[str, ...] = _MODELS_AND_IMAGES) -> bool:
+    """Whether the words of a command line name no models or images of the user's.
+
+    Args:
+        words: The words.
+        unless: How the flags begin that name some.
+    """
+    return not any(word.startswith(unless) for word in words)
+
+
+def small_resnet(widths: list[int], depths: list[int], labels: Sequence[str]) -> PreTrainedModel:
+    """Return a ResNet with random weights for images of some classes."""
+    sizes = {"embedding_size": widths[0], "hidden_sizes": widths, "depths": depths}
+    return ResNetForImageClassification(ResNetConfig(**sizes, layer_type="basic", id2label=dict(enumerate(labels))))
+
+
+def digits_workload(args: DistillationArguments, run: RunArguments, *callbacks: TrainerCallback) -> Workload:
+    """Return the digits, a teacher that is trained on them here, and a small student.
+
+    Args:
+        args: The training arguments; the teacher is kept in `teacher` in their output folder.
+        run: The flags of the run.
+        callbacks: What else watches the teacher's training.
+    """
+    images = digits()
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    work = prepared(None, lambda: small_resnet(**_TEACHER, labels=images.labels), processor, images)
+    teacher = train_alone("teacher", work, args, run, *callbacks)
+    return replace(work, teacher=teacher, make_student=lambda: small_resnet(**_STUDENT, labels=images.labels))
+
+
+def train_alone(
+    name: str,
+    work: Workload,
+    args: DistillationArguments,
+    run: RunArguments,
+    *callbacks: TrainerCallback,
+    weights_seed: int | None = None,
+) -> PreTrainedModel:
+    """Train what is the workload's student by the labels alone, save it, and return it.
+
+    Args:
+        name: Its folder in the output folder.
+        work: The workload.
+        args: The training arguments.
+        run: The flags of the run.
+        callbacks: What else watches the training.
+        weights_seed: The seed of the random weights; by default that of the training.
+    """
+    set_seed(args.seed if weights_seed is None else weights_seed)
+    model = work.make_student()
+    changes: dict[str, Any] = {"output_dir": f"{args.output_dir}/{name}"}
+    trainer = make_trainer(model, work, replace(args, **changes), run, None)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    return model
+
+
+def shifted_digits() -> tuple[ImageDatasets, ImageDatasets]:
+    """Return two halves of the digits as two domains, the second with thick strokes, which is a made shift."""
+    every = digits()
+    half = len(every.train) // 2
+    source = replace(every, train=every.train.select(range(half)))
+    validation: Any = every.validation
+    target = replace(
+        every,
+        train=every.train.select(range(half, 2 * half)).map(_thickened),
+        validation=validation.map(_thickened),
+        name="digits, thick strokes",
+    )
+    return source, target
+
+
+def _thickened(row: dict[str, Any]) -> dict[str, Any]:
+    large = row["image"].resize((24, 24), Image.Resampling.BICUBIC)
+    return {**row, "image": large.filter(ImageFilter.MaxFilter(5))}

@@ -1,0 +1,131 @@
+"""Two domains of images, prepared for models that learn on the one and adapt to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_abkd.cli.comparison import with_seed
+from hf_abkd.data.loading import DataArguments, ImageDatasets, digits, load_image_datasets
+from hf_abkd.data.paired_domains import PairedDomains
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.reports.metrics import classification_metrics
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.stage import Stage
+from hf_abkd.training.trainer import DistillationTrainer
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The images of both domains as models take them.
+
+    Attributes:
+        source: The training images of the source.
+        both: Training images of both domains side by side; those of the target have no labels.
+        validation: Labelled images of both, to report on: `source` and `target`.
+        processor: The image processor that prepares them.
+        labels: The names of the classes.
+    """
+
+    source: Any
+    both: PairedDomains
+    validation: dict[str, Any]
+    processor: BaseImageProcessor
+    labels: list[str]
+
+
+def named_domains(
+    source: DataArguments, target_files: list[str] | None, target_validation_files: list[str] | None, *, seed: int
+) -> tuple[ImageDatasets, ImageDatasets]:
+    """Load the source that flags name, and the target: other files, or scikit-learn's digits.
+
+    Args:
+        source: The flags of the source.
+        target_files: Training images of the target; None for the digits.
+        target_validation_files: Images of the target to report on.
+        seed: Seed of what is held out.
+    """
+    images = load_image_datasets(source, seed=seed)
+    if target_files is None:
+        return images, digits()
+    target = DataArguments(
+        train_files=target_files,
+        validation_files=target_validation_files,
+        image_column_name=source.image_column_name,
+        label_column_name=source.label_column_name,
+    )
+    return images, load_image_datasets(target, seed=seed)
+
+
+def prepared_domains(
+    source: ImageDatasets, target: ImageDatasets, processor: BaseImageProcessor, data: DataArguments, *, seed: int
+) -> Domains:
+    """Prepare the images of two domains by one processor.
+
+    Args:
+        source: The images of the source, in the columns that `data` names.
+        target: Those of the target, in the same columns, or in `image` and `label`.
+        processor: The image processor.
+        data: The names of the columns.
+        seed: Seed of the order in which images of the target come.
+
+    Raises:
+        ValueError: If the domains have other classes.
+    """
+    if sorted(source.labels) != sorted(target.labels):
+        raise ValueError(f"source and target must have the same classes, got {source.labels} and {target.labels}")
+    columns: dict[str, Any] = {"image_column": data.image_column_name, "label_column": data.label_column_name}
+    target_columns = columns if "image" not in target.train.column_names else {}
+    of_source = ImageTransform(processor, **columns)
+    of_target = ImageTransform(processor, **target_columns)
+    without_labels = ImageTransform(processor, **{**target_columns, "label_column": None})
+    prepared = prepare(source.train, of_source)
+    return Domains(
+        source=prepared,
+        both=PairedDomains(prepared, prepare(target.train, without_labels), seed=seed),
+        validation={"source": prepare(source.validation, of_source), "target": prepare(target.validation, of_target)},
+        processor=processor,
+        labels=source.labels,
+    )
+
+
+def trainer_of(
+    name: str,
+    student: PreTrainedModel,
+    domains: Domains,
+    args: DistillationArguments,
+    *,
+    seed: int,
+    train: Any = None,
+    share: float = 1.0,
+    teacher: nn.Module | None = None,
+    stages: Sequence[Stage] | None = None,
+) -> DistillationTrainer:
+    """Return the trainer of a model that is evaluated on both domains.
+
+    Args:
+        name: What its folder is called, before the seed.
+        student: The model.
+        domains: The images.
+        args: What the training arguments of all runs have in common.
+        seed: The seed of this run.
+        train: What it is trained on; by default the source.
+        share: The share of the steps that it takes.
+        teacher: Its teacher, if it has one.
+        stages: What it learns; by default the labels.
+    """
+    steps = max(1, round(args.max_steps * share)) if args.max_steps > 0 else -1
+    return DistillationTrainer(
+        student,
+        with_seed(args, seed, name, num_train_epochs=args.num_train_epochs * share, max_steps=steps),
+        teacher=teacher,
+        stages=stages,
+        train_dataset=domains.source if train is None else train,
+        eval_dataset=domains.validation,
+        processing_class=domains.processor,
+        compute_metrics=classification_metrics(),
+    )

@@ -1,0 +1,50 @@
+"""What the examples do when nothing is named."""
+
+import numpy as np
+import pytest
+from example_runs import few_digits
+
+from hf_abkd.cli import demonstration
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], True),
+        (["--seeds", "3", "--output_dir", "out"], True),
+        (["--teacher_name_or_path", "t"], False),
+        (["--student_name_or_path=s"], False),
+        (["--train_files", "a.parquet"], False),
+        (["--dataset_name", "d"], False),
+    ],
+)
+def test_naming_models_or_images_ends_the_demonstration(words, asked):
+    """Digits that are trained on in the place of the user's images would not say so."""
+    assert demonstration.is_asked_for(words) is asked
+    assert demonstration.is_asked_for(["--teacher_n"], unless=("--train_files",))
+
+
+def test_the_shifted_digits_are_two_halves_of_which_the_second_is_thick(monkeypatch):
+    """Images in both domains would be taught with labels that the target must not have."""
+    monkeypatch.setattr(demonstration, "digits", lambda: few_digits(16, 8))
+    source, target = demonstration.shifted_digits()
+    every = few_digits(16, 8)
+    assert (len(source.train), len(target.train)) == (8, 8)
+    assert list(source.train["label"]) + list(target.train["label"]) == list(every.train["label"])
+    assert [image.size for image in target.train["image"]] == [(24, 24)] * 8
+    assert [image.size for image in source.train["image"]] == [(8, 8)] * 8
+
+    def ink(image):
+        return np.asarray(image).mean()
+
+    assert all(
+        ink(thick) > ink(thin) for thick, thin in zip(target.train["image"], every.train["image"][8:], strict=True)
+    )
+    assert target.labels == source.labels
+    assert [image.size for image in target.validation["image"]] == [(24, 24)] * 8
+
+
+def test_small_networks_have_the_names_of_the_classes():
+    """A published demonstration that answers LABEL_3 is of no use."""
+    model = demonstration.small_resnet([4, 8], [1, 1], ["zero", "one"])
+    assert model.config.id2label == {0: "zero", 1: "one"}
