@@ -30,6 +30,7 @@ from hf_abkd.data.batch import Batch
 from hf_abkd.data.draws import Draws
 from hf_abkd.data.loading import DataArguments
 from hf_abkd.models import saving
+from hf_abkd.models.expected_images import other_size
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch, normalized
 from hf_abkd.models.loading import ModelArguments, own_processor, renamed_head, student_config
@@ -43,7 +44,6 @@ from hf_abkd.training import checkpoints
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.term_gradients import dominating, gradient_norms, ratios
 from hf_abkd.training.trainer import DistillationTrainer
-from hf_abkd.training.wiring import other_size
 
 Level = Literal["ok", "note", "warning", "error"]
 

@@ -22,6 +22,7 @@ from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.tracing import Trace
 from hf_abkd.models import adapters
+from hf_abkd.models.expected_images import other_size
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
@@ -37,7 +38,7 @@ from hf_abkd.training.distiller import check_rows
 from hf_abkd.training.joint_distiller import refuse_unadaptable
 from hf_abkd.training.route_follower import RouteFollower
 from hf_abkd.training.staged_trainer import StagedTrainer
-from hf_abkd.training.wiring import Wiring, check_names, other_size, propose_plan, wire
+from hf_abkd.training.wiring import Wiring, check_names, propose_plan, wire
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.stages.term import PairedTerms, Term, plan_of
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.wiring import check_channels, check_names, other_size, propose_plan, unreached, wire
+from hf_abkd.training.wiring import check_names, propose_plan, unreached, wire
 
 STAGES = [f"resnet.encoder.stages.{stage}" for stage in range(2)]
 
@@ -169,17 +169,6 @@ def test_pixels_that_no_patch_holds_are_warned_of(caplog):
     caplog.clear()
     wired([Term(KnowledgeDistillation())], student, tiny.vit(16))
     assert not caplog.records
-
-
-def test_sizes_may_be_rectangular_or_unknown():
-    """`image_size` is a number, a pair, or absent in configs."""
-    model = tiny.vit()
-    model.config.image_size = (16, 24)
-    assert other_size(model, torch.zeros(1, 3, 16, 24)) is None
-    assert "16x24 pixels" in other_size(model, torch.zeros(1, 3, 24, 16))
-    assert other_size(tiny.resnet(), torch.zeros(1, 3, 50, 60)) is None
-    assert other_size(nn.Linear(1, 1), torch.zeros(1, 9, 50, 60)) is None
-    check_channels(nn.Linear(1, 1), "teacher", torch.zeros(1, 9, 50, 60))
 
 
 @pytest.mark.parametrize("terms", [[Term(KnowledgeDistillation())], [boundary()], [Term(CrossEntropy())]])
