@@ -38,7 +38,8 @@ from hf_abkd.methods.deep_inversion.image_quality import measure_quality
 from hf_abkd.methods.deep_inversion.inversion import GREY, UNIT
 from hf_abkd.methods.deep_inversion.synthesis import class_names
 from hf_abkd.models.label_spaces import match_labels
-from hf_abkd.models.loading import load_teacher, own_processor
+from hf_abkd.models.processors import own_processor
+from hf_abkd.models.teacher import load_teacher
 
 # For all runs: the teacher's logits alone, as the labels of noise say nothing.
 OWN = {

@@ -30,11 +30,14 @@ from hf_abkd.data.batch import Batch
 from hf_abkd.data.draws import Draws
 from hf_abkd.data.loading import DataArguments
 from hf_abkd.models import saving
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.expected_images import other_size
+from hf_abkd.models.heads import renamed_head
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch, normalized
-from hf_abkd.models.loading import ModelArguments, own_processor, renamed_head, student_config
 from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.processors import own_processor
+from hf_abkd.models.student import student_config
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.stages.term import Term
@@ -632,7 +635,7 @@ def check_checkpoint(subject: Subject) -> Iterator[Finding]:
         checkpoints.save_modules(modules, folder)
         # Of zeros, so that a tensor that is not restored shows.
         copies = {"student": _zeroed(student), **{name: _zeroed(module) for name, module in modules.items()}}
-        saving.load_student(copies["student"], folder)
+        saving.restore_student(copies["student"], folder)
         checkpoints.load_modules({name: copies[name] for name in modules}, folder)
         # As whoever uses the student will load it: state that is not saved would be lost.
         fresh = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True).to(student.device)

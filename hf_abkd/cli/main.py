@@ -28,7 +28,9 @@ from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.tracing import Site, Trace, trace
 from hf_abkd.methods.deep_inversion.synthesis import PRESETS, PREVIEW_NAME, DeepInversion, synthesize
-from hf_abkd.models.loading import load_processor, load_student, load_teacher, own_processor
+from hf_abkd.models.processors import load_processor, own_processor
+from hf_abkd.models.student import load_student
+from hf_abkd.models.teacher import load_teacher
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms, plan_of
 from hf_abkd.teachers.cache import writing as caching

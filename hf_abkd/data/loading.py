@@ -25,7 +25,7 @@ class DataArguments:
     """Which images to train and evaluate on, as flags for ``transformers.HfArgumentParser``.
 
     Exactly one of `dataset_name`, `train_files` and `train_dir` names the training data. The cache folder and the
-    Hub token are flags of `hf_abkd.models.loading.ModelArguments`, as one command line cannot hold them twice.
+    Hub token are flags of `hf_abkd.models.arguments.ModelArguments`, as one command line cannot hold them twice.
     """
 
     dataset_name: str | None = field(

@@ -224,11 +224,11 @@ class StudentTrainer(Trainer):
             checkpoints.save_state({**self.run_state(), "unmerged": unmerged}, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        saving.load_student(self.model, Path(resume_from_checkpoint))
+        saving.restore_student(self.model, Path(resume_from_checkpoint))
         checkpoints.load_modules(self.stage_modules(), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        saving.load_student(self.model, Path(self.state.best_model_checkpoint))
+        saving.restore_student(self.model, Path(self.state.best_model_checkpoint))
         checkpoints.load_modules(self.stage_modules(), Path(self.state.best_model_checkpoint))
 
     # ---- Publishing ----

@@ -28,7 +28,7 @@ from hf_abkd.cli.doctor import CHECKS, Finding, Subject, examine, examine_flags
 from hf_abkd.data.loading import DataArguments
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models import saving
-from hf_abkd.models.loading import ModelArguments
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.stages.schedules import Linear
 
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -397,7 +397,7 @@ def test_tensor_that_is_not_restored_is_found(tmp_path, monkeypatch):
     """The published student would not be the trained one."""
     examined = subject(tmp_path)
     only(examined, "checkpoint", "ok")
-    monkeypatch.setattr(saving, "load_student", lambda *_: None)
+    monkeypatch.setattr(saving, "restore_student", lambda *_: None)
     assert "not what they were after saving and loading: student" in only(examined, "checkpoint", "error")
 
 

@@ -24,18 +24,13 @@ from transformers import (
     ViTModel,
 )
 
-import hf_abkd.models.loading as models_module
 from hf_abkd.data.loading import DataArguments
-from hf_abkd.models.loading import (
-    ModelArguments,
-    load_processor,
-    load_student,
-    load_teacher,
-    own_processor,
-    renamed_head,
-    student_channels,
-    student_config,
-)
+from hf_abkd.models import stored_models
+from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.models.heads import renamed_head
+from hf_abkd.models.processors import load_processor, own_processor
+from hf_abkd.models.student import load_student, student_channels, student_config
+from hf_abkd.models.teacher import load_teacher
 
 LABELS = ["cat", "dog", "owl"]
 VIT = {
@@ -109,7 +104,7 @@ def resnet(tmp_path):
 
 @pytest.fixture
 def logged(caplog):
-    caplog.set_level(logging.INFO, logger="hf_abkd.models.loading")
+    caplog.set_level(logging.INFO, logger="hf_abkd.models")
     return caplog
 
 
@@ -593,7 +588,7 @@ def test_remote_code_is_off_unless_asked_for(monkeypatch):
         seen.append(kwargs["trust_remote_code"])
         raise OSError("stop")
 
-    monkeypatch.setattr(models_module.AutoConfig, "from_pretrained", record)
+    monkeypatch.setattr(stored_models.AutoConfig, "from_pretrained", record)
     for load in (load_teacher, load_student):
         for trust in ({}, {"trust_remote_code": True}):
             with pytest.raises(OSError, match="stop"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class ImageClassification(Task):
         """Return the `id2label` of a model's config, or of a config."""
         return id2label_of(model)
 
-    def name_classes(self, config: PreTrainedConfig, names: list[str]) -> None:
+    def name_classes(self, config: PreTrainedConfig, names: Sequence[str]) -> None:
         """Set `config.id2label` and `config.label2id`."""
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Task(ABC):
         """Return the names of the classes by their numbers, of a model or of a config; None if it has none."""
 
     @abstractmethod
-    def name_classes(self, config: PreTrainedConfig, names: list[str]) -> None:
+    def name_classes(self, config: PreTrainedConfig, names: Sequence[str]) -> None:
         """Write the names of the classes, and with them their number, into a config."""
 
     # ---- Batches and data sets ----
