@@ -255,20 +255,20 @@ def check_plan(subject: Subject) -> Iterator[Finding]:
 
 def check_images(subject: Subject) -> Iterator[Finding]:
     """What images each model gets."""
-    trainer, flags, views = subject.trainer, subject.flags, subject.trainer._views
+    trainer, flags, shared_images = subject.trainer, subject.flags, subject.trainer._shared_images
     batch = trainer._sample_batch()
     images = batch.student[trainer.model.main_input_name]
     size = _by(images.shape[2:])
-    if views is None:
+    if shared_images is None:
         if subject.teacher is not None and (other := other_size(subject.teacher, images)):
             yield Finding("warning", "images", other.rstrip("."))
         own = "no processor" if trainer.processing_class is None else type(trainer.processing_class).__name__
         yield Finding("ok", "images", f"{images.shape[1]} channels, {size} pixels ({own}), the same for every model")
     else:
-        enlarged = (views.upsampling(batch.canvas_size) or "").rstrip(".")
+        enlarged = (shared_images.upsampling(batch.canvas_size) or "").rstrip(".")
         message = (
             f"one view of {_by(batch.canvas_size)} pixels for both models, each in its own size and colours: student "
-            f"{size}, teacher {_by(views.teacher_view.size)}"
+            f"{size}, teacher {_by(shared_images.teacher_preprocessing.size)}"
         )
         level: Level = "warning" if enlarged else "ok"
         yield Finding(level, "images", f"{message}; {enlarged}" if enlarged else message)

@@ -23,7 +23,7 @@ from transformers import BaseImageProcessor, HfArgumentParser
 
 from hf_abkd.cli import doctor, runs
 from hf_abkd.data.loading import DataArguments, load_image_datasets
-from hf_abkd.data.preprocessing import View
+from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.tracing import Site, Trace, trace
@@ -429,7 +429,7 @@ def _images(model: nn.Module, processor: BaseImageProcessor | None, size: tuple[
     if size is None and processor is not None:
         # A processor without a fixed size is no reason to refuse: there are other ways to know one.
         with contextlib.suppress(ValueError):
-            size, origin = View.measured(processor, channels).size, "image processor"
+            size, origin = Preprocessing.measured(processor, channels).size, "image processor"
     if size is None:
         own = getattr(config, "image_size", None)
         origin = "the usual size: --image_size sets another" if own is None else "config.image_size"

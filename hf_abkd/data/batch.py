@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_abkd.data.preprocessing import Views
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
 
 # What a cached teacher says of the images of a batch, by column.
@@ -32,7 +32,7 @@ class Batch:
             one group only. A group may be empty.
         samples: The ids of the images, (N,), or None.
         images: The name of the images among the student's arguments.
-        views: The size and colours of each model; None if they are the same.
+        shared_images: The size and colours of each model; None if they are the same.
     """
 
     student: dict[str, Any]
@@ -43,7 +43,7 @@ class Batch:
     rows: Mapping[str, slice] | None = None
     samples: Tensor | None = None
     images: str = "pixel_values"
-    views: Views | None = None
+    shared_images: SharedImages | None = None
 
     @property
     def canvas_size(self) -> tuple[int, int]:
@@ -56,7 +56,7 @@ def read_batch(
     *,
     images: str,
     labels: str,
-    views: Views | None = None,
+    shared_images: SharedImages | None = None,
     augment: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> Batch:
     """Return a batch as each model takes it: one view of the images, in the size and colours of each.
@@ -65,7 +65,7 @@ def read_batch(
         inputs: What the data loader gives, on the device.
         images: The name of the images in it.
         labels: The name of the labels in it.
-        views: The size and colours of each model; None if they are the same.
+        shared_images: The size and colours of each model; None if they are the same.
         augment: Changes the images that both models see; it also gets their sample ids (N,), or None.
 
     Raises:
@@ -82,7 +82,7 @@ def read_batch(
     pixels, rows = student[images], None
     if (others := student.pop(TARGET_IMAGES, None)) is not None:
         pixels, samples, truth, rows = _joined_domains(pixels, others, samples, student.pop(TARGET_IDS, None), truth)
-    if views is None and (own is not None or pixels.dtype == torch.uint8):
+    if shared_images is None and (own is not None or pixels.dtype == torch.uint8):
         raise ValueError(
             f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
             "teacher_processor=..."
@@ -92,16 +92,18 @@ def read_batch(
             f"the training set has images for the teacher alone ({TEACHER_IMAGES!r}), which the augmentation would "
             "not change with the student's. Prepare it with ImageTransform(..., shared=True)."
         )
-    canvas = pixels if views is None else views.canvas(pixels)
+    canvas = pixels if shared_images is None else shared_images.canvas(pixels)
     canvas = canvas if augment is None else augment(canvas, samples)
-    student[images] = canvas if views is None else views.student(canvas)
+    student[images] = canvas if shared_images is None else shared_images.student(canvas)
 
     def teacher() -> dict[str, Any]:
-        if views is None:
+        if shared_images is None:
             return student
-        return {**student, images: views.teacher(canvas) if own is None else views.teacher_only(own)}
+        return {**student, images: shared_images.teacher(canvas) if own is None else shared_images.teacher_only(own)}
 
-    return Batch(student, truth, teacher, canvas, cached, rows, samples=samples, images=images, views=views)
+    return Batch(
+        student, truth, teacher, canvas, cached, rows, samples=samples, images=images, shared_images=shared_images
+    )
 
 
 def _joined_domains(
@@ -134,13 +136,13 @@ def of_images(batch: Batch, canvas: Tensor) -> Batch:
     """
     if more := sorted(set(batch.student) - {batch.images}):
         raise ValueError(f"images are added to a batch, and the student takes {more} beside them")
-    views = batch.views
-    student = {batch.images: canvas if views is None else views.student(canvas)}
+    shared_images = batch.shared_images
+    student = {batch.images: canvas if shared_images is None else shared_images.student(canvas)}
 
     def teacher() -> dict[str, Any]:
-        return student if views is None else {batch.images: views.teacher(canvas)}
+        return student if shared_images is None else {batch.images: shared_images.teacher(canvas)}
 
-    return Batch(student, None, teacher, canvas, images=batch.images, views=views)
+    return Batch(student, None, teacher, canvas, images=batch.images, shared_images=shared_images)
 
 
 def extended(batch: Batch, canvas: Tensor, base: str, group: str) -> Batch:

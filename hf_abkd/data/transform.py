@@ -13,7 +13,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import BaseImageProcessor
 
-from hf_abkd.data.preprocessing import View, Views, probes, processed
+from hf_abkd.data.preprocessing import Preprocessing, probes, processed
+from hf_abkd.data.shared_images import SharedImages
 
 # The default of 1,000 would hold 1,000 processed images in memory before the first step.
 STREAMING_BATCH_SIZE = 32
@@ -35,7 +36,7 @@ class ImageTransform:
     scaled to 8 bits instead of being clipped to white.
 
     With a processor of the teacher's own, images come as 8-bit pixels, resized and cropped but in no model's colours;
-    `hf_abkd.data.preprocessing.Views` makes of them what each model reads.
+    `hf_abkd.data.shared_images.SharedImages` makes of them what each model reads.
 
     Args:
         processor: The image processor of the model.
@@ -53,7 +54,7 @@ class ImageTransform:
 
     Raises:
         ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
-            `teacher_processor`, a processor has no `View`.
+            `teacher_processor`, no `Preprocessing` of a processor can be measured.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ class ImageTransform:
         if teacher_processor is not None:
             student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
             if shared:
-                size = Views(student.view, teacher.view).canvas_size
-                own = student.view.size == size and not teacher_canvas
+                size = SharedImages(student.preprocessing, teacher.preprocessing).canvas_size
+                own = student.preprocessing.size == size and not teacher_canvas
                 self._pixels = {"pixel_values": student if own else teacher}
             else:
                 self._pixels = {"pixel_values": student, TEACHER_IMAGES: teacher}
@@ -94,7 +95,7 @@ class ImageTransform:
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """Return `pixel_values` (N, C, H, W), `sample_id` and, with a label column, `labels` (lists of N integers).
 
-        With a `teacher_processor` these are uint8 pixels, and where the view is not shared there are the teacher's
+        With a `teacher_processor` these are uint8 pixels, and where the images are not shared there are the teacher's
         `teacher_pixel_values` (N, C, H, W) too.
 
         Raises:
@@ -159,8 +160,8 @@ class _Pixels:
 
     def __init__(self, processor: BaseImageProcessor, channels: int) -> None:
         self.processor = processor
-        self.view = View.measured(processor, channels)
-        self._back = self.view.colour_map().inverse()
+        self.preprocessing = Preprocessing.measured(processor, channels)
+        self._back = self.preprocessing.colour_map().inverse()
         # Most processors can leave the colours alone, which takes a fraction of the time of undoing them.
         self._can_skip = all(self._skips(image) for image in probes(channels))
 

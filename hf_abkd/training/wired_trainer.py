@@ -16,7 +16,8 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, read_batch
-from hf_abkd.data.preprocessing import View, Views, same_preprocessing
+from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.layers.plan import Plan
@@ -69,7 +70,7 @@ class WiredTrainer(StagedTrainer):
         self.cache = teacher if isinstance(teacher, TeacherCache) else None
         self._teacher_model, self._teacher_processor = teacher, teacher_processor
         self._teacher_reference: dict[str, Any] | None = None
-        self._views: Views | None = None
+        self._shared_images: SharedImages | None = None
         self._wiring: Wiring | None = None
         self._extenders: dict[int, Extender | None] = {}
         self._adapts_teacher = False
@@ -90,7 +91,7 @@ class WiredTrainer(StagedTrainer):
             self.teacher = _live_teacher(teacher, self.model, self._teacher_precision)
             teacher.to(self.args.device)
         if self._teacher_processor is not None:
-            self._views = self._measured_views(self._teacher_processor)
+            self._shared_images = self._measured_shared_images(self._teacher_processor)
         with random_state_kept():
             self._follower = RouteFollower.of(self.teacher, stages, cached=self.cache is not None)
         completed = with_pairs(stages, self._propose)
@@ -120,14 +121,16 @@ class WiredTrainer(StagedTrainer):
             logger.info("agreement with the teacher is not measured: the teacher is a cache of the training set")
         return cache.processor
 
-    def _measured_views(self, teacher_processor: BaseImageProcessor) -> Views:
+    def _measured_shared_images(self, teacher_processor: BaseImageProcessor) -> SharedImages:
         if not isinstance(self.processing_class, BaseImageProcessor):
             raise ValueError(
                 "teacher_processor needs the student's image processor too, to bring the images from the one to the "
                 f"other: pass processing_class=..., got {self.processing_class!r}"
             )
         channels = getattr(self.model.config, "num_channels", 3)
-        return Views(View.measured(self.processing_class, channels), View.measured(teacher_processor, channels))
+        return SharedImages(
+            Preprocessing.measured(self.processing_class, channels), Preprocessing.measured(teacher_processor, channels)
+        )
 
     def _propose(self) -> Plan:
         teacher = self.teacher or self.cache
@@ -243,25 +246,27 @@ class WiredTrainer(StagedTrainer):
         """Return what extends the batches of a stage."""
         if stage.extension is None or self.teacher is None or wiring.labels is None:
             return None
-        views = self._views
-        if views is None:
+        shared_images = self._shared_images
+        if shared_images is None:
             if not isinstance(self.processing_class, BaseImageProcessor):
                 raise ValueError(
                     f"{type(stage.extension).__name__} must know which colours a pixel can have: pass the image "
                     f"processor as processing_class, got {self.processing_class!r}"
                 )
-            views = Views(View.measured(self.processing_class, getattr(self.model.config, "num_channels", 3)))
-        return Extender(stage.extension, self.model, self.teacher, wiring.labels, views.clamp_)
+            shared_images = SharedImages(
+                Preprocessing.measured(self.processing_class, getattr(self.model.config, "num_channels", 3))
+            )
+        return Extender(stage.extension, self.model, self.teacher, wiring.labels, shared_images.clamp_)
 
     def _tell_sizes(self) -> None:
         """Warn of images on which the teacher is worse than on its own."""
         if self.teacher is None or not self.is_world_process_zero():
             return
         batch = self._sample_batch()
-        if self._views is None:
+        if self._shared_images is None:
             warning = other_size(self.teacher.model, batch.teacher()[self.model.main_input_name])
         else:
-            warning = self._views.upsampling(batch.canvas_size)
+            warning = self._shared_images.upsampling(batch.canvas_size)
         if warning:
             logger.warning("%s", warning)
 
@@ -300,7 +305,7 @@ class WiredTrainer(StagedTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        own = [SAMPLE_IDS, TARGET_IMAGES, TARGET_IDS, *([] if self._views is None else [TEACHER_IMAGES])]
+        own = [SAMPLE_IDS, TARGET_IMAGES, TARGET_IDS, *([] if self._shared_images is None else [TEACHER_IMAGES])]
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *own]))
 
     def _batch(
@@ -310,7 +315,7 @@ class WiredTrainer(StagedTrainer):
             inputs,
             images=self.model.main_input_name,
             labels=self.label_names[0],
-            views=self._views,
+            shared_images=self._shared_images,
             augment=augment,
         )
 

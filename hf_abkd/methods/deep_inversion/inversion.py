@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
-from hf_abkd.data.preprocessing import ColourMap, View
+from hf_abkd.data.colours import ColourMap
+from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.methods.deep_inversion.image_priors import mean_norm, moved, total_variation
 from hf_abkd.methods.deep_inversion.norm_statistics import NormStatistics, batch_norms
 from hf_abkd.models.kept_state import frozen
@@ -172,17 +173,19 @@ class Sight:
 
     def __init__(self, model: nn.Module, processor: BaseImageProcessor, channels: int) -> None:
         self.model = model
-        self.view = View.measured(processor, channels)
+        self.preprocessing = Preprocessing.measured(processor, channels)
         self.channels = channels
         pixels = ColourMap(
             UNIT * torch.eye(channels, dtype=torch.float64), torch.full((channels,), GREY, dtype=torch.float64)
         )
-        self.to_colours = pixels.then(self.view.colour_map())
+        self.to_colours = pixels.then(self.preprocessing.colour_map())
 
     def logits(self, images: Tensor, *, resize: bool = False) -> Tensor:
         """Return the logits, (N, K), float32; call it while the model is `frozen`."""
-        if resize and images.shape[-2:] != self.view.size:
-            images = F.interpolate(images, size=self.view.size, mode="bilinear", align_corners=False, antialias=True)
+        if resize and images.shape[-2:] != self.preprocessing.size:
+            images = F.interpolate(
+                images, size=self.preprocessing.size, mode="bilinear", align_corners=False, antialias=True
+            )
         return LiveTeacher(self.model).logits({"pixel_values": self.to_colours(images)}).float()
 
 
@@ -224,8 +227,8 @@ def invert(
         on_step: Is told each step and, every so often, R_feature; else NaN.
 
     Raises:
-        ValueError: If the teacher has no BatchNorm statistics, the processor no `View`, a label is no class of it, or
-            teacher and student share no classes.
+        ValueError: If the teacher has no BatchNorm statistics, the processor no `Preprocessing`, a label is no class
+            of it, or teacher and student share no classes.
         RuntimeError: If the loss is not finite.
     """
     settings = settings or DeepInversion()
@@ -242,11 +245,11 @@ def invert(
         channels = channels_of(teacher)
         eye = Sight(teacher, processor, channels)
         other = None if student is None else Sight(student, student_processor or processor, channels)
-        blank = torch.zeros(1, channels, *eye.view.size, device=device)
+        blank = torch.zeros(1, channels, *eye.preprocessing.size, device=device)
         _check_labels(labels, eye.logits(blank).shape[1])
         statistics = stack.enter_context(NormStatistics(teacher))
         generator = torch.Generator().manual_seed(_mixed([seed] if isinstance(seed, int) else seed))
-        noise = torch.randn(len(labels), channels, *eye.view.size, generator=generator).to(device)
+        noise = torch.randn(len(labels), channels, *eye.preprocessing.size, generator=generator).to(device)
         truth = torch.tensor(list(labels), device=device)
 
         def loss_of(images: Tensor, coarse: bool) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_abkd.data.preprocessing import View
+from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.methods.deep_inversion.image_grid import save_grid
 from hf_abkd.methods.deep_inversion.image_quality import Quality, measure_quality
@@ -209,7 +209,7 @@ def class_names(teacher: nn.Module, processor: BaseImageProcessor) -> list[str]:
     eye = Sight(teacher, processor, channels)
     device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
     with frozen(teacher), torch.no_grad():
-        count = eye.logits(torch.zeros(2, channels, *eye.view.size, device=device)).shape[1]
+        count = eye.logits(torch.zeros(2, channels, *eye.preprocessing.size, device=device)).shape[1]
     named = getattr(getattr(teacher, "config", None), "id2label", None) or {}
     names = [str(named.get(index, index)) for index in range(count)]
     return names if len(set(names)) == count else [str(index) for index in range(count)]
@@ -248,14 +248,14 @@ class _Maker:
         channels = channels_of(self.teacher)
         made_from: dict[str, Any] = {
             "teacher": reference(self.teacher),
-            "view": asdict(View.measured(self.processor, channels)),
+            "view": asdict(Preprocessing.measured(self.processor, channels)),
             "settings": asdict(self.settings),
             "seed": self.seed,
         }
         if self.student is not None:
             made_from["student"] = reference(self.student)
         if self.student_processor is not None:
-            made_from["student_view"] = asdict(View.measured(self.student_processor, channels))
+            made_from["student_view"] = asdict(Preprocessing.measured(self.student_processor, channels))
         return made_from
 
     def write(

@@ -25,7 +25,8 @@ from hf_abkd.boundaries.packing import pack_signs, unpack_signs
 from hf_abkd.data.augment import Augmentation, augmentation_name
 from hf_abkd.data.batch import read_batch
 from hf_abkd.data.draws import Draws
-from hf_abkd.data.preprocessing import View, Views, same_preprocessing
+from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS, ImageTransform, prepare
 from hf_abkd.layers.capture import CapturePoint, find_module, is_boundary_activation, parse_name, resolve_boundaries
 from hf_abkd.layers.layout import Layout
@@ -242,11 +243,11 @@ def _deviations(
         label_column=None,
     )
     loader = _loader(Subset(prepare(dataset, transform), places.tolist()), batch_size, 0)
-    views = Views(View.measured(cache.processor, cache.channels))
+    shared_images = SharedImages(Preprocessing.measured(cache.processor, cache.channels))
     found: dict[str, list[tuple[Tensor, Any]]] = {}
     for batch in loader:
         for view in range(cache.views):
-            live = runner(batch, views, augmentation, cache.seed, view)
+            live = runner(batch, shared_images, augmentation, cache.seed, view)
             rows = cache.table.rows(batch[SAMPLE_IDS].numpy(), view)
             if (cache.table.read(rows, ["pixels"])["pixels"] != pixel_hashes(batch["pixel_values"])).any():
                 raise ValueError(
@@ -333,7 +334,12 @@ class _Runner:
         self.teacher.select(self.points, boundaries=boundaries)
 
     def __call__(
-        self, batch: Mapping[str, Any], views: Views, augmentation: Augmentation | None, seed: int, view: int
+        self,
+        batch: Mapping[str, Any],
+        shared_images: SharedImages,
+        augmentation: Augmentation | None,
+        seed: int,
+        view: int,
     ) -> dict[str, Tensor]:
         """Return the logits and the tensors at all points for one view of the images of a batch."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -343,7 +349,9 @@ class _Runner:
                 return images
             return augmentation(images, Draws.of_views(seed, samples, view))
 
-        prepared = read_batch(inputs, images="pixel_values", labels="labels", views=views, augment=augment)
+        prepared = read_batch(
+            inputs, images="pixel_values", labels="labels", shared_images=shared_images, augment=augment
+        )
         if not self._probed:
             self.probe(prepared.teacher())
         return self.teacher(prepared.teacher())
@@ -372,7 +380,7 @@ class _Writer:
             )
         self.folder, self.recipe, self.name, self.channels = folder, recipe, name, num_channels
         teacher.to(self.state.device if device is None else device)
-        self.processor, self.view = processor, View.measured(processor, num_channels)
+        self.processor, self.preprocessing = processor, Preprocessing.measured(processor, num_channels)
         _check_reloadable(processor, num_channels)
         transform = ImageTransform(
             processor,
@@ -387,9 +395,9 @@ class _Writer:
             "ids": first[SAMPLE_IDS].tolist(),
             "pixels": pixel_hashes(first["pixel_values"]).tolist(),
         }
-        self.views = Views(self.view)
+        self.shared_images = SharedImages(self.preprocessing)
         device_ = next((parameter.device for parameter in teacher.parameters()), torch.device("cpu"))
-        pixels = self.views.canvas(first["pixel_values"].to(device_))
+        pixels = self.shared_images.canvas(first["pixel_values"].to(device_))
         if recipe.augmentation is not None:
             _check_repeatable(recipe.augmentation, pixels, first[SAMPLE_IDS].to(device_), recipe.seed)
         layers = _Layers(teacher, recipe, pixels)
@@ -424,7 +432,7 @@ class _Writer:
             "classes": self.classes,
             "id2label": None if names is None else {str(index): str(label) for index, label in names.items()},
             "precision": self.recipe.precision,
-            "image_size": list(self.view.size),
+            "image_size": list(self.preprocessing.size),
             "channels": self.channels,
             "processor": json.loads(self.processor.to_json_string()),
             "backend": _backend(self.processor),
@@ -473,7 +481,7 @@ class _Writer:
 
     def _stored(self, batch: Mapping[str, Any], view: int) -> dict[str, Any]:
         """Return the targets of one view of a batch, as the table holds them."""
-        said = self.runner(batch, self.views, self.recipe.augmentation, self.recipe.seed, view)
+        said = self.runner(batch, self.shared_images, self.recipe.augmentation, self.recipe.seed, view)
         # What is not a number anywhere in a network is none in its logits either, and a bit would not show it.
         if not bool(said[LOGITS].isfinite().all()):
             raise ValueError("the teacher's logits are not finite; nothing it says can be learnt. Check its precision")
@@ -487,7 +495,7 @@ class _Writer:
             "processor": type(self.processor).__name__,
             "augmentation": self.identity["augmentation"],
             "seed": self.recipe.seed,
-            "image size": "x".join(map(str, self.view.size)),
+            "image size": "x".join(map(str, self.preprocessing.size)),
             "precision": self.recipe.precision,
             "usage": "Train from it with `DistillationTrainer(student, teacher=<its id or folder>, ...)` on "
             "images prepared by `TeacherCache.load(...).transform(processor)`, or with `--teacher_name_or_path`.",
