@@ -27,7 +27,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from hf_abkd.cli import runs
 from hf_abkd.cli.workload import from_flags, prepared
-from hf_abkd.data.loading import digits
+from hf_abkd.data.digits import digits
 
 # What suits the small networks of the demonstration, which start from random weights.
 DEMO = {

@@ -33,7 +33,9 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term, knowledge_distillation
 from hf_abkd.cli import runs
-from hf_abkd.data.loading import DataArguments, ImageDatasets, digits, load_image_datasets
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.digits import digits
+from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods import domain_confusion, joint_adaptation

@@ -26,9 +26,9 @@ from transformers import set_seed
 
 from hf_abkd.cli.runs import RunArguments, TrainingArguments, make_trainer, method_of, stages_of
 from hf_abkd.cli.workload import Workload, from_flags
+from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.batch import Batch
 from hf_abkd.data.draws import Draws
-from hf_abkd.data.loading import DataArguments
 from hf_abkd.models import saving
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.expected_images import other_size

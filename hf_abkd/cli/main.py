@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor, HfArgumentParser
 
 from hf_abkd.cli import doctor, runs
-from hf_abkd.data.loading import DataArguments, load_image_datasets
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.loading import load_image_datasets
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan

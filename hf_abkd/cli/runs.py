@@ -9,8 +9,8 @@ from typing import Any, Literal
 from transformers import HfArgumentParser, PreTrainedModel
 
 from hf_abkd.cli.workload import Workload
+from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.augment import Augmentation, Compose, RandomCrop, RandomHorizontalFlip
-from hf_abkd.data.loading import DataArguments
 from hf_abkd.layers.plan import Plan
 from hf_abkd.methods import activation_boundary, knowledge_distillation
 from hf_abkd.models.arguments import ModelArguments

@@ -10,7 +10,8 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hf_abkd.data.loading import DataArguments, ImageDatasets, load_image_datasets
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.data.preprocessing import same_preprocessing
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models.arguments import ModelArguments

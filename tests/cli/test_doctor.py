@@ -25,7 +25,7 @@ from hf_abkd import (
 )
 from hf_abkd.cli import doctor, runs
 from hf_abkd.cli.doctor import CHECKS, Finding, Subject, examine, examine_flags
-from hf_abkd.data.loading import DataArguments
+from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models import saving
 from hf_abkd.models.arguments import ModelArguments

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_abkd.data.loading import digits
+from hf_abkd.data.digits import digits
 from hf_abkd.layers.plan import Plan
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

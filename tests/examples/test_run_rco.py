@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_abkd.data.loading import digits
+from hf_abkd.data.digits import digits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", "--dataloader_pin_memory", "0"]

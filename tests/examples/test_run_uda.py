@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageClassification
 
-from hf_abkd.data.loading import digits
+from hf_abkd.data.digits import digits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "16", "--dataloader_pin_memory", "0"]

@@ -24,7 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from hf_abkd.data.loading import DataArguments
+from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models import stored_models
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.heads import renamed_head

@@ -25,7 +25,8 @@ from hf_abkd import (
     synthesize,
     write_cache,
 )
-from hf_abkd.data.loading import DataArguments, load_image_datasets
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.loading import load_image_datasets
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods.deep_inversion.synthesis import balanced_labels
 from hf_abkd.teachers.live import fingerprint
