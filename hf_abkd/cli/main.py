@@ -27,7 +27,8 @@ from hf_abkd.data.loading import load_image_datasets
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.tracing import Site, Trace, trace
+from hf_abkd.layers.sites import Site, Trace
+from hf_abkd.layers.tracing import trace
 from hf_abkd.methods.deep_inversion.synthesis import PRESETS, PREVIEW_NAME, DeepInversion, synthesize
 from hf_abkd.models.processors import load_processor, own_processor
 from hf_abkd.models.student import load_student

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from hf_abkd.layers.tracing import Site, Trace
+from hf_abkd.layers.sites import Site, Trace
 
 MOST_PAIRS = 4
 # Before this share of the layers a model only prepares the image.

@@ -21,7 +21,7 @@ from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.tracing import Trace
+from hf_abkd.layers.sites import Trace
 from hf_abkd.models import adapters
 from hf_abkd.models.expected_images import other_size
 from hf_abkd.models.kept_state import random_state_kept

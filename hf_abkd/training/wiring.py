@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import Capture, CapturePoint, leaves_pixels_out, parse_name, resolve_boundaries
+from hf_abkd.layers.boundary_points import resolve_boundaries
+from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.module_kinds import leaves_pixels_out
+from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.tracing import Trace, trace
+from hf_abkd.layers.sites import Trace
+from hf_abkd.layers.tracing import trace
 from hf_abkd.models.expected_images import check_channels, other_size
 from hf_abkd.models.kept_state import evaluating, leaving_no_trace
 from hf_abkd.models.label_spaces import LabelMatch, label_match

@@ -15,7 +15,8 @@ from transformers import (
     RegNetForImageClassification,
 )
 
-from hf_abkd.layers.capture import CapturePoint, is_boundary_activation
+from hf_abkd.layers.capture import CapturePoint
+from hf_abkd.layers.module_kinds import is_boundary_activation
 from hf_abkd.teachers.fast_copy import SpeedUps, compiled, prepare
 from hf_abkd.teachers.live import LiveTeacher, fingerprint
 

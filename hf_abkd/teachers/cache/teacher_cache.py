@@ -28,7 +28,7 @@ from hf_abkd.data.draws import Draws
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS, ImageTransform, signed_hash
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.tracing import Site, Trace
+from hf_abkd.layers.sites import Site, Trace
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache.table import MANIFEST_NAME, Column, TargetTable
 

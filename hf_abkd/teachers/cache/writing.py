@@ -28,10 +28,14 @@ from hf_abkd.data.draws import Draws
 from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS, ImageTransform, prepare
-from hf_abkd.layers.capture import CapturePoint, find_module, is_boundary_activation, parse_name, resolve_boundaries
+from hf_abkd.layers.boundary_points import resolve_boundaries
+from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.module_kinds import is_boundary_activation
+from hf_abkd.layers.module_names import find_module, parse_name
 from hf_abkd.layers.pairing import propose
-from hf_abkd.layers.tracing import Site, Trace, trace
+from hf_abkd.layers.sites import Site, Trace
+from hf_abkd.layers.tracing import trace
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import match_labels
 from hf_abkd.models.outputs import LOGITS

@@ -31,7 +31,8 @@ from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.layers.pairing import propose
-from hf_abkd.layers.tracing import Trace, trace
+from hf_abkd.layers.sites import Trace
+from hf_abkd.layers.tracing import trace
 from hf_abkd.teachers.cache.table import Column, TableWriter, TargetTable
 from hf_abkd.teachers.cache.teacher_cache import CachedTargets, TeacherCache, is_hub_cache, is_local_cache, topk_columns
 
