@@ -138,14 +138,14 @@ class RandomResizedCrop:
         heights, widths = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
         fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
         first = fits.to(torch.uint8).argmax(1, keepdim=True)
-        found = fits.any(1)
+        fits_any = fits.any(1)
         # Numbers of Python, side by side: a tensor made of them would be copied to the device, which waits for it.
         sides = zip((heights, widths), (height, width), self._largest_box(height, width), place.unbind(1), strict=True)
         corners, box = [], []
         for drawn, image, fallback, where in sides:
             side = drawn.gather(1, first)[:, 0]
-            box.append(torch.where(found, side, fallback))
-            corners.append(torch.where(found, (where * (image - side + 1)).floor(), (image - fallback) // 2))
+            box.append(torch.where(fits_any, side, fallback))
+            corners.append(torch.where(fits_any, (where * (image - side + 1)).floor(), (image - fallback) // 2))
         return torch.stack([*corners, *box], dim=1)
 
     def _largest_box(self, height: int, width: int) -> tuple[int, int]:
@@ -217,8 +217,8 @@ class Compose:
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images after all augmentations."""
         _check(self, images, draws)
-        for augmentation, own in zip(self.augmentations, draws.split(len(self.augmentations)), strict=True):
-            images = augmentation(images, own)
+        for augmentation, its_draws in zip(self.augmentations, draws.split(len(self.augmentations)), strict=True):
+            images = augmentation(images, its_draws)
         return images
 
     def __repr__(self) -> str:

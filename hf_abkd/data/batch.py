@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.models.expected_images import PIXELS
+from hf_abkd.models.tasks.task import NO_LABEL
 
 # What a cached teacher says of the images of a batch, by column.
 CACHED_TARGETS = "cached_targets"
@@ -42,7 +44,7 @@ class Batch:
     cached: Mapping[str, Any] | None = None
     rows: Mapping[str, slice] | None = None
     samples: Tensor | None = None
-    images: str = "pixel_values"
+    images: str = PIXELS
     shared_images: SharedImages | None = None
 
     @property
@@ -72,7 +74,7 @@ def read_batch(
         ValueError: If the images are missing, or are pixels that no processor says the colours of.
     """
     student = dict(inputs)
-    truth, own = student.pop(labels, None), student.pop(TEACHER_IMAGES, None)
+    truth, teacher_images = student.pop(labels, None), student.pop(TEACHER_IMAGES, None)
     samples, cached = student.pop(SAMPLE_IDS, None), student.pop(CACHED_TARGETS, None)
     if images not in student:
         raise ValueError(
@@ -82,12 +84,12 @@ def read_batch(
     pixels, rows = student[images], None
     if (others := student.pop(TARGET_IMAGES, None)) is not None:
         pixels, samples, truth, rows = _joined_domains(pixels, others, samples, student.pop(TARGET_IDS, None), truth)
-    if shared_images is None and (own is not None or pixels.dtype == torch.uint8):
+    if shared_images is None and (teacher_images is not None or pixels.dtype == torch.uint8):
         raise ValueError(
             f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
             "teacher_processor=..."
         )
-    if own is not None and augment is not None:
+    if teacher_images is not None and augment is not None:
         raise ValueError(
             f"the training set has images for the teacher alone ({TEACHER_IMAGES!r}), which the augmentation would "
             "not change with the student's. Prepare it with ImageTransform(..., shared=True)."
@@ -99,7 +101,9 @@ def read_batch(
     def teacher() -> dict[str, Any]:
         if shared_images is None:
             return student
-        return {**student, images: shared_images.teacher(canvas) if own is None else shared_images.teacher_only(own)}
+        if teacher_images is None:
+            return {**student, images: shared_images.teacher(canvas)}
+        return {**student, images: shared_images.teacher_only(teacher_images)}
 
     return Batch(
         student, truth, teacher, canvas, cached, rows, samples=samples, images=images, shared_images=shared_images
@@ -120,7 +124,7 @@ def _joined_domains(
     both = source_ids is not None and target_ids is not None
     ids = torch.cat([source_ids, target_ids]) if both else None  # type: ignore[list-item]
     if labels is not None:
-        labels = torch.cat([labels, labels.new_full((more,), -100)])
+        labels = torch.cat([labels, labels.new_full((more,), NO_LABEL)])
     return torch.cat([source, target]), ids, labels, {SOURCE: slice(0, count), TARGET: slice(count, count + more)}
 
 
@@ -159,5 +163,5 @@ def extended(batch: Batch, canvas: Tensor, base: str, group: str) -> Batch:
     if more == 0:
         return replace(batch, rows=rows)
     longer = of_images(batch, torch.cat([batch.canvas, canvas]))
-    labels = None if batch.labels is None else torch.cat([batch.labels, batch.labels.new_full((more,), -100)])
+    labels = None if batch.labels is None else torch.cat([batch.labels, batch.labels.new_full((more,), NO_LABEL)])
     return replace(longer, labels=labels, rows=rows)

@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.models.expected_images import PIXELS
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 
 
 class PairedDomains(Dataset[dict[str, Any]]):
@@ -37,7 +39,7 @@ class PairedDomains(Dataset[dict[str, Any]]):
                 )
             if len(domain) == 0:
                 raise ValueError(f"the {name} domain is empty: there is nothing to adapt from or to")
-        if "labels" in target[0]:
+        if IMAGE_CLASSIFICATION.labels in target[0]:
             raise ValueError(
                 "the target domain gives labels, which adaptation must not read; prepare it with "
                 "ImageTransform(processor, label_column=None)"
@@ -62,7 +64,7 @@ class PairedDomains(Dataset[dict[str, Any]]):
         source, target = self.source[row if longer else other], self.target[other if longer else row]
         if TEACHER_IMAGES in source or TEACHER_IMAGES in target:
             raise ValueError("two domains need images that teacher and student share: ImageTransform(..., shared=True)")
-        pair = {**source, TARGET_IMAGES: target["pixel_values"]}
+        pair = {**source, TARGET_IMAGES: target[PIXELS]}
         if SAMPLE_IDS in target:
             pair[TARGET_IDS] = target[SAMPLE_IDS]
         return pair

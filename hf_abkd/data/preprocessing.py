@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.colours import ColourMap
+from hf_abkd.models.expected_images import PIXELS
 
 # Height and width of the images a processor is measured on. They are no usual size, so that a resize shows.
 PROBE_SIZES = ((53, 53), (41, 67), (67, 41))
@@ -96,7 +97,7 @@ def processed(processor: BaseImageProcessor, image: PILImage.Image) -> Tensor:
         "or a model with another config.num_channels."
     )
     try:
-        pixel_values: Tensor = processor([image], return_tensors="pt")["pixel_values"]
+        pixel_values: Tensor = processor([image], return_tensors="pt")[PIXELS]
     except ValueError as error:
         raise ValueError(f"{name} cannot process a {image.mode} image: {error}. {remedy}") from error
     shape = tuple(pixel_values.shape)
@@ -169,9 +170,9 @@ def _measured_colours(processor: BaseImageProcessor, channels: int, size: tuple[
     return colour_map
 
 
-def _not_affine(processor: BaseImageProcessor, found: str) -> ValueError:
+def _not_affine(processor: BaseImageProcessor, problem: str) -> ValueError:
     return ValueError(
-        f"{type(processor).__name__} does not rescale and normalise every pixel alike: {found}. Per-image "
+        f"{type(processor).__name__} does not rescale and normalise every pixel alike: {problem}. Per-image "
         "standardisation, colours that are dropped, and padding with other colours than black cannot be undone for an "
         "image that teacher and student share. Use a processor with a constant image_mean and image_std, or one image "
         "processor for both."

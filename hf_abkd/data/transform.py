@@ -15,17 +15,19 @@ from transformers import BaseImageProcessor
 
 from hf_abkd.data.preprocessing import Preprocessing, probes, processed
 from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.models.expected_images import PIXELS
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 
 # The default of 1,000 would hold 1,000 processed images in memory before the first step.
 STREAMING_BATCH_SIZE = 32
 # The column with the images as the teacher's own processor resizes and crops them.
-TEACHER_IMAGES = "teacher_pixel_values"
+TEACHER_IMAGES = f"teacher_{PIXELS}"
 # The column with a number for every image, the same for the same image in every data set, order and process.
 SAMPLE_IDS = "sample_id"
 
 
 # The columns with the images, and their ids, of a second domain.
-TARGET_IMAGES = "target_pixel_values"
+TARGET_IMAGES = f"target_{PIXELS}"
 TARGET_IDS = "target_sample_id"
 
 
@@ -82,10 +84,10 @@ class ImageTransform:
             student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
             if shared:
                 size = SharedImages(student.preprocessing, teacher.preprocessing).canvas_size
-                own = student.preprocessing.size == size and not teacher_canvas
-                self._pixels = {"pixel_values": student if own else teacher}
+                is_students = student.preprocessing.size == size and not teacher_canvas
+                self._pixels = {PIXELS: student if is_students else teacher}
             else:
-                self._pixels = {"pixel_values": student, TEACHER_IMAGES: teacher}
+                self._pixels = {PIXELS: student, TEACHER_IMAGES: teacher}
 
     @property
     def columns(self) -> list[str]:
@@ -105,7 +107,7 @@ class ImageTransform:
         images = [self._converted(image) for image in batch[self.image_column]]
         result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
         if not result:
-            result["pixel_values"] = self.processor(images, return_tensors="pt")["pixel_values"]
+            result[PIXELS] = self.processor(images, return_tensors="pt")[PIXELS]
         if self.sample_ids:
             result[SAMPLE_IDS] = [_sample_id(image) for image in images]
         if self.label_column is not None:
@@ -116,7 +118,7 @@ class ImageTransform:
                     f"column {self.label_column!r} holds a row without a label (None or a negative number). "
                     "Drop such rows, or pass label_column=None to train without labels."
                 )
-            result["labels"] = list(labels)
+            result[IMAGE_CLASSIFICATION.labels] = list(labels)
         return result
 
     def _converted(self, image: object) -> PILImage.Image:
@@ -169,13 +171,11 @@ class _Pixels:
         return self._resized(images) if self._can_skip else self._undone(images)
 
     def _resized(self, images: Sequence[PILImage.Image]) -> Tensor:
-        pixels: Tensor = self.processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)[
-            "pixel_values"
-        ]
+        pixels: Tensor = self.processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)[PIXELS]
         return pixels
 
     def _undone(self, images: Sequence[PILImage.Image]) -> Tensor:
-        return self._back(self.processor(images, return_tensors="pt")["pixel_values"]).round_().clamp_(0, 255).byte()
+        return self._back(self.processor(images, return_tensors="pt")[PIXELS]).round_().clamp_(0, 255).byte()
 
     def _skips(self, image: PILImage.Image) -> bool:
         try:

@@ -103,9 +103,9 @@ class Recorder:
             cropped=tuple((name, *sizes) for name, sizes in self.cropped.items()),
         )
 
-    def doubtful(self, found: Trace) -> list[Place]:
+    def doubtful(self, trace: Trace) -> list[Place]:
         """Return the tensors whose positions may have been moved, of those that can be told (three lines and more)."""
-        layouts = {site.point: site.layout for site in found.sites if not site.left_out} | found.layouts
+        layouts = {site.point: site.layout for site in trace.sites if not site.left_out} | trace.layouts
         return [
             Place(point, layout, sources)
             for point, sources in self.doubts.items()

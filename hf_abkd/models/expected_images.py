@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hf_abkd.wording import by
+
+#: What image processors and image models of transformers call a batch of images.
+PIXELS = "pixel_values"
+
 
 def channels_of(config: object) -> int | None:
     """Return how many channels the images of a model have; None if its config does not say."""
@@ -26,7 +31,7 @@ def check_channels(model: nn.Module, role: str, images: Tensor) -> None:
     if channels is not None and channels != images.shape[1]:
         raise ValueError(
             f"the {role} {type(model).__name__} takes images of {channels} channels, the batch has {images.shape[1]}: "
-            f"pixel_values {tuple(images.shape)}. Convert the images, or use a {role} for {images.shape[1]} channels."
+            f"{PIXELS} {tuple(images.shape)}. Convert the images, or use a {role} for {images.shape[1]} channels."
         )
 
 
@@ -42,7 +47,7 @@ def other_size(teacher: nn.Module, images: Tensor) -> str | None:
     if tuple(images.shape[2:]) == expected:
         return None
     return (
-        f"the teacher {type(teacher).__name__} was made for images of {expected[0]}x{expected[1]} pixels "
-        f"(config.image_size), the batch has {images.shape[2]}x{images.shape[3]}. Give the trainer the teacher's own "
+        f"the teacher {type(teacher).__name__} was made for images of {by(expected)} pixels "
+        f"(config.image_size), the batch has {by(images.shape[2:])}. Give the trainer the teacher's own "
         "processor (`teacher_processor`), or set the processor's size to the teacher's."
     )

@@ -50,11 +50,11 @@ def _factory(what: str, module_name: str, attribute: str) -> Callable[[], object
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        found = error.name is None or not f"{module_name}.".startswith(f"{error.name}.")
+        is_found = error.name is None or not f"{module_name}.".startswith(f"{error.name}.")
         where = f"in {Path.cwd()} and among the installed packages; write its name with dots and without '.py'"
         raise ImportError(
             f"{what}: the module {module_name!r} cannot be imported: {error}"
-            + ("" if found else f". It is looked for {where}")
+            + ("" if is_found else f". It is looked for {where}")
         ) from error
     if not hasattr(module, attribute):
         public = [key for key in vars(module) if not key.startswith("_")]

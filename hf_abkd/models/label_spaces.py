@@ -159,13 +159,13 @@ def match_labels(
     keys = [[normalized(name) for name in names] for names in (ours, theirs)]
     if any(len(set(key)) < len(set(names)) for key, names in zip(keys, (ours, theirs), strict=True)):
         keys = [list(ours), list(theirs)]
-    own, other = keys
-    if own == other:
+    student_keys, teacher_keys = keys
+    if student_keys == teacher_keys:
         every = tuple(range(num_student))
         return LabelMatch("same", every, every, num_student, num_teacher, ours, theirs)
-    _check_unique(own, other)
-    places = {key: index for index, key in enumerate(other)}
-    pairs = [(index, places[key]) for index, key in enumerate(own) if key in places]
+    _check_unique(student_keys, teacher_keys)
+    places = {key: index for index, key in enumerate(teacher_keys)}
+    pairs = [(index, places[key]) for index, key in enumerate(student_keys) if key in places]
     kind: Literal["permuted", "subset", "superset", "overlap", "disjoint"]
     if len(pairs) < 2:
         kind = "disjoint"
@@ -216,9 +216,9 @@ def _counted(names: Sequence[str], other: Sequence[str]) -> bool:
     return numbered(names) and names != other and (numbered(other) or not set(names) & set(other))
 
 
-def _check_unique(own: Sequence[str], other: Sequence[str]) -> None:
+def _check_unique(student_keys: Sequence[str], teacher_keys: Sequence[str]) -> None:
     # A repeated name that the other model lacks is in nobody's way: ImageNet has two classes "crane".
-    counts = [Counter(own), Counter(other)]
+    counts = [Counter(student_keys), Counter(teacher_keys)]
     repeated = [key for key in counts[0] if key in counts[1] and max(count[key] for count in counts) > 1]
     if repeated:
         raise ValueError(

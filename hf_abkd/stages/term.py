@@ -22,8 +22,9 @@ from hf_abkd.layers.connectors import (
     TokenConnector,
     connect,
 )
+from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.layout import Layout, plain_layout
-from hf_abkd.layers.plan import LayerPair, Plan, PlannedTensor
+from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import OBJECTIVES, ActivationBoundary, DomainClassification, Objective, boundary_agreement
 from hf_abkd.stages.schedules import Schedule

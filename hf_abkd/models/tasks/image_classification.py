@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification, PreTrainedConfig
 
-from hf_abkd.models.expected_images import check_channels, other_size
+from hf_abkd.models.expected_images import PIXELS, check_channels, other_size
 from hf_abkd.models.label_spaces import id2label_of
 from hf_abkd.models.outputs import logits_of
 from hf_abkd.models.tasks.task import Task
@@ -29,7 +29,7 @@ class ImageClassification(Task):
 
     name = "image-classification"
     noun = "image classifier"
-    inputs = "pixel_values"
+    inputs = PIXELS
     labels = "labels"
     score = "accuracy"
     meanings: ClassVar[Mapping[str, str]] = {
