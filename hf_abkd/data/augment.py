@@ -34,6 +34,12 @@ class RandomCrop:
     Raises:
         TypeError: If `padding` is not an int, or what the call gets is no floating tensor or no draws.
         ValueError: If `padding` is negative or not smaller than the height and the width of the images.
+
+    Example:
+        >>> images = torch.arange(16.0).view(1, 1, 4, 4)
+        >>> shifted = RandomCrop(padding=1)(images, Draws.of_views(seed=0, samples=torch.tensor([7]), view=0))
+        >>> shifted.shape
+        torch.Size([1, 1, 4, 4])
     """
 
     def __init__(self, *, padding: int = 4) -> None:
@@ -84,6 +90,12 @@ class RandomResizedCrop:
     Raises:
         TypeError: If `size` is no int, pair of ints or None, or the call gets no floating tensor or no draws.
         ValueError: If `size` is below 1, `scale` is not within (0, 1], or either range is not ascending and positive.
+
+    Example:
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> crops = RandomResizedCrop(size=24, scale=(0.5, 1.0))(images, Draws.of_batch(2, 0))
+        >>> crops.shape
+        torch.Size([2, 3, 24, 24])
     """
 
     def __init__(
@@ -171,6 +183,11 @@ class RandomHorizontalFlip:
     Raises:
         TypeError: If what the call gets is no floating tensor or no draws.
         ValueError: If `probability` is not within [0, 1].
+
+    Example:
+        >>> images = torch.tensor([[[[0.0, 1.0]]]])
+        >>> RandomHorizontalFlip(probability=1)(images, Draws.of_batch(1, 0)).flatten()
+        tensor([1., 0.])
     """
 
     def __init__(self, *, probability: float = 0.5) -> None:
@@ -201,6 +218,14 @@ class Compose:
     Raises:
         TypeError: If one of them cannot be called, or the call gets no floating tensor or no draws.
         ValueError: If there is none.
+
+    Example:
+        >>> augmentation = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
+        >>> samples = torch.tensor([17, 23])
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> once, again = (augmentation(images, Draws.of_views(0, samples, view=3)) for _ in range(2))
+        >>> torch.equal(once, again)
+        True
     """
 
     def __init__(self, augmentations: Sequence[Augmentation]) -> None:

@@ -28,6 +28,13 @@ class PairedDomains(Dataset[dict[str, Any]]):
     Raises:
         TypeError: If a domain has no length.
         ValueError: If a domain is empty, or the target has labels.
+
+    Example:
+        >>> photos = [{"pixel_values": torch.zeros(3, 8, 8), "labels": label} for label in (0, 1, 1)]
+        >>> sketches = [{"pixel_values": torch.ones(3, 8, 8)}] * 2
+        >>> pairs = PairedDomains(photos, sketches)
+        >>> len(pairs), sorted(pairs[0])
+        (3, ['labels', 'pixel_values', 'target_pixel_values'])
     """
 
     def __init__(self, source: Any, target: Any, *, seed: int = 0) -> None:

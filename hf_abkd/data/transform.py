@@ -57,6 +57,13 @@ class ImageTransform:
     Raises:
         ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
             `teacher_processor`, no `Preprocessing` of a processor can be measured.
+
+    Example:
+        >>> from transformers import ViTImageProcessorPil
+        >>> transform = ImageTransform(ViTImageProcessorPil(size={"height": 24, "width": 24}))
+        >>> batch = transform({"image": [PILImage.new("L", (30, 40))], "label": [3]})
+        >>> batch["pixel_values"].shape, batch["labels"]
+        (torch.Size([1, 3, 24, 24]), [3])
     """
 
     def __init__(
@@ -190,6 +197,13 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
 
     `DistillationTrainer` knows of such a data set; with another trainer set ``remove_unused_columns=False``: the
     columns are replaced while reading, which ``Trainer`` cannot see.
+
+    Example:
+        >>> from transformers import ViTImageProcessorPil
+        >>> rows = Dataset.from_dict({"image": [PILImage.new("L", (30, 40))] * 2, "label": [3, 4]})
+        >>> prepared = prepare(rows, ImageTransform(ViTImageProcessorPil(size={"height": 24, "width": 24})))
+        >>> prepared[1]["pixel_values"].shape, prepared[1]["labels"]
+        (torch.Size([3, 24, 24]), 4)
     """
     if isinstance(dataset, IterableDataset):
         return dataset.select_columns(transform.columns).map(
