@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from hf_abkd.data.shared_images import SharedImages
-from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.tasks.task import NO_LABEL
 
 # What a cached teacher says of the images of a batch, by column.
 CACHED_TARGETS = "cached_targets"
 # The rows of the two domains of a batch.
-SOURCE, TARGET = "source", "target"
+SOURCE, TARGET_DOMAIN = "source", "target"
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ def read_batch(
             "`dataset.with_transform(ImageTransform(processor))`."
         )
     pixels, rows = student[images], None
-    if (others := student.pop(TARGET_IMAGES, None)) is not None:
-        pixels, samples, truth, rows = _joined_domains(pixels, others, samples, student.pop(TARGET_IDS, None), truth)
+    if (others := student.pop(TARGET_DOMAIN_IMAGES, None)) is not None:
+        pixels, samples, truth, rows = _joined_domains(
+            pixels, others, samples, student.pop(TARGET_DOMAIN_IDS, None), truth
+        )
     if shared_images is None and (teacher_images is not None or pixels.dtype == torch.uint8):
         raise ValueError(
             f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
@@ -111,21 +113,30 @@ def read_batch(
 
 
 def _joined_domains(
-    source: Tensor, target: Tensor, source_ids: Tensor | None, target_ids: Tensor | None, labels: Tensor | None
+    source: Tensor,
+    target_domain: Tensor,
+    source_ids: Tensor | None,
+    target_domain_ids: Tensor | None,
+    labels: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, slice]]:
     """Return the images, ids and labels of two domains as those of one batch, and where each domain lies in it."""
-    if source.shape[1:] != target.shape[1:] or source.dtype != target.dtype:
+    if source.shape[1:] != target_domain.shape[1:] or source.dtype != target_domain.dtype:
         raise ValueError(
             f"images of the source are {tuple(source.shape[1:])} ({source.dtype}), those of the target "
-            f"{tuple(target.shape[1:])} ({target.dtype}): one model reads both. Prepare both with "
+            f"{tuple(target_domain.shape[1:])} ({target_domain.dtype}): one model reads both. Prepare both with "
             "the same image processor and num_channels."
         )
-    count, more = len(source), len(target)
-    both = source_ids is not None and target_ids is not None
-    ids = torch.cat([source_ids, target_ids]) if both else None  # type: ignore[list-item]
+    count, more = len(source), len(target_domain)
+    both = source_ids is not None and target_domain_ids is not None
+    ids = torch.cat([source_ids, target_domain_ids]) if both else None  # type: ignore[list-item]
     if labels is not None:
         labels = torch.cat([labels, labels.new_full((more,), NO_LABEL)])
-    return torch.cat([source, target]), ids, labels, {SOURCE: slice(0, count), TARGET: slice(count, count + more)}
+    return (
+        torch.cat([source, target_domain]),
+        ids,
+        labels,
+        {SOURCE: slice(0, count), TARGET_DOMAIN: slice(count, count + more)},
+    )
 
 
 def of_images(batch: Batch, canvas: Tensor) -> Batch:

@@ -27,8 +27,8 @@ SAMPLE_IDS = "sample_id"
 
 
 # The columns with the images, and their ids, of a second domain.
-TARGET_IMAGES = f"target_{PIXELS}"
-TARGET_IDS = "target_sample_id"
+TARGET_DOMAIN_IMAGES = f"target_{PIXELS}"
+TARGET_DOMAIN_IDS = "target_sample_id"
 
 
 class ImageTransform:

@@ -18,7 +18,7 @@ from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, read_batch
 from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
 from hf_abkd.data.shared_images import SharedImages
-from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.sites import Trace
@@ -305,7 +305,12 @@ class WiredTrainer(StagedTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        own = [SAMPLE_IDS, TARGET_IMAGES, TARGET_IDS, *([] if self._shared_images is None else [TEACHER_IMAGES])]
+        own = [
+            SAMPLE_IDS,
+            TARGET_DOMAIN_IMAGES,
+            TARGET_DOMAIN_IDS,
+            *([] if self._shared_images is None else [TEACHER_IMAGES]),
+        ]
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *own]))
 
     def _batch(
