@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hf_abkd.data import augment
     from hf_abkd.data.paired_domains import PairedDomains
     from hf_abkd.data.transform import ImageTransform, prepare
-    from hf_abkd.layers.plan import LayerPair, Plan
+    from hf_abkd.layers.layer_pair import LayerPair
+    from hf_abkd.layers.plan import Plan
     from hf_abkd.methods import (
         AdaptiveDeepInversion,
         BoundaryAttack,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
         route_constrained,
         synthesize,
     )
-    from hf_abkd.models.loading import load_processor, load_student, load_teacher
+    from hf_abkd.models.processors import load_processor
+    from hf_abkd.models.student import load_student
+    from hf_abkd.models.teacher import load_teacher
     from hf_abkd.objectives import (
         ActivationBoundary,
         CenteredLogits,

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.tracing import Site, Trace, trace
+from hf_abkd.layers.sites import Site, Trace
+from hf_abkd.layers.tracing import trace
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

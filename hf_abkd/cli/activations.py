@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hf_abkd.layers.tracing import Site, Trace
+from hf_abkd.layers.sites import Site, Trace
 from hf_abkd.wording import by, listed
 
 # Rows of a stage before those in its middle are left out.

@@ -21,7 +21,8 @@ from transformers import (
 
 from hf_abkd.cli.runs import RunArguments, make_trainer
 from hf_abkd.cli.workload import Workload, prepared
-from hf_abkd.data.loading import ImageDatasets, digits
+from hf_abkd.data.digits import digits
+from hf_abkd.data.loading import ImageDatasets
 from hf_abkd.stages.arguments import DistillationArguments
 
 #: What suits the small networks, which start from random weights.

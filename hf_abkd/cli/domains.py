@@ -10,7 +10,9 @@ from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_abkd.cli.comparison import with_seed
-from hf_abkd.data.loading import DataArguments, ImageDatasets, digits, load_image_datasets
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.digits import digits
+from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.reports.metrics import classification_metrics

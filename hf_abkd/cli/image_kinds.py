@@ -13,8 +13,10 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from hf_abkd.methods.deep_inversion.sight import GREY, UNIT
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.label_spaces import match_labels
-from hf_abkd.models.loading import ModelArguments, load_teacher, own_processor
+from hf_abkd.models.processors import own_processor
+from hf_abkd.models.teacher import load_teacher
 
 
 def noise_images(count: int, size: tuple[int, int], names: Sequence[str]) -> Dataset:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from transformers import HfArgumentParser, PreTrainedModel
 
 from hf_abkd.cli.workload import Workload
+from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.augment import Augmentation, Compose, RandomCrop, RandomHorizontalFlip
-from hf_abkd.data.loading import DataArguments
 from hf_abkd.layers.plan import Plan
 from hf_abkd.methods import activation_boundary, knowledge_distillation
-from hf_abkd.models.loading import ModelArguments
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.reports.metrics import classification_metrics
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage

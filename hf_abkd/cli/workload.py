@@ -10,17 +10,14 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hf_abkd.data.loading import DataArguments, ImageDatasets, load_image_datasets
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.data.preprocessing import same_preprocessing
 from hf_abkd.data.transform import ImageTransform, prepare
-from hf_abkd.models.loading import (
-    ModelArguments,
-    load_processor,
-    load_student,
-    load_teacher,
-    own_processor,
-    student_channels,
-)
+from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.models.processors import load_processor, own_processor
+from hf_abkd.models.student import load_student, student_channels
+from hf_abkd.models.teacher import load_teacher
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 
@@ -106,7 +103,7 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
     """Load the models and the images that the flags name.
 
     Raises:
-        ValueError: If a flag is missing, or models or data are not usable; see `hf_abkd.models.loading` and
+        ValueError: If a flag is missing, or models or data are not usable; see `hf_abkd.models` and
             `hf_abkd.data.loading`.
         FileNotFoundError: If a file or folder does not exist.
     """
@@ -115,59 +112,70 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         raise ValueError(
             "--student_name_or_path is missing: a model on the Hub, a local folder, or a config for random weights"
         )
-    hub: dict[str, Any] = {
-        "trust_remote_code": models.trust_remote_code,
-        "cache_dir": models.cache_dir,
-        "token": models.token,
-    }
+    student_hub = models.hub(models.student_revision)
     images = load_image_datasets(data, seed=seed, cache_dir=models.cache_dir, token=models.token)
 
     def make_student() -> PreTrainedModel:
         return load_student(
             student_name,
             labels=images.labels,
-            revision=models.student_revision,
             ignore_mismatched_sizes=models.ignore_mismatched_sizes,
-            **hub,
+            **student_hub.for_models(),
         )
 
-    teacher_name, teacher_revision = models.teacher_name_or_path, models.teacher_revision
-    teacher = None if teacher_name is None else _load_teacher(teacher_name, teacher_revision, images.labels, hub)
-    named = models.image_processor_name
-    processor = load_processor(
-        named or student_name,
-        # A processor that was asked for is not replaced by another one.
-        fallback=None if named else str(teacher.table.folder) if isinstance(teacher, TeacherCache) else teacher_name,
-        revision="main" if named else models.student_revision,
-        fallback_revision="main" if isinstance(teacher, TeacherCache) else teacher_revision,
-        **hub,
-    )
-    # One that was named is for both models.
-    teacher_processor = None
-    if teacher_name is not None and named is None and not isinstance(teacher, TeacherCache):
-        teacher_processor = own_processor(teacher_name, revision=teacher_revision, **hub)
+    teacher = _load_teacher(models, images.labels)
     work = prepared(
         teacher,
         make_student,
-        processor,
+        _load_processor(models, student_name, teacher),
         images,
-        num_channels=student_channels(student_name, revision=models.student_revision, **hub),
+        num_channels=student_channels(student_name, **student_hub.for_models()),
         image_column=data.image_column_name,
         label_column=data.label_column_name,
-        teacher_processor=teacher_processor,
+        teacher_processor=_load_teacher_processor(models, teacher),
     )
     return replace(work, dataset_id=data.dataset_name)
 
 
-def _load_teacher(name: str, revision: str, labels: list[str], hub: dict[str, Any]) -> nn.Module | TeacherCache:
-    """Return a teacher, or what it said of a data set."""
-    options = {"revision": revision, "token": hub["token"], "cache_dir": hub["cache_dir"]}
+def _load_teacher(models: ModelArguments, labels: list[str]) -> nn.Module | TeacherCache | None:
+    """Return a teacher, or what it said of a data set; None if the flags name none."""
+    name, hub = models.teacher_name_or_path, models.hub(models.teacher_revision)
+    if name is None:
+        return None
     if is_local_cache(name):
         return TeacherCache.load(name)
     try:
-        return load_teacher(name, labels=labels, revision=revision, **hub)
+        return load_teacher(name, labels=labels, **hub.for_models())
     except OSError:
         # Looked for only now: most teachers are models, and asking the Hub takes time.
-        if is_hub_cache(name, **options):
-            return TeacherCache.load(name, **options)
+        if is_hub_cache(name, **hub.for_files()):
+            return TeacherCache.load(name, **hub.for_files())
         raise
+
+
+def _load_processor(
+    models: ModelArguments, student_name: str, teacher: nn.Module | TeacherCache | None
+) -> BaseImageProcessor:
+    """Return the processor that the flags name, or else the student's or the teacher's."""
+    if models.image_processor_name:
+        # A processor that was asked for is not replaced by another one.
+        return load_processor(models.image_processor_name, **models.hub().for_models())
+    fallback, fallback_revision = models.teacher_name_or_path, models.teacher_revision
+    if isinstance(teacher, TeacherCache):
+        fallback, fallback_revision = str(teacher.table.folder), "main"
+    return load_processor(
+        student_name,
+        fallback=fallback,
+        fallback_revision=fallback_revision,
+        **models.hub(models.student_revision).for_models(),
+    )
+
+
+def _load_teacher_processor(
+    models: ModelArguments, teacher: nn.Module | TeacherCache | None
+) -> BaseImageProcessor | None:
+    """Return the processor that is stored with the teacher, unless the flags name one for both models."""
+    name = models.teacher_name_or_path
+    if name is None or models.image_processor_name or isinstance(teacher, TeacherCache):
+        return None
+    return own_processor(name, **models.hub(models.teacher_revision).for_models())

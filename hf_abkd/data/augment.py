@@ -34,6 +34,12 @@ class RandomCrop:
     Raises:
         TypeError: If `padding` is not an int, or what the call gets is no floating tensor or no draws.
         ValueError: If `padding` is negative or not smaller than the height and the width of the images.
+
+    Example:
+        >>> images = torch.arange(16.0).view(1, 1, 4, 4)
+        >>> shifted = RandomCrop(padding=1)(images, Draws.of_views(seed=0, samples=torch.tensor([7]), view=0))
+        >>> shifted.shape
+        torch.Size([1, 1, 4, 4])
     """
 
     def __init__(self, *, padding: int = 4) -> None:
@@ -84,6 +90,12 @@ class RandomResizedCrop:
     Raises:
         TypeError: If `size` is no int, pair of ints or None, or the call gets no floating tensor or no draws.
         ValueError: If `size` is below 1, `scale` is not within (0, 1], or either range is not ascending and positive.
+
+    Example:
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> crops = RandomResizedCrop(size=24, scale=(0.5, 1.0))(images, Draws.of_batch(2, 0))
+        >>> crops.shape
+        torch.Size([2, 3, 24, 24])
     """
 
     def __init__(
@@ -138,14 +150,14 @@ class RandomResizedCrop:
         heights, widths = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
         fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
         first = fits.to(torch.uint8).argmax(1, keepdim=True)
-        found = fits.any(1)
+        fits_any = fits.any(1)
         # Numbers of Python, side by side: a tensor made of them would be copied to the device, which waits for it.
         sides = zip((heights, widths), (height, width), self._largest_box(height, width), place.unbind(1), strict=True)
         corners, box = [], []
         for drawn, image, fallback, where in sides:
             side = drawn.gather(1, first)[:, 0]
-            box.append(torch.where(found, side, fallback))
-            corners.append(torch.where(found, (where * (image - side + 1)).floor(), (image - fallback) // 2))
+            box.append(torch.where(fits_any, side, fallback))
+            corners.append(torch.where(fits_any, (where * (image - side + 1)).floor(), (image - fallback) // 2))
         return torch.stack([*corners, *box], dim=1)
 
     def _largest_box(self, height: int, width: int) -> tuple[int, int]:
@@ -171,6 +183,11 @@ class RandomHorizontalFlip:
     Raises:
         TypeError: If what the call gets is no floating tensor or no draws.
         ValueError: If `probability` is not within [0, 1].
+
+    Example:
+        >>> images = torch.tensor([[[[0.0, 1.0]]]])
+        >>> RandomHorizontalFlip(probability=1)(images, Draws.of_batch(1, 0)).flatten()
+        tensor([1., 0.])
     """
 
     def __init__(self, *, probability: float = 0.5) -> None:
@@ -201,6 +218,14 @@ class Compose:
     Raises:
         TypeError: If one of them cannot be called, or the call gets no floating tensor or no draws.
         ValueError: If there is none.
+
+    Example:
+        >>> augmentation = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
+        >>> samples = torch.tensor([17, 23])
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> once, again = (augmentation(images, Draws.of_views(0, samples, view=3)) for _ in range(2))
+        >>> torch.equal(once, again)
+        True
     """
 
     def __init__(self, augmentations: Sequence[Augmentation]) -> None:
@@ -217,8 +242,8 @@ class Compose:
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images after all augmentations."""
         _check(self, images, draws)
-        for augmentation, own in zip(self.augmentations, draws.split(len(self.augmentations)), strict=True):
-            images = augmentation(images, own)
+        for augmentation, its_draws in zip(self.augmentations, draws.split(len(self.augmentations)), strict=True):
+            images = augmentation(images, its_draws)
         return images
 
     def __repr__(self) -> str:

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_abkd.data.preprocessing import Views
-from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
+from hf_abkd.models.expected_images import PIXELS
+from hf_abkd.models.tasks.task import NO_LABEL
 
 # What a cached teacher says of the images of a batch, by column.
 CACHED_TARGETS = "cached_targets"
 # The rows of the two domains of a batch.
-SOURCE, TARGET = "source", "target"
+SOURCE, TARGET_DOMAIN = "source", "target"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Batch:
             one group only. A group may be empty.
         samples: The ids of the images, (N,), or None.
         images: The name of the images among the student's arguments.
-        views: The size and colours of each model; None if they are the same.
+        shared_images: The size and colours of each model; None if they are the same.
     """
 
     student: dict[str, Any]
@@ -42,8 +44,8 @@ class Batch:
     cached: Mapping[str, Any] | None = None
     rows: Mapping[str, slice] | None = None
     samples: Tensor | None = None
-    images: str = "pixel_values"
-    views: Views | None = None
+    images: str = PIXELS
+    shared_images: SharedImages | None = None
 
     @property
     def canvas_size(self) -> tuple[int, int]:
@@ -56,7 +58,7 @@ def read_batch(
     *,
     images: str,
     labels: str,
-    views: Views | None = None,
+    shared_images: SharedImages | None = None,
     augment: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> Batch:
     """Return a batch as each model takes it: one view of the images, in the size and colours of each.
@@ -65,14 +67,14 @@ def read_batch(
         inputs: What the data loader gives, on the device.
         images: The name of the images in it.
         labels: The name of the labels in it.
-        views: The size and colours of each model; None if they are the same.
+        shared_images: The size and colours of each model; None if they are the same.
         augment: Changes the images that both models see; it also gets their sample ids (N,), or None.
 
     Raises:
         ValueError: If the images are missing, or are pixels that no processor says the colours of.
     """
     student = dict(inputs)
-    truth, own = student.pop(labels, None), student.pop(TEACHER_IMAGES, None)
+    truth, teacher_images = student.pop(labels, None), student.pop(TEACHER_IMAGES, None)
     samples, cached = student.pop(SAMPLE_IDS, None), student.pop(CACHED_TARGETS, None)
     if images not in student:
         raise ValueError(
@@ -80,28 +82,34 @@ def read_batch(
             "`dataset.with_transform(ImageTransform(processor))`."
         )
     pixels, rows = student[images], None
-    if (others := student.pop(TARGET_IMAGES, None)) is not None:
-        pixels, samples, truth, rows = _joined_domains(pixels, others, samples, student.pop(TARGET_IDS, None), truth)
-    if views is None and (own is not None or pixels.dtype == torch.uint8):
+    if (others := student.pop(TARGET_DOMAIN_IMAGES, None)) is not None:
+        pixels, samples, truth, rows = _joined_domains(
+            pixels, others, samples, student.pop(TARGET_DOMAIN_IDS, None), truth
+        )
+    if shared_images is None and (teacher_images is not None or pixels.dtype == torch.uint8):
         raise ValueError(
             f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
             "teacher_processor=..."
         )
-    if own is not None and augment is not None:
+    if teacher_images is not None and augment is not None:
         raise ValueError(
             f"the training set has images for the teacher alone ({TEACHER_IMAGES!r}), which the augmentation would "
             "not change with the student's. Prepare it with ImageTransform(..., shared=True)."
         )
-    canvas = pixels if views is None else views.canvas(pixels)
+    canvas = pixels if shared_images is None else shared_images.canvas(pixels)
     canvas = canvas if augment is None else augment(canvas, samples)
-    student[images] = canvas if views is None else views.student(canvas)
+    student[images] = canvas if shared_images is None else shared_images.student(canvas)
 
     def teacher() -> dict[str, Any]:
-        if views is None:
+        if shared_images is None:
             return student
-        return {**student, images: views.teacher(canvas) if own is None else views.teacher_only(own)}
+        if teacher_images is None:
+            return {**student, images: shared_images.teacher(canvas)}
+        return {**student, images: shared_images.teacher_only(teacher_images)}
 
-    return Batch(student, truth, teacher, canvas, cached, rows, samples=samples, images=images, views=views)
+    return Batch(
+        student, truth, teacher, canvas, cached, rows, samples=samples, images=images, shared_images=shared_images
+    )
 
 
 @dataclass(frozen=True)
@@ -111,36 +119,47 @@ class BatchReader:
     Args:
         images: The name of the images.
         labels: The name of the labels.
-        views: The size and colours of each model; None if they are the same.
+        shared_images: The size and colours of each model; None if they are the same.
     """
 
     images: str
     labels: str
-    views: Views | None = None
+    shared_images: SharedImages | None = None
 
     def read(
         self, inputs: Mapping[str, Any], augment: Callable[[Tensor, Tensor | None], Tensor] | None = None
     ) -> Batch:
         """Return a batch as each model takes it; see `read_batch`."""
-        return read_batch(inputs, images=self.images, labels=self.labels, views=self.views, augment=augment)
+        return read_batch(
+            inputs, images=self.images, labels=self.labels, shared_images=self.shared_images, augment=augment
+        )
 
 
 def _joined_domains(
-    source: Tensor, target: Tensor, source_ids: Tensor | None, target_ids: Tensor | None, labels: Tensor | None
+    source: Tensor,
+    target_domain: Tensor,
+    source_ids: Tensor | None,
+    target_domain_ids: Tensor | None,
+    labels: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, slice]]:
     """Return the images, ids and labels of two domains as those of one batch, and where each domain lies in it."""
-    if source.shape[1:] != target.shape[1:] or source.dtype != target.dtype:
+    if source.shape[1:] != target_domain.shape[1:] or source.dtype != target_domain.dtype:
         raise ValueError(
             f"images of the source are {tuple(source.shape[1:])} ({source.dtype}), those of the target "
-            f"{tuple(target.shape[1:])} ({target.dtype}): one model reads both. Prepare both with "
+            f"{tuple(target_domain.shape[1:])} ({target_domain.dtype}): one model reads both. Prepare both with "
             "the same image processor and num_channels."
         )
-    count, more = len(source), len(target)
-    both = source_ids is not None and target_ids is not None
-    ids = torch.cat([source_ids, target_ids]) if both else None  # type: ignore[list-item]
+    count, more = len(source), len(target_domain)
+    both = source_ids is not None and target_domain_ids is not None
+    ids = torch.cat([source_ids, target_domain_ids]) if both else None  # type: ignore[list-item]
     if labels is not None:
-        labels = torch.cat([labels, labels.new_full((more,), -100)])
-    return torch.cat([source, target]), ids, labels, {SOURCE: slice(0, count), TARGET: slice(count, count + more)}
+        labels = torch.cat([labels, labels.new_full((more,), NO_LABEL)])
+    return (
+        torch.cat([source, target_domain]),
+        ids,
+        labels,
+        {SOURCE: slice(0, count), TARGET_DOMAIN: slice(count, count + more)},
+    )
 
 
 def of_images(batch: Batch, canvas: Tensor) -> Batch:
@@ -155,13 +174,13 @@ def of_images(batch: Batch, canvas: Tensor) -> Batch:
     """
     if more := sorted(set(batch.student) - {batch.images}):
         raise ValueError(f"images are added to a batch, and the student takes {more} beside them")
-    views = batch.views
-    student = {batch.images: canvas if views is None else views.student(canvas)}
+    shared_images = batch.shared_images
+    student = {batch.images: canvas if shared_images is None else shared_images.student(canvas)}
 
     def teacher() -> dict[str, Any]:
-        return student if views is None else {batch.images: views.teacher(canvas)}
+        return student if shared_images is None else {batch.images: shared_images.teacher(canvas)}
 
-    return Batch(student, None, teacher, canvas, images=batch.images, views=views)
+    return Batch(student, None, teacher, canvas, images=batch.images, shared_images=shared_images)
 
 
 def extended(batch: Batch, canvas: Tensor, base: str, group: str) -> Batch:
@@ -178,5 +197,5 @@ def extended(batch: Batch, canvas: Tensor, base: str, group: str) -> Batch:
     if more == 0:
         return replace(batch, rows=rows)
     longer = of_images(batch, torch.cat([batch.canvas, canvas]))
-    labels = None if batch.labels is None else torch.cat([batch.labels, batch.labels.new_full((more,), -100)])
+    labels = None if batch.labels is None else torch.cat([batch.labels, batch.labels.new_full((more,), NO_LABEL)])
     return replace(longer, labels=labels, rows=rows)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, IterableDataset, Value
+from datasets import ClassLabel, IterableDataset, Value
 
+from hf_abkd.data.columns import Part, is_text
 from hf_abkd.data.transform import STREAMING_BATCH_SIZE
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows, and the flag they came from, so that an error can tell what to change."""
-
-    rows: Dataset | IterableDataset
-    origin: str
-
-
-def is_text(feature: object) -> bool:
-    """Whether a column holds strings."""
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
+from hf_abkd.wording import listed
 
 
 def _is_integer(feature: object) -> bool:
@@ -45,8 +34,8 @@ def class_names(part: Part, label: str) -> list[str]:
     unique = sorted(set(_labels(part, label)))
     if _is_integer(feature) and unique != list(range(len(unique))):
         raise ValueError(
-            f"{where} holds the integers {some(unique)} without class names; they must be exactly 0 to K-1. "
-            "Renumber them, or use strings, which are numbered in sorted order"
+            f"{where} holds the integers {listed(unique, quoted=True)} without class names; they must be exactly 0 to "
+            "K-1. Renumber them, or use strings, which are numbered in sorted order"
         )
     return [str(value) for value in unique]
 
@@ -55,12 +44,12 @@ def with_class_labels(part: Part, label: str, names: list[str], *, like: Part) -
     """Return the part with labels that index `names`, the class names of `like`, as a `ClassLabel` column."""
     feature = part.rows.features[label]
     if isinstance(feature, ClassLabel):
-        own = list(feature.names)
+        names_of_part = list(feature.names)
     elif _is_integer(feature):
-        own = [str(index) for index in range(len(names))]
+        names_of_part = [str(index) for index in range(len(names))]
     else:
-        own = names
-    _check_same_names(part, own, like, names)
+        names_of_part = names
+    _check_same_names(part, names_of_part, like, names)
     if isinstance(part.rows, IterableDataset):
         return replace(part, rows=_renumbered_stream(part, label, names))
     labels = _labels(part, label)
@@ -70,17 +59,17 @@ def with_class_labels(part: Part, label: str, names: list[str], *, like: Part) -
                 f"{part.origin}: label {max(labels)} in column {label!r}, but there are {len(names)} classes "
                 f"(0 to {len(names) - 1})"
             )
-        if isinstance(feature, ClassLabel) and own == names:
+        if isinstance(feature, ClassLabel) and names_of_part == names:
             return part
-        labels = [own[number] for number in labels]
+        labels = [names_of_part[number] for number in labels]
     elif not is_text(feature):
         raise ValueError(f"{part.origin}: column {label!r} is {feature}; store it like that of {like.origin}")
     index = {name: number for number, name in enumerate(names)}
     extra = set(labels) - set(names)
     if extra:
         raise ValueError(
-            f"{part.origin}: labels that {like.origin} does not have: {some(sorted(extra))}; "
-            f"its labels are {some(names)}"
+            f"{part.origin}: labels that {like.origin} does not have: {listed(sorted(extra), quoted=True)}; "
+            f"its labels are {listed(names, quoted=True)}"
         )
     # The column is swapped, not cast or mapped: either of these would copy every image.
     numbers = np.array([index[name] for name in labels], dtype=np.int64)
@@ -88,12 +77,12 @@ def with_class_labels(part: Part, label: str, names: list[str], *, like: Part) -
     return replace(part, rows=rows.select_columns(part.rows.column_names))
 
 
-def _check_same_names(part: Part, own: list[str], like: Part, names: list[str]) -> None:
-    missing, extra = sorted(set(names) - set(own)), sorted(set(own) - set(names))
+def _check_same_names(part: Part, names_of_part: list[str], like: Part, names: list[str]) -> None:
+    missing, extra = sorted(set(names) - set(names_of_part)), sorted(set(names_of_part) - set(names))
     if missing or extra:
         raise ValueError(
-            f"{part.origin} and {like.origin} have different classes: missing {some(missing)}, "
-            f"additional {some(extra)}. Both need the same set of class names"
+            f"{part.origin} and {like.origin} have different classes: missing {listed(missing, quoted=True)}, "
+            f"additional {listed(extra, quoted=True)}. Both need the same set of class names"
         )
 
 
@@ -131,10 +120,3 @@ def _labels(part: Part, column: str) -> list[Any]:
             "see --validation_split_name"
         )
     return labels
-
-
-def some(items: Iterable[object]) -> str:
-    """Return at most five items as text, with the number of those left out."""
-    listed = [repr(item) for item in items]
-    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-    return (", ".join(listed[:5]) or "none") + more

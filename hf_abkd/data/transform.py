@@ -13,19 +13,22 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import BaseImageProcessor
 
-from hf_abkd.data.preprocessing import View, Views, probes, processed
+from hf_abkd.data.preprocessing import Preprocessing, probes, processed
+from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.models.expected_images import PIXELS
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 
 # The default of 1,000 would hold 1,000 processed images in memory before the first step.
 STREAMING_BATCH_SIZE = 32
 # The column with the images as the teacher's own processor resizes and crops them.
-TEACHER_IMAGES = "teacher_pixel_values"
+TEACHER_IMAGES = f"teacher_{PIXELS}"
 # The column with a number for every image, the same for the same image in every data set, order and process.
 SAMPLE_IDS = "sample_id"
 
 
 # The columns with the images, and their ids, of a second domain.
-TARGET_IMAGES = "target_pixel_values"
-TARGET_IDS = "target_sample_id"
+TARGET_DOMAIN_IMAGES = f"target_{PIXELS}"
+TARGET_DOMAIN_IDS = "target_sample_id"
 
 
 class ImageTransform:
@@ -35,7 +38,7 @@ class ImageTransform:
     scaled to 8 bits instead of being clipped to white.
 
     With a processor of the teacher's own, images come as 8-bit pixels, resized and cropped but in no model's colours;
-    `hf_abkd.data.preprocessing.Views` makes of them what each model reads.
+    `hf_abkd.data.shared_images.SharedImages` makes of them what each model reads.
 
     Args:
         processor: The image processor of the model.
@@ -53,7 +56,14 @@ class ImageTransform:
 
     Raises:
         ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
-            `teacher_processor`, a processor has no `View`.
+            `teacher_processor`, no `Preprocessing` of a processor can be measured.
+
+    Example:
+        >>> from transformers import ViTImageProcessorPil
+        >>> transform = ImageTransform(ViTImageProcessorPil(size={"height": 24, "width": 24}))
+        >>> batch = transform({"image": [PILImage.new("L", (30, 40))], "label": [3]})
+        >>> batch["pixel_values"].shape, batch["labels"]
+        (torch.Size([1, 3, 24, 24]), [3])
     """
 
     def __init__(
@@ -80,11 +90,11 @@ class ImageTransform:
         if teacher_processor is not None:
             student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
             if shared:
-                size = Views(student.view, teacher.view).canvas_size
-                own = student.view.size == size and not teacher_canvas
-                self._pixels = {"pixel_values": student if own else teacher}
+                size = SharedImages(student.preprocessing, teacher.preprocessing).canvas_size
+                is_students = student.preprocessing.size == size and not teacher_canvas
+                self._pixels = {PIXELS: student if is_students else teacher}
             else:
-                self._pixels = {"pixel_values": student, TEACHER_IMAGES: teacher}
+                self._pixels = {PIXELS: student, TEACHER_IMAGES: teacher}
 
     @property
     def columns(self) -> list[str]:
@@ -94,7 +104,7 @@ class ImageTransform:
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """Return `pixel_values` (N, C, H, W), `sample_id` and, with a label column, `labels` (lists of N integers).
 
-        With a `teacher_processor` these are uint8 pixels, and where the view is not shared there are the teacher's
+        With a `teacher_processor` these are uint8 pixels, and where the images are not shared there are the teacher's
         `teacher_pixel_values` (N, C, H, W) too.
 
         Raises:
@@ -104,7 +114,7 @@ class ImageTransform:
         images = [self._converted(image) for image in batch[self.image_column]]
         result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
         if not result:
-            result["pixel_values"] = self.processor(images, return_tensors="pt")["pixel_values"]
+            result[PIXELS] = self.processor(images, return_tensors="pt")[PIXELS]
         if self.sample_ids:
             result[SAMPLE_IDS] = [_sample_id(image) for image in images]
         if self.label_column is not None:
@@ -115,7 +125,7 @@ class ImageTransform:
                     f"column {self.label_column!r} holds a row without a label (None or a negative number). "
                     "Drop such rows, or pass label_column=None to train without labels."
                 )
-            result["labels"] = list(labels)
+            result[IMAGE_CLASSIFICATION.labels] = list(labels)
         return result
 
     def _converted(self, image: object) -> PILImage.Image:
@@ -159,8 +169,8 @@ class _Pixels:
 
     def __init__(self, processor: BaseImageProcessor, channels: int) -> None:
         self.processor = processor
-        self.view = View.measured(processor, channels)
-        self._back = self.view.colour_map().inverse()
+        self.preprocessing = Preprocessing.measured(processor, channels)
+        self._back = self.preprocessing.colour_map().inverse()
         # Most processors can leave the colours alone, which takes a fraction of the time of undoing them.
         self._can_skip = all(self._skips(image) for image in probes(channels))
 
@@ -168,13 +178,11 @@ class _Pixels:
         return self._resized(images) if self._can_skip else self._undone(images)
 
     def _resized(self, images: Sequence[PILImage.Image]) -> Tensor:
-        pixels: Tensor = self.processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)[
-            "pixel_values"
-        ]
+        pixels: Tensor = self.processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)[PIXELS]
         return pixels
 
     def _undone(self, images: Sequence[PILImage.Image]) -> Tensor:
-        return self._back(self.processor(images, return_tensors="pt")["pixel_values"]).round_().clamp_(0, 255).byte()
+        return self._back(self.processor(images, return_tensors="pt")[PIXELS]).round_().clamp_(0, 255).byte()
 
     def _skips(self, image: PILImage.Image) -> bool:
         try:
@@ -189,6 +197,13 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
 
     `DistillationTrainer` knows of such a data set; with another trainer set ``remove_unused_columns=False``: the
     columns are replaced while reading, which ``Trainer`` cannot see.
+
+    Example:
+        >>> from transformers import ViTImageProcessorPil
+        >>> rows = Dataset.from_dict({"image": [PILImage.new("L", (30, 40))] * 2, "label": [3, 4]})
+        >>> prepared = prepare(rows, ImageTransform(ViTImageProcessorPil(size={"height": 24, "width": 24})))
+        >>> prepared[1]["pixel_values"].shape, prepared[1]["labels"]
+        (torch.Size([3, 24, 24]), 4)
     """
     if isinstance(dataset, IterableDataset):
         return dataset.select_columns(transform.columns).map(

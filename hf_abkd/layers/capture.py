@@ -6,7 +6,6 @@ place after it was captured are errors, and nothing is kept when the forward pas
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,28 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import activations as transformers_activations
 
 from hf_abkd.boundaries.sides import above_zero
-
-# Activations with a boundary at 0: their output says on which side their input was. Gates (sigmoid, tanh) have none.
-_BOUNDARY_ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Softplus,
-)
-_WITHOUT_BOUNDARY = (transformers_activations.LinearActivation, transformers_activations.LaplaceActivation)
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+from hf_abkd.layers.module_names import find_module
 
 
 @dataclass(frozen=True)
@@ -48,52 +28,6 @@ class CapturePoint:
 
     def __str__(self) -> str:
         return f"{self.module}:{self.side}"
-
-
-def parse_name(model: nn.Module, name: str) -> tuple[str, Literal["input", "output"] | None]:
-    """Split `"layer.relu:input"` into a module of the model and the side; the side is None when it is left out.
-
-    Prefixes that wrappers add (`module.`, `_orig_mod.`) are dropped, unless the model has them itself.
-
-    Raises:
-        ValueError: If there is no such module, or the part behind the colon is neither `input` nor `output`.
-    """
-    module, colon, side = name.partition(":")
-    modules = dict(model.named_modules())
-    while module not in modules and module.startswith(_WRAPPER_PREFIXES):
-        module = module.split(".", 1)[1]
-    find_module(model, module)
-    if not colon:
-        return module, None
-    if side not in ("input", "output"):
-        raise ValueError(f"{name!r} must end in ':input', ':output' or no side at all, not {':' + side!r}")
-    return module, "input" if side == "input" else "output"
-
-
-def find_module(model: nn.Module, name: str) -> nn.Module:
-    """Return the module of that name.
-
-    Raises:
-        ValueError: If there is none; the message has the closest names.
-    """
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if name and name in modules:
-        return modules[name]
-    names = [other for other in modules if other]
-    # Close by spelling, or with the same last part: a wrong prefix is the usual mistake.
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    near += [other for other in names if other.endswith("." + name) or name.endswith("." + other)][: 5 - len(near)]
-    raise ValueError(
-        f"{type(model).__name__} has no module {name!r}; close names: {near}. "
-        "List them all with `[name for name, _ in model.named_modules()]`."
-    )
-
-
-def is_boundary_activation(module: nn.Module) -> bool:
-    """Whether a module is an activation whose output tells the sign of its input."""
-    return isinstance(module, _BOUNDARY_ACTIVATIONS) or (
-        type(module).__module__ == transformers_activations.__name__ and not isinstance(module, _WITHOUT_BOUNDARY)
-    )
 
 
 class _Complete(BaseException):
@@ -123,6 +57,14 @@ class Capture:
     Raises:
         ValueError: If a point names a module that the model does not have.
         TypeError: If the model is compiled already.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> before_relu = CapturePoint("1", "input")
+        >>> with Capture(model, [before_relu]) as capture:
+        ...     output, tensors = capture.run(lambda: model(torch.ones(4, 2)))
+        >>> tensors[before_relu].shape
+        torch.Size([4, 3])
     """
 
     def __init__(
@@ -235,6 +177,11 @@ class Capture:
         finally:
             # Activation checkpointing runs modules again during backward: those calls must not count.
             self._armed = False
+        self._check_calls()
+        return output
+
+    def _check_calls(self) -> None:
+        """Refuse a forward pass in which a named module was not called once."""
         for point in self.points:
             count = self._counts.get(point, 0)
             if count != 1:
@@ -248,7 +195,6 @@ class Capture:
                     f"{point.module!r} of {type(self.model).__name__} {why} in one forward pass. Name a module that "
                     "is called once, such as the normalisation next to it."
                 )
-        return output
 
     def _changed(self) -> set[CapturePoint]:
         return {point for point, version in self._versions.items() if self._tensors[point]._version != version}
@@ -298,7 +244,7 @@ def only_tensor(value: object, name: str, model: nn.Module) -> Tensor:
     Raises:
         RuntimeError: If there is none, or more than one.
     """
-    tensors = _tensors_in(value)
+    tensors = tensors_in(value)
     if len(tensors) == 1:
         return tensors[0]
     raise RuntimeError(
@@ -307,7 +253,8 @@ def only_tensor(value: object, name: str, model: nn.Module) -> Tensor:
     )
 
 
-def _tensors_in(value: object) -> list[Tensor]:
+def tensors_in(value: object) -> list[Tensor]:
+    """Return the tensors in what a module took or gave: itself, or the members of a list, a tuple or a mapping."""
     parts = list(value.values()) if isinstance(value, Mapping) else value
     return [part for part in (parts if isinstance(parts, (tuple, list)) else [parts]) if isinstance(part, Tensor)]
 
@@ -324,81 +271,3 @@ def refuse_compiled(model: nn.Module) -> None:
                 f"{type(model).__name__} is compiled already (module {name or '(root)'!r}), and a compiled module "
                 "ignores hooks that come later. Pass the plain model and set the argument `torch_compile=True`."
             )
-
-
-def resolve_boundaries(
-    model: nn.Module, names: Iterable[str], forward: Callable[[], object]
-) -> dict[str, CapturePoint]:
-    """Find, for every name, the tensor before the activation that the name stands for.
-
-    A name with a side is taken as it is. An activation module stands for its input. Any other module stands for the
-    input of the activation, inside it, whose output is the module's output.
-
-    Args:
-        model: The model.
-        names: Names as users write them.
-        forward: Runs the model once.
-
-    Raises:
-        ValueError: If there is no such module, or its output does not come from an activation module.
-    """
-    points: dict[str, CapturePoint] = {}
-    containers: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        module_name, side = parse_name(model, name)
-        module = find_module(model, module_name)
-        if side is not None:
-            points[name] = CapturePoint(module_name, side)
-        elif is_boundary_activation(module):
-            points[name] = CapturePoint(module_name, "input")
-        else:
-            containers[name] = module_name
-    if containers:
-        outputs = _outputs(model, forward)
-        for name, module_name in containers.items():
-            value, version = outputs.get(module_name, (None, 0))
-            output = only_tensor(value, module_name, model)
-            inside = [
-                other
-                for other, module in model.named_modules()
-                if other.startswith(module_name + ".") and is_boundary_activation(module)
-            ]
-            # The same tensor in the same version: an in-place sum after the activation gives another response.
-            values = {other: outputs[other] for other in inside if other in outputs}
-            matches = [other for other, (tensor, then) in values.items() if tensor is output and then == version]
-            if len(matches) != 1:
-                raise ValueError(
-                    f"the output of {module_name!r} of {type(model).__name__} does not come straight from an "
-                    f"activation module, so it has no activation boundary. Name one of the activations in it: "
-                    f"{inside[-8:]}; or, if it is a response before an activation itself, write '{module_name}:output'."
-                )
-            points[name] = CapturePoint(matches[0], "input")
-    return points
-
-
-def _outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, tuple[object, int]]:
-    """Return the output of the last call of every module in one forward pass, and how often it had been changed."""
-    outputs: dict[str, tuple[object, int]] = {}
-
-    def remember(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            version = sum(tensor._version for tensor in _tensors_in(output) if not tensor.is_inference())
-            outputs[name] = (output, version)
-
-        return hook
-
-    handles = [module.register_forward_hook(remember(name)) for name, module in model.named_modules() if name]
-    try:
-        forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return outputs
-
-
-def leaves_pixels_out(module: nn.Module, value: object) -> bool:
-    """Whether a module cuts its input (N, C, H, W) into patches and has no patch for the last rows or columns."""
-    if not isinstance(module, nn.Conv2d) or not isinstance(value, Tensor):
-        return False
-    patches = module.stride == module.kernel_size and max(module.stride) > 1 and module.padding in ((0, 0), "valid")
-    return patches and any(size % step for size, step in zip(value.shape[-2:], module.stride, strict=True))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hf_abkd.wording import by
+
 Order = Literal["NCHW", "NHWC", "NLC", "NCL", "NC"]
 ORDERS: tuple[Order, ...] = ("NCHW", "NHWC", "NLC", "NCL", "NC")
 
@@ -24,6 +26,10 @@ class Layout:
 
     Raises:
         ValueError: If an order is unknown, or something is given that it does not have.
+
+    Example:
+        >>> Layout("NLC", grid=(14, 14), special_tokens=1).describe()
+        'NLC, 1 special'
     """
 
     order: Order
@@ -58,12 +64,12 @@ class Layout:
         """The dimension of the channels."""
         return self.order.index("C")
 
-    def completed(self, found: Layout | None) -> Layout:
+    def completed(self, other: Layout | None) -> Layout:
         """Return this layout with what it leaves open, the grid and the order of the tokens, taken from another one."""
-        if found is None or found.order != self.order or self.grid not in (None, found.grid):
+        if other is None or other.order != self.order or self.grid not in (None, other.grid):
             return self
         left_open = self.grid is None and self.special_tokens == 0
-        return found if left_open or self.special_tokens == found.special_tokens else self
+        return other if left_open or self.special_tokens == other.special_tokens else self
 
     def describe(self) -> str:
         """Return the layout in a few words, for tables."""
@@ -98,11 +104,7 @@ def check_layout(layout: Layout, shape: Sequence[int]) -> None:
         problem = "" if tokens == expected else f"holds {tokens} tokens and not {expected}"
     elif layout.grid is not None:
         grid = tuple(shape[layout.order.index("H") :][:2])
-        problem = "" if layout.grid == grid else f"lies on a grid of {_by(grid)}"
+        problem = "" if layout.grid == grid else f"lies on a grid of {by(grid)}"
     if problem:
-        grid_text = "" if layout.grid is None else f" on a grid of {_by(layout.grid)}"
+        grid_text = "" if layout.grid is None else f" on a grid of {by(layout.grid)}"
         raise ValueError(f"the layout is given as {layout.describe()}{grid_text}, but {tuple(shape)} {problem}")
-
-
-def _by(grid: Sequence[int]) -> str:
-    return "x".join(map(str, grid))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from hf_abkd.layers.tracing import Site, Trace
+from hf_abkd.layers.sites import Site, Trace
 
 MOST_PAIRS = 4
 # Before this share of the layers a model only prepares the image.
@@ -54,14 +54,19 @@ def propose(student: Trace, teacher: Trace, *, most: int = MOST_PAIRS) -> list[S
     Raises:
         ValueError: If one of them shows no activation on a grid over the image.
     """
-    ours, theirs = (_stages(found, role) for found, role in ((student, "student"), (teacher, "teacher")))
-    own, other = (_blocks(stages[0]) if len(stages) == 1 else [*map(stage_tap, stages)] for stages in (ours, theirs))
-    if len(ours) == len(theirs) == 1:
+    student_stages, teacher_stages = _stages(student, "student"), _stages(teacher, "teacher")
+    student_sites, teacher_sites = (
+        _blocks(stages[0]) if len(stages) == 1 else [stage_tap(stage) for stage in stages]
+        for stages in (student_stages, teacher_stages)
+    )
+    if len(student_stages) == len(teacher_stages) == 1:
         # Without stages, evenly spaced layers of the shallower model stand for its depth.
-        count = min(most, len(own), len(other))
-        own, other = (_spread(own, count), other) if len(own) <= len(other) else (own, _spread(other, count))
-    pairs = _assign(own, other, most)
-    return [SitePair(*pair) for pair in pairs]
+        count = min(most, len(student_sites), len(teacher_sites))
+        if len(student_sites) <= len(teacher_sites):
+            student_sites = _spread(student_sites, count)
+        else:
+            teacher_sites = _spread(teacher_sites, count)
+    return [SitePair(*pair) for pair in _assign(student_sites, teacher_sites, most)]
 
 
 def stage_tap(stage: Sequence[Site]) -> Site:
@@ -72,11 +77,11 @@ def stage_tap(stage: Sequence[Site]) -> Site:
     return [site for site in late if _nesting(site) == outermost][-1]
 
 
-def _stages(found: Trace, role: str) -> list[list[Site]]:
+def _stages(trace: Trace, role: str) -> list[list[Site]]:
     """Return the usable activations by grid, in order, without what only prepares the image."""
-    usable = [site for site in found.sites if not site.left_out]
+    usable = [site for site in trace.sites if not site.left_out]
     if not usable:
-        raise ValueError(f"no layers of the {role} can be paired: {_why_none(found)}")
+        raise ValueError(f"no layers of the {role} can be paired: {_why_none(trace)}")
     # A grid that comes back (a decoder, a block between two resolutions) is no stage of its own.
     stages: dict[tuple[int, int], list[Site]] = {}
     for site in usable:
@@ -87,19 +92,20 @@ def _stages(found: Trace, role: str) -> list[list[Site]]:
     return result
 
 
-def _why_none(found: Trace) -> str:
-    if found.functional:
-        module, function, source = found.functional[0]
+def _why_none(trace: Trace) -> str:
+    """Return why a model has no layers to pair, and what to do about it."""
+    if trace.functional:
+        module, function, source = trace.functional[0]
         hint = f"'{source}:output'" if source else "the layer before it with ':output'"
         return (
             f"its activations are function calls ({function} in {repr(module) if module else 'the model'}, and "
-            f"{len(found.functional) - 1} more), which hooks cannot see. Name {hint} as the layer, or use activation "
+            f"{len(trace.functional) - 1} more), which hooks cannot see. Name {hint} as the layer, or use activation "
             "modules such as torch.nn.ReLU."
         )
-    if not found.sites:
+    if not trace.sites:
         return "it has no activation modules. Name layers with ':input' or ':output' yourself."
-    reasons = [f"{site.module}: {site.left_out}" for site in found.sites[:3]]
-    return f"of its {len(found.sites)} activations none can be used ({'; '.join(reasons)}). Name layers yourself."
+    reasons = [f"{site.module}: {site.left_out}" for site in trace.sites[:3]]
+    return f"of its {len(trace.sites)} activations none can be used ({'; '.join(reasons)}). Name layers yourself."
 
 
 def _blocks(layers: Sequence[Site]) -> list[Site]:

@@ -132,14 +132,14 @@ class _Probe:
 
     def _tokens(self, part: tuple[int, int, int] | None) -> Tensor:
         """Return the tokens without the special ones, (N, L, C), with noise on a part of the map."""
-        found: list[Tensor] = []
+        recorded: list[Tensor] = []
         point, layout, source = self.place.point, self.place.layout, self.source
 
         def record(value: object) -> None:
             # A copy, as a later operation may overwrite it.
             tensor = only_tensor(value, str(point), self.model).detach().float().clone()
             tokens = tensor.movedim(layout.channel_dim, -1).flatten(1, -2)
-            found.append(tokens[:, layout.special_tokens :])
+            recorded.append(tokens[:, layout.special_tokens :])
             raise _Enough
 
         def before(_: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
@@ -164,7 +164,7 @@ class _Probe:
         finally:
             for handle in handles:
                 handle.remove()
-        return found[0]
+        return recorded[0]
 
 
 def _with_noise(maps: Tensor, part: tuple[int, int, int] | None) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from hf_abkd.data.batch import SOURCE, TARGET
+from hf_abkd.data.batch import SOURCE, TARGET_DOMAIN
 from hf_abkd.objectives import CrossEntropy, DomainClassification, KnowledgeDistillation, MaximumMeanDiscrepancy
 from hf_abkd.stages.schedules import Exponential, Product, Rise, Saturating, Schedule
 from hf_abkd.stages.stage import Stage
@@ -79,7 +79,7 @@ def joint_adaptation(
     def taught(rows: str, share: float) -> Term:
         return Term(KnowledgeDistillation(temperature=temperature), rows=rows, weight=beta.times(share))
 
-    published = [taught(TARGET, 1.0)]
+    published = [taught(TARGET_DOMAIN, 1.0)]
     if alpha > 0:
         published.append(taught(SOURCE, alpha))
     if alpha < 1:

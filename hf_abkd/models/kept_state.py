@@ -71,9 +71,9 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for own, before in buffers:
-            own.clear()
-            own.update(before)
+        for of_part, before in buffers:
+            of_part.clear()
+            of_part.update(before)
         with torch.no_grad():
             for buffer, content in contents:
                 buffer.copy_(content)

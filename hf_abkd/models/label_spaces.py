@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hf_abkd.wording import listed
+
 
 @dataclass(frozen=True)
 class LabelMatch:
@@ -83,7 +85,11 @@ class LabelMatch:
         """
         if self.kind not in ("disjoint", "unknown"):
             return
-        examples = [f"The {role}'s are {_some(names)}. " for role, names in self._names.items() if names is not None]
+        examples = [
+            f"The {role}'s are {listed(names, quoted=True)}. "
+            for role, names in self._names.items()
+            if names is not None
+        ]
         rename = (
             "If they are the same classes under other names, rename them in `config.id2label` of one model"
             if self.kind == "disjoint"
@@ -153,13 +159,13 @@ def match_labels(
     keys = [[normalized(name) for name in names] for names in (ours, theirs)]
     if any(len(set(key)) < len(set(names)) for key, names in zip(keys, (ours, theirs), strict=True)):
         keys = [list(ours), list(theirs)]
-    own, other = keys
-    if own == other:
+    student_keys, teacher_keys = keys
+    if student_keys == teacher_keys:
         every = tuple(range(num_student))
         return LabelMatch("same", every, every, num_student, num_teacher, ours, theirs)
-    _check_unique(own, other)
-    places = {key: index for index, key in enumerate(other)}
-    pairs = [(index, places[key]) for index, key in enumerate(own) if key in places]
+    _check_unique(student_keys, teacher_keys)
+    places = {key: index for index, key in enumerate(teacher_keys)}
+    pairs = [(index, places[key]) for index, key in enumerate(student_keys) if key in places]
     kind: Literal["permuted", "subset", "superset", "overlap", "disjoint"]
     if len(pairs) < 2:
         kind = "disjoint"
@@ -210,26 +216,20 @@ def _counted(names: Sequence[str], other: Sequence[str]) -> bool:
     return numbered(names) and names != other and (numbered(other) or not set(names) & set(other))
 
 
-def _check_unique(own: Sequence[str], other: Sequence[str]) -> None:
+def _check_unique(student_keys: Sequence[str], teacher_keys: Sequence[str]) -> None:
     # A repeated name that the other model lacks is in nobody's way: ImageNet has two classes "crane".
-    counts = [Counter(own), Counter(other)]
+    counts = [Counter(student_keys), Counter(teacher_keys)]
     repeated = [key for key in counts[0] if key in counts[1] and max(count[key] for count in counts) > 1]
     if repeated:
         raise ValueError(
-            f"classes cannot be matched by name: {_some(repeated)} stand for several classes of one model. Give every "
-            "class a name of its own in `config.id2label` of both models."
+            f"classes cannot be matched by name: {listed(repeated, quoted=True)} stand for several classes of one "
+            "model. Give every class a name of its own in `config.id2label` of both models."
         )
 
 
 def _index(classes: Sequence[int], device: torch.device) -> Tensor:
     # A blocking copy would make every step wait until the device has done all that it was asked to before.
     return torch.tensor(classes).to(device, non_blocking=True)
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return the first five names as text, with the number of those left out."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(repr(name) for name in names[:5]) + more
 
 
 def label_match(student: object, teacher: object, num_student: int, num_teacher: int) -> LabelMatch:
@@ -241,9 +241,10 @@ def label_match(student: object, teacher: object, num_student: int, num_teacher:
         num_student: How many classes the student predicts.
         num_teacher: Likewise the teacher.
     """
-    return match_labels(_id2label(student), _id2label(teacher), num_student, num_teacher)
+    return match_labels(id2label_of(student), id2label_of(teacher), num_student, num_teacher)
 
 
-def _id2label(model: object) -> Mapping[int, str] | None:
+def id2label_of(model: object) -> Mapping[int, str] | None:
+    """Return the names of the classes of a model, of its config, or of what was stored of it; None if it has none."""
     names: Mapping[int, str] | None = getattr(getattr(model, "config", model), "id2label", None)
     return names

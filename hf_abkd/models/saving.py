@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from hf_abkd.models.adapters import has_adapters, merged
+from hf_abkd.models.kept_state import modes_kept
 
 UNMERGED_NAME = "unmerged_student.safetensors"
 
@@ -44,7 +45,7 @@ def save_unmerged(student: PreTrainedModel, folder: Path) -> bool:
     return adapted
 
 
-def load_student(student: PreTrainedModel, folder: Path) -> None:
+def restore_student(student: PreTrainedModel, folder: Path) -> None:
     """Put the weights saved in a folder into the student, every one of them.
 
     They are read through `from_pretrained`: some families are saved under other names than they have in memory, and
@@ -77,10 +78,8 @@ def load_student(student: PreTrainedModel, folder: Path) -> None:
     if adapted:
         _check_merged(student, saved, folder)
     # LeViT keeps in eval mode what it once computed from its weights; only a change to training mode drops it.
-    modes = [(module, module.training) for module in student.modules()]
-    student.train()
-    for module, mode in modes:
-        module.training = mode
+    with modes_kept(student):
+        student.train()
 
 
 def _check_merged(student: PreTrainedModel, saved: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -17,22 +17,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.version import __version__
+from hf_abkd.wording import markdown_table
 
 CARD_NAME = "README.md"
-TASK = "image-classification"
 
-# What the numbers that the trainer itself reports mean.
-_MEANINGS = {
-    "loss": "cross-entropy with the labels",
-    "accuracy": "share of images whose class is predicted right",
-    "teacher_accuracy": "share of images whose class the teacher predicts right",
-    "chance_accuracy": "share of images of the commonest class",
-    "teacher_agreement": "share of images for which student and teacher predict the same class",
-    "boundary_agreement": "share of hidden units on the teacher's side of the activation boundary",
-}
-# Measured on the evaluation data too, but not of this model.
-_NOT_OF_THE_STUDENT = ("teacher_accuracy", "chance_accuracy")
+# What the trainer measures in every task.
+_MEANINGS = {"boundary_agreement": "share of hidden units on the teacher's side of the activation boundary"}
 
 
 @dataclass
@@ -61,6 +54,7 @@ class CardFacts:
         tags: Further tags.
         needs_code: Whether loading needs `trust_remote_code=True`.
         has_processor: Whether an image processor lies beside the weights.
+        task: What the model does.
     """
 
     name: str
@@ -77,12 +71,13 @@ class CardFacts:
     datasets: Sequence[str] = ()
     dataset_tags: Sequence[str] = ()
     dataset_args: Sequence[str] = ()
-    tasks: Sequence[str] = (TASK,)
+    tasks: Sequence[str] = (IMAGE_CLASSIFICATION.name,)
     language: str | None = None
     license: str | None = None
     tags: Sequence[str] = ()
     needs_code: bool = False
     has_processor: bool = False
+    task: Task = IMAGE_CLASSIFICATION
 
     @property
     def dataset_names(self) -> list[str]:
@@ -104,14 +99,14 @@ def model_card(facts: CardFacts) -> ModelCard:
         )
         for task in facts.tasks
         for name, value in facts.scores.items()
-        if _is_metric(name) and math.isfinite(value)
+        if _is_metric(name, facts.task) and math.isfinite(value)
     ]
-    tags = [TASK, *(["knowledge-distillation"] if facts.teacher else []), "hf_abkd", *facts.tags]
+    tags = [facts.task.name, *(["knowledge-distillation"] if facts.teacher else []), "hf_abkd", *facts.tags]
     data = ModelCardData(
         model_name=facts.name if results else None,
         eval_results=results or None,
         library_name="transformers",
-        pipeline_tag=TASK,
+        pipeline_tag=facts.task.name,
         tags=list(dict.fromkeys(tags)),
         base_model=_hub_id(facts.base_model, not_itself=facts.repo_id),
         datasets=[name for name in facts.dataset_tags if is_repo_id(name)] or None,
@@ -135,9 +130,11 @@ def is_repo_id(name: str) -> bool:
     return not Path(name).exists()
 
 
-def _is_metric(name: str) -> bool:
+def _is_metric(name: str, task: Task) -> bool:
     """Whether a score belongs into the metadata: a quality of the student, under a name that others use too."""
-    return name not in _NOT_OF_THE_STUDENT and "boundary_agreement/" not in name and not name.endswith("loss")
+    # These are measured on the evaluation data too, but not of this model.
+    not_of_the_student = (f"teacher_{task.score}", f"chance_{task.score}")
+    return name not in not_of_the_student and "boundary_agreement/" not in name and not name.endswith("loss")
 
 
 def _hub_id(name: str | None, *, not_itself: str | None = None) -> str | None:
@@ -149,8 +146,12 @@ def _body(facts: CardFacts) -> str:
     if facts.scores:
         step = "" if facts.scores_step is None else f"Evaluated after {facts.scores_step:,} training steps"
         on = f" on {', '.join(facts.dataset_names)}" if step and facts.dataset_names else ""
-        rows = [(f"`{name}`", f"{value:.4f}", _meaning(name)) for name, value in facts.scores.items()]
-        parts += ["## Results", *([f"{step}{on}."] if step else []), _table(("metric", "value", "meaning"), rows)]
+        rows = [(f"`{name}`", f"{value:.4f}", _meaning(name, facts.task)) for name, value in facts.scores.items()]
+        parts += [
+            "## Results",
+            *([f"{step}{on}."] if step else []),
+            markdown_table(("metric", "value", "meaning"), rows),
+        ]
     parts += ["## How it was trained"]
     if facts.teacher is not None:
         parts += ["### Teacher", _teacher(facts.teacher)]
@@ -176,7 +177,7 @@ def _introduction(facts: CardFacts) -> str:
         source = _hub_id(facts.teacher["name_or_path"])
         how = f"distilled from the teacher {_link(source) if source else _code(facts.teacher['class'])}"
     return (
-        f"An image classifier: {_code(facts.student)} with {facts.parameters:,} parameters, {how}{on}{start}. "
+        f"An {facts.task.noun}: {_code(facts.student)} with {facts.parameters:,} parameters, {how}{on}{start}. "
         "Made with hf_abkd, on top of `transformers.Trainer`."
     )
 
@@ -185,22 +186,21 @@ def _usage(facts: CardFacts) -> list[str]:
     # Before it is published the card lies in the folder of the model, so the snippet runs there.
     where = json.dumps(facts.repo_id or ".")
     code = ", trust_remote_code=True" if facts.needs_code else ""
+    auto_class = facts.task.auto_class.__name__
     if facts.has_processor:
         lines = [
-            "from transformers import AutoImageProcessor, AutoModelForImageClassification",
+            f"from transformers import AutoImageProcessor, {auto_class}",
             "",
             f"processor = AutoImageProcessor.from_pretrained({where})",
-            f"model = AutoModelForImageClassification.from_pretrained({where}{code})",
+            f"model = {auto_class}.from_pretrained({where}{code})",
             "",
-            'inputs = processor(image, return_tensors="pt")  # image: a PIL.Image',
-            "logits = model(**inputs).logits",
-            "print(model.config.id2label[logits.argmax(-1).item()])",
+            *facts.task.usage,
         ]
     else:
         lines = [
-            "from transformers import AutoModelForImageClassification",
+            f"from transformers import {auto_class}",
             "",
-            f"model = AutoModelForImageClassification.from_pretrained({where}{code})",
+            f"model = {auto_class}.from_pretrained({where}{code})",
         ]
     notes = []
     if facts.needs_code:
@@ -219,7 +219,7 @@ def _teacher(teacher: Mapping[str, Any]) -> str:
         ("parameters", f"{teacher['parameters']:,}"),
         ("SHA-256 of its tensors", _code(teacher["fingerprint"])),
     ]
-    return _table(("teacher", ""), rows) + "\n\nThe teacher is not part of this repository."
+    return markdown_table(("teacher", ""), rows) + "\n\nThe teacher is not part of this repository."
 
 
 def _stage(stage: Mapping[str, Any]) -> list[str]:
@@ -241,7 +241,7 @@ def _stage(stage: Mapping[str, Any]) -> list[str]:
             columns[title] = [f"{term[name]:.4g}" if name in term else "" for term in terms]
     return [
         f"{length}.{frozen} The loss is the weighted sum of these terms:",
-        _table(list(columns), zip(*columns.values(), strict=True)),
+        markdown_table(list(columns), zip(*columns.values(), strict=True)),
     ]
 
 
@@ -249,7 +249,7 @@ def _settings(stages: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for stage in stages for name in stage["settings"]))
     titles = [f"stage {number}" for number in range(1, len(stages) + 1)] if len(stages) > 1 else ["value"]
     rows = [(_code(name), *(str(stage["settings"].get(name, "")) for stage in stages)) for name in names]
-    return _table(("setting", *titles), rows)
+    return markdown_table(("setting", *titles), rows)
 
 
 def _versions() -> str:
@@ -258,9 +258,9 @@ def _versions() -> str:
     return f"Versions: {', '.join(versions)}."
 
 
-def _meaning(name: str) -> str:
+def _meaning(name: str, task: Task) -> str:
     measure, _, layer = name.partition("/")
-    meaning = _MEANINGS.get(measure, "")
+    meaning = {**_MEANINGS, **task.meanings}.get(measure, "")
     return f"{meaning}, in {_code(layer)}" if meaning and layer else meaning
 
 
@@ -270,10 +270,3 @@ def _link(repo_id: str) -> str:
 
 def _code(text: str) -> str:
     return f"`{text}`"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    # A line break ends a table, and a bar a cell.
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from datasets import ClassLabel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -57,22 +56,6 @@ def checked_student(model: nn.Module) -> PreTrainedModel:
     student = adapters.unwrapped(model)
     check_student(student)
     return student
-
-
-def check_classes(dataset: Any, student: PreTrainedModel) -> None:
-    """Check the classes of a data set, where its features tell them, against those that a student predicts.
-
-    Raises:
-        ValueError: If no column has as many classes as the student.
-    """
-    features = (getattr(dataset, "features", None) or {}).items()
-    classes = {name: feature.num_classes for name, feature in features if isinstance(feature, ClassLabel)}
-    # Several columns may hold classes, coarse and fine ones; which of them a transform reads cannot be seen here.
-    if classes and student.config.num_labels not in classes.values():
-        raise ValueError(
-            f"the data set has the classes {classes} (column: how many), and the student "
-            f"{student.config.num_labels}. Load the student with num_labels={max(classes.values())}."
-        )
 
 
 def check_student(student: nn.Module) -> None:

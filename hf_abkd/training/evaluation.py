@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hf_abkd.data.batch import BatchReader
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch, label_match
-from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.teachers.route.divergence import divergence
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.distiller import Distiller
@@ -31,6 +31,7 @@ class Evaluation:
     """Evaluates a student and its teacher, in every process alike.
 
     Args:
+        task: What the models do.
         source: What teaches the student.
         reader: Makes a batch of what the data loader gives.
         accelerator: For autocast, and to gather over processes.
@@ -38,8 +39,9 @@ class Evaluation:
     """
 
     def __init__(
-        self, source: TeacherSource, reader: BatchReader, accelerator: Accelerator, label_smoothing: float
+        self, task: Task, source: TeacherSource, reader: BatchReader, accelerator: Accelerator, label_smoothing: float
     ) -> None:
+        self.task = task
         self.source = source
         self.reader = reader
         self.accelerator = accelerator
@@ -58,7 +60,7 @@ class Evaluation:
         """
         batch = self.reader.read(inputs)
         if self._agreement is None:
-            logits = logits_of(student(**batch.student), student, "student")
+            logits = self.task.prediction(student(**batch.student), student, "student")
         else:
             logits, taught, boundaries = self._agreement.run(batch.student, self.source.targets(batch), batch.labels)
             same = self._same_class(student, logits, taught)
@@ -66,7 +68,7 @@ class Evaluation:
             self._agreement.add(self.accelerator.gather_for_metrics(torch.cat(parts, dim=1)))
         loss = None
         if batch.labels is not None:
-            loss = functional.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+            loss = self.task.loss(logits, batch.labels, label_smoothing=self.label_smoothing)
         return {"loss": loss, "logits": logits}
 
     @contextmanager
@@ -93,7 +95,7 @@ class Evaluation:
         match = self.label_match(student, taught)
         if match.kind in INCOMPARABLE:
             return logits.new_full((len(logits),), math.nan)
-        return (logits.argmax(1) == match.teacher_in_student_space(taught).argmax(1)).float()
+        return self.task.agreement(logits, match.teacher_in_student_space(taught)).float()
 
     # ---- The teacher ----
 
@@ -107,7 +109,7 @@ class Evaluation:
             raise RuntimeError("there is no teacher")
         if self._labels is None:
             classes: Any = student
-            number = classes.config.num_labels
+            number = self.task.classes(classes.config)
             self._labels = label_match(student, self.source.model, number, teacher_logits.shape[1])
         return self._labels
 
@@ -131,14 +133,14 @@ class Evaluation:
             match = self.label_match(student, logits)
             if match.kind in INCOMPARABLE:
                 raise ValueError(f"the teacher's accuracy is not defined: {match.describe()}")
-            answers = match.teacher_in_student_space(logits).argmax(1)
-            matches, labels = self.accelerator.gather_for_metrics((answers == batch.labels, batch.labels))
-            right.append(matches)
+            hits = self.task.right(match.teacher_in_student_space(logits), batch.labels)
+            hits, labels = self.accelerator.gather_for_metrics((hits, batch.labels))
+            right.append(hits)
             truth.append(labels)
-        all_labels = torch.cat(truth)
+        score = self.task.score
         return {
-            "teacher_accuracy": torch.cat(right).float().mean().item(),
-            "chance_accuracy": (all_labels.bincount().max() / len(all_labels)).item(),
+            f"teacher_{score}": torch.cat(right).float().mean().item(),
+            f"chance_{score}": self.task.chance(torch.cat(truth)),
         }
 
     def divergence(self, student: nn.Module, loader: Iterable[Mapping[str, Any]]) -> float:
@@ -156,7 +158,7 @@ class Evaluation:
             for inputs in loader:
                 batch = self.reader.read(inputs)
                 with self.accelerator.autocast():
-                    ours = logits_of(student(**batch.student), student, "student")
+                    ours = self.task.prediction(student(**batch.student), student, "student")
                 theirs = live.precise_logits(batch.teacher())
                 apart = divergence(ours, theirs, self.label_match(student, theirs))
                 found.append(self.accelerator.gather_for_metrics(apart))

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import Capture, CapturePoint, parse_name, resolve_boundaries
+from hf_abkd.layers.boundary_points import resolve_boundaries
+from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.layers.connection import Side
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.tracing import Trace
+from hf_abkd.layers.module_names import parse_name
+from hf_abkd.layers.sites import Trace
+from hf_abkd.models.expected_images import check_channels, other_size
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import LOGITS, logits_of
 from hf_abkd.stages.term import Names
@@ -20,7 +23,7 @@ from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.table.columns import Column
 from hf_abkd.training.run_term import RunTerm, Tensors
-from hf_abkd.training.trial import check_channels, first_run, last_layer, layouts_of, other_size
+from hf_abkd.training.trial import first_run, last_layer, layouts_of
 
 
 @dataclass

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.connectors import ClassPositions, ClassSelection, HasLinearMap
+from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.layout import Layout, plain_layout
-from hf_abkd.layers.plan import LayerPair, Plan, PlannedTensor
+from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import Objective, boundary_agreement
 from hf_abkd.stages.schedules import Schedule

@@ -11,17 +11,19 @@ from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_abkd.data.batch import Batch
-from hf_abkd.data.preprocessing import View, Views
+from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.tracing import Trace
+from hf_abkd.layers.sites import Trace
+from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.extension import Extender, groups_of
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.distiller import check_rows
 from hf_abkd.training.run_stage import RunStage, each_once
 from hf_abkd.training.run_term import RunTerm, plan_of
-from hf_abkd.training.trial import other_size
 from hf_abkd.training.wiring import Wiring, wire
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ class Given:
         stages: The stages, with every pair of layers named.
         batch: A few rows of the training set.
         processor: The student's image processor, or None.
-        views: The size and colours of each model; None if they are the same.
+        shared_images: The size and colours of each model; None if they are the same.
+        task: What the models do.
         seed: The seed of new connectors.
         traces: What a forward pass of student and teacher showed, if the layers were paired.
         main_process: Whether this process speaks for all.
@@ -48,7 +51,8 @@ class Given:
     stages: Sequence[RunStage]
     batch: Batch
     processor: object
-    views: Views | None
+    shared_images: SharedImages | None
+    task: Task
     seed: int
     traces: tuple[Trace, Trace] | None
     main_process: bool
@@ -150,15 +154,15 @@ def _extender(given: Given, stage: RunStage, wiring: Wiring) -> Extender | None:
     extension = stage.stage.extension
     if extension is None or given.source.live is None or wiring.labels is None:
         return None
-    views = given.views
-    if views is None:
+    shared_images = given.shared_images
+    if shared_images is None:
         if not isinstance(given.processor, BaseImageProcessor):
             raise ValueError(
                 f"{type(extension).__name__} must know which colours a pixel can have: pass the image "
                 f"processor as processing_class, got {given.processor!r}"
             )
-        views = Views(View.measured(given.processor, getattr(given.student.config, "num_channels", 3)))
-    return Extender(extension, given.student, given.source.live, wiring.labels, views.clamp_)
+        shared_images = SharedImages(Preprocessing.measured(given.processor, channels_of(given.student.config) or 3))
+    return Extender(extension, given.student, given.source.live, wiring.labels, shared_images.clamp_)
 
 
 def _tell_labels(terms: Sequence[RunTerm], labels: LabelMatch | None) -> None:
@@ -177,9 +181,9 @@ def _tell_sizes(given: Given) -> None:
     teacher: nn.Module | None = given.source.model
     if teacher is None:
         return
-    if given.views is None:
-        warning = other_size(teacher, given.batch.teacher()[given.batch.images])
+    if given.shared_images is None:
+        warning = given.task.unusual_inputs(teacher, given.batch.teacher()[given.batch.images])
     else:
-        warning = given.views.upsampling(given.batch.canvas_size)
+        warning = given.shared_images.upsampling(given.batch.canvas_size)
     if warning:
         logger.warning("%s", warning)

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.augment import Augmentation
-from hf_abkd.data.preprocessing import View, Views, same_preprocessing
+from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.stages.arguments import DistillationArguments
@@ -92,12 +93,12 @@ def check_stages(
             check_names(source.model, None, stage.teacher_terms)
 
 
-def shared_views(
+def shared_images_of(
     source: TeacherSource,
     teacher_processor: BaseImageProcessor | None,
     processor: object,
     channels: int,
-) -> Views | None:
+) -> SharedImages | None:
     """Return the size and colours of each model's images; None if they are the same.
 
     Args:
@@ -117,7 +118,7 @@ def shared_views(
             "teacher_processor needs the student's image processor too, to bring the images from the one to the "
             f"other: pass processing_class=..., got {processor!r}"
         )
-    return Views(View.measured(processor, channels), View.measured(theirs, channels))
+    return SharedImages(Preprocessing.measured(processor, channels), Preprocessing.measured(theirs, channels))
 
 
 def check_cached_run(

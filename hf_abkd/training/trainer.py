@@ -25,13 +25,16 @@ from transformers.utils import PushInProgress
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.data.paired_domains import PairedDomains
-from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
 from hf_abkd.layers.plan import PLAN_NAME, Plan
-from hf_abkd.layers.tracing import Trace
+from hf_abkd.layers.sites import Trace
 from hf_abkd.models import adapters
+from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.kept_state import gradients_kept, random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
-from hf_abkd.models.saving import load_student, save_student
+from hf_abkd.models.saving import restore_student, save_student
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CardFacts
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.lengths import stage_arguments
@@ -43,7 +46,7 @@ from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.balance import TermBalance
-from hf_abkd.training.checks import check_classes, check_launch, checked_stages, checked_student
+from hf_abkd.training.checks import check_launch, checked_stages, checked_student
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.evaluation import INCOMPARABLE, Evaluation
 from hf_abkd.training.joint_distiller import JointDistiller
@@ -55,7 +58,7 @@ from hf_abkd.training.publisher import Publisher, in_words_of, is_busy
 from hf_abkd.training.run_facts import RunRecord, card_facts
 from hf_abkd.training.run_stage import RunStage, named_terms, run_stages
 from hf_abkd.training.setup import Given, Setup, set_up
-from hf_abkd.training.sources import check_cached_run, check_stages, shared_views, teacher_source
+from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
 from hf_abkd.training.stage_module import make_stage_module, wanted_of
 from hf_abkd.training.stage_runner import StageLength, StageRunner
 from hf_abkd.training.step import Step, StepParts
@@ -93,6 +96,7 @@ class DistillationTrainer(Trainer):
         augmentation: Changes the images of each training batch on the device, `(images, draws) -> images`; teacher and
             student see the same view. The view of an image with an id (see `ImageTransform`) is a function of the
             image, of the epoch and of `args.augmentation_seed` alone.
+        task: What the models do; image classification is the only one so far.
         **trainer_arguments: The other arguments of `transformers.Trainer`.
 
     Raises:
@@ -133,6 +137,7 @@ class DistillationTrainer(Trainer):
         teacher_processor: BaseImageProcessor | None = None,
         stages: Sequence[Stage] | None = None,
         augmentation: Augmentation | None = None,
+        task: Task = IMAGE_CLASSIFICATION,
         **trainer_arguments: Any,
     ) -> None:
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
@@ -145,7 +150,8 @@ class DistillationTrainer(Trainer):
                 "DistillationTrainer runs on one device or with DDP; FSDP and DeepSpeed are not supported"
             )
         if self.args.label_names is None:
-            self.label_names = ["labels"]
+            self.label_names = [task.labels]
+        self.task = task
         self._compose(teacher, teacher_processor, stages, augmentation)
 
     def _compose(
@@ -160,9 +166,9 @@ class DistillationTrainer(Trainer):
         self.source = teacher_source(teacher, stages, self.model, self.args, self.accelerator.autocast)
         if self.source.cache is not None:
             check_cached_run(self.source.cache, teacher_processor, augmentation, self.args)
-        channels = getattr(self.model.config, "num_channels", 3)
-        views = shared_views(self.source, teacher_processor, self.processing_class, channels)
-        self.reader = BatchReader(self.model.main_input_name, self.label_names[0], views)
+        channels = channels_of(self.model.config) or 3
+        shared = shared_images_of(self.source, teacher_processor, self.processing_class, channels)
+        self.reader = BatchReader(self.task.inputs_of(self.model), self.label_names[0], shared)
         cache = self.source.cache
         self.views = AugmentedViews(
             augmentation,
@@ -182,7 +188,9 @@ class DistillationTrainer(Trainer):
             frozen_parts(self.model, stage.freeze)
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        self._evaluation = Evaluation(self.source, self.reader, self.accelerator, self.args.label_smoothing_factor)
+        self._evaluation = Evaluation(
+            self.task, self.source, self.reader, self.accelerator, self.args.label_smoothing_factor
+        )
         self._publisher = Publisher(self.args)
         self._owns_output_dir = False
         self._teacher_identity: dict[str, Any] | None = None
@@ -216,7 +224,8 @@ class DistillationTrainer(Trainer):
                 stages=self.stages,
                 batch=self.sample_batch(),
                 processor=self.processing_class,
-                views=self.reader.views,
+                shared_images=self.reader.shared_images,
+                task=self.task,
                 seed=self.args.seed,
                 traces=self._traces,
                 main_process=self.is_world_process_zero(),
@@ -292,7 +301,7 @@ class DistillationTrainer(Trainer):
             dataset = self.train_dataset if self.train_dataset is not None else first_dataset(self.eval_dataset)
             if dataset is None:
                 raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
-            check_classes(dataset, self.model)
+            self.task.check_labels(self.model.config, getattr(dataset, "features", None) or {})
             self._sample = self._first_rows(dataset)
         return self._sample
 
@@ -786,7 +795,8 @@ class DistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that this trainer reads beside those of the model's `forward`."""
         super()._set_signature_columns_if_needed()
-        images = [SAMPLE_IDS, TARGET_IMAGES, TARGET_IDS, *([] if self.reader.views is None else [TEACHER_IMAGES])]
+        images = [SAMPLE_IDS, TARGET_DOMAIN_IMAGES, TARGET_DOMAIN_IDS]
+        images += [] if self.reader.shared_images is None else [TEACHER_IMAGES]
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.label_names, *images]))
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
@@ -885,7 +895,7 @@ class DistillationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read every tensor back, or fail: Trainer passes over those that a family saves under other names."""
-        load_student(self.model, Path(resume_from_checkpoint))
+        restore_student(self.model, Path(resume_from_checkpoint))
         checkpoints.load_modules(self.stage_modules(), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:

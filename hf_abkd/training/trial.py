@@ -8,44 +8,14 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import CapturePoint, leaves_pixels_out
+from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.tracing import Trace, trace
+from hf_abkd.layers.module_kinds import leaves_pixels_out
+from hf_abkd.layers.sites import Trace
+from hf_abkd.layers.tracing import trace
 from hf_abkd.wording import by
 
 logger = logging.getLogger(__name__)
-
-
-def check_channels(model: nn.Module, role: str, images: Tensor) -> None:
-    """Check the channels of a batch of images against what a model's config says it was made for.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    channels = getattr(getattr(model, "config", None), "num_channels", None)
-    if isinstance(channels, int) and channels != images.shape[1]:
-        raise ValueError(
-            f"the {role} {type(model).__name__} takes images of {channels} channels, the batch has {images.shape[1]}: "
-            f"pixel_values {tuple(images.shape)}. Convert the images, or use a {role} for {images.shape[1]} channels."
-        )
-
-
-def other_size(teacher: nn.Module, images: Tensor) -> str | None:
-    """Return a sentence if a teacher gets images of another size than its config names, else None.
-
-    A student learns at any size that it can run; a trained teacher is at its best at its own.
-    """
-    size = getattr(getattr(teacher, "config", None), "image_size", None)
-    if size is None:
-        return None
-    expected = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if tuple(images.shape[2:]) == expected:
-        return None
-    return (
-        f"the teacher {type(teacher).__name__} was made for images of {expected[0]}x{expected[1]} pixels "
-        f"(config.image_size), the batch has {images.shape[2]}x{images.shape[3]}. Give the trainer the teacher's own "
-        "processor (`teacher_processor`), or set the processor's size to the teacher's."
-    )
 
 
 def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object], images: Tensor) -> Trace:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import CapturePoint, parse_name
+from hf_abkd.layers.capture import CapturePoint
+from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.tracing import Trace
+from hf_abkd.layers.sites import Trace
 from hf_abkd.models.kept_state import evaluating, leaving_no_trace
 from hf_abkd.models.label_spaces import LabelMatch, label_match
 from hf_abkd.models.outputs import LOGITS

@@ -8,8 +8,10 @@ from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Valu
 from PIL import Image as PILImage
 from transformers import HfArgumentParser, ViTImageProcessorPil, default_data_collator
 
-import hf_abkd.data.loading as data_module
-from hf_abkd.data.loading import DataArguments, digits, load_image_datasets
+from hf_abkd.data import sources
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.digits import digits
+from hf_abkd.data.loading import load_image_datasets
 from hf_abkd.data.transform import ImageTransform, prepare
 
 CLASSES = ["cat", "dog", "owl"]
@@ -153,7 +155,7 @@ def test_a_hub_data_set_is_asked_for_with_its_configuration_and_token(monkeypatc
         calls.append((args, kwargs))
         return {"train": table(9), "validation": table(6), "test": table(3)}
 
-    monkeypatch.setattr(data_module, "load_dataset", fake)
+    monkeypatch.setattr(sources, "load_dataset", fake)
     arguments = DataArguments(dataset_name="owner/pets", dataset_config_name="small")
     loaded = load_image_datasets(arguments, cache_dir="/c", token="t")
     assert calls == [(("owner/pets", "small"), {"streaming": False, "cache_dir": "/c", "token": "t"})]
@@ -167,7 +169,7 @@ def test_an_error_of_the_hub_names_the_data_set(monkeypatch):
     def fail(*args, **kwargs):
         raise ConnectionError("offline")
 
-    monkeypatch.setattr(data_module, "load_dataset", fail)
+    monkeypatch.setattr(sources, "load_dataset", fail)
     with pytest.raises(OSError, match=r"--dataset_name owner/pets could not be loaded: offline"):
         load_image_datasets(DataArguments(dataset_name="owner/pets"))
 

@@ -16,7 +16,8 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_abkd.data.preprocessing import View, Views
+from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import ImageTransform, prepare
 
 # Of every kind that resizes, crops or colours in its own way; 24 pixels but for the first.
@@ -52,14 +53,14 @@ def transform(student, teacher, **settings):
     return ImageTransform(PROCESSORS[student], teacher_processor=PROCESSORS[teacher], **settings)
 
 
-def views(student, teacher):
-    return Views(View.measured(PROCESSORS[student]), View.measured(PROCESSORS[teacher]))
+def shared_images(student, teacher):
+    return SharedImages(Preprocessing.measured(PROCESSORS[student]), Preprocessing.measured(PROCESSORS[teacher]))
 
 
 @pytest.mark.parametrize(("student", "teacher"), PAIRS)
 def test_evaluation_gives_each_model_what_its_processor_gives(student, teacher):
     """The reported accuracies, of the teacher too, must be those that anyone gets who loads model and processor."""
-    batch, both = transform(student, teacher, shared=False)(BATCH), views(student, teacher)
+    batch, both = transform(student, teacher, shared=False)(BATCH), shared_images(student, teacher)
     assert batch["labels"] == [0, 1, 0]
     assert batch["pixel_values"].dtype == batch["teacher_pixel_values"].dtype == torch.uint8
     seen = both.student(both.canvas(batch["pixel_values"]))
@@ -70,7 +71,7 @@ def test_evaluation_gives_each_model_what_its_processor_gives(student, teacher):
 @pytest.mark.parametrize(("student", "teacher"), PAIRS)
 def test_the_shared_image_is_that_of_the_processor_with_the_larger_size(student, teacher):
     """The student would train on images that it will never be used on, or the model that reads more get less."""
-    batch, both = transform(student, teacher)(BATCH), views(student, teacher)
+    batch, both = transform(student, teacher)(BATCH), shared_images(student, teacher)
     assert set(batch) == {"pixel_values", "labels", "sample_id"}
     assert (batch["pixel_values"].dtype, batch["pixel_values"].shape[-2:]) == (torch.uint8, both.canvas_size)
     canvas = both.canvas(batch["pixel_values"])
@@ -88,10 +89,10 @@ def test_both_views_of_a_square_image_come_from_the_same_pixels(side, teacher):
     """Where size and crop agree, sharing may not cost more than the rounding of a pixel."""
     image = photo(side, side, seed=3)
     student = ViTImageProcessorPil(size={"height": side, "width": side})
-    both = Views(View.measured(student), View.measured(PROCESSORS[teacher]))
+    both = SharedImages(Preprocessing.measured(student), Preprocessing.measured(PROCESSORS[teacher]))
     shared = ImageTransform(student, teacher_processor=PROCESSORS[teacher], label_column=None)
     seen = both.teacher(both.canvas(shared({"image": [image]})["pixel_values"]))
-    level = max(max(row) for row in both.teacher_view.matrix)
+    level = max(max(row) for row in both.teacher_preprocessing.matrix)
     assert (seen - own(teacher, [image])).abs().max() <= 1.2 * level
 
 

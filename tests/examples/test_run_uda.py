@@ -9,7 +9,7 @@ from example_runs import call, few_digits, imported, rows_of
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from hf_abkd.cli.domains import prepared_domains
-from hf_abkd.data.loading import DataArguments
+from hf_abkd.data.arguments import DataArguments
 
 QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "16", "--dataloader_pin_memory", "0"]
 SHORT = ["--max_steps", "2", "--seeds", "0", *QUICK]

@@ -14,16 +14,10 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-from hf_abkd.layers.capture import (
-    Capture,
-    CapturePoint,
-    find_module,
-    is_boundary_activation,
-    only_tensor,
-    parse_name,
-    refuse_compiled,
-    resolve_boundaries,
-)
+from hf_abkd.layers.boundary_points import resolve_boundaries
+from hf_abkd.layers.capture import Capture, CapturePoint, only_tensor, refuse_compiled
+from hf_abkd.layers.module_kinds import is_boundary_activation
+from hf_abkd.layers.module_names import find_module, parse_name
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy
 from hf_abkd.stages.term import Term

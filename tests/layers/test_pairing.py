@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.pairing import propose, stage_tap
-from hf_abkd.layers.tracing import Site, Trace
+from hf_abkd.layers.sites import Site, Trace
 
 
 def site(name, grid, depth, left_out=""):

@@ -3,9 +3,10 @@ import traced
 import yaml
 from torch import nn
 
+from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.pairing import propose
-from hf_abkd.layers.plan import PLAN_NAME, LayerPair, Plan, PlannedTensor
+from hf_abkd.layers.plan import PLAN_NAME, Plan
 
 TOKENS, MAP = Layout("NLC", (14, 14), 1), Layout("NHWC", (7, 7))
 

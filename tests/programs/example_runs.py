@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hf_abkd.data.loading import digits
+from hf_abkd.data.digits import digits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LABELS = {

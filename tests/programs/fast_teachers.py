@@ -14,7 +14,8 @@ from transformers import (
     RegNetForImageClassification,
 )
 
-from hf_abkd.layers.capture import CapturePoint, is_boundary_activation
+from hf_abkd.layers.capture import CapturePoint
+from hf_abkd.layers.module_kinds import is_boundary_activation
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
 

@@ -12,12 +12,15 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from transformers import EvalPrediction, ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import Task
+from hf_abkd.reports.in_memory_metric import to_arrow
 from hf_abkd.reports.metrics import (
+    METRICS,
     Accuracy,
     BoundaryAgreement,
     TeacherAgreement,
     TopKAccuracy,
-    _to_arrow,
     classification_metrics,
 )
 
@@ -216,7 +219,7 @@ def test_processes_may_measure_at_once_and_leave_no_file(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
-from hf_abkd.reports.metrics import _to_arrow, Accuracy, TopKAccuracy
+from hf_abkd.reports.metrics import Accuracy, TopKAccuracy
 share = int(sys.argv[1]) / 10
 before = sorted(Path.home().rglob("*"))
 for _ in range(100):
@@ -408,7 +411,7 @@ def test_a_batch_beyond_the_offsets_of_arrow_is_refused():
     """The 32-bit offsets would wrap around and the numbers of other samples would be measured."""
     values = np.broadcast_to(np.float32(1), (2**16, 2**15))
     with pytest.raises(ValueError, match="smaller batches"):
-        _to_arrow(values)
+        to_arrow(values)
 
 
 @pytest.mark.parametrize("metric", [BoundaryAgreement, TopKAccuracy])
@@ -535,3 +538,10 @@ def test_trainer_evaluates_with_classification_metrics(batch_eval_metrics, tmp_p
         results = trainer.evaluate()
         assert results["eval_accuracy"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
         assert results["eval_top_5_accuracy"] == pytest.approx(top_5)
+
+
+def test_every_task_has_its_score_measured():
+    """A task whose score nothing computes has no best model and no leaderboard."""
+    measured = METRICS[IMAGE_CLASSIFICATION.name]()(EvalPrediction(np.eye(3), np.arange(3)))
+    assert measured[IMAGE_CLASSIFICATION.score] == 1
+    assert set(METRICS) == {task.name for task in Task.__subclasses__()}

@@ -308,9 +308,9 @@ def test_a_shared_view_is_the_same_picture_for_both(tmp_path, processors):
         term_gradient_steps=0,
     )
     trainer.train()
-    views = trainer.reader.views
+    shared_images = trainer.reader.shared_images
     for mine, yours in zip(seen[-3:], teacher.images[-3:], strict=True):
-        torch.testing.assert_close(views.teacher(mine), yours)
+        torch.testing.assert_close(shared_images.teacher(mine), yours)
 
 
 def test_images_of_the_students_processor_serve_a_teacher_of_other_colours(tmp_path):

@@ -218,7 +218,7 @@ def test_a_student_that_was_measured_and_then_loaded_computes_with_what_was_load
         expected = other.eval()(pixel_values=batch).logits
     assert not torch.allclose(before, expected)
     saving.save_student(other, None, tmp_path)
-    saving.load_student(student, tmp_path)
+    saving.restore_student(student, tmp_path)
     assert not any(module.training for module in student.modules())
     with torch.no_grad():
         assert torch.equal(student(pixel_values=batch).logits, expected)

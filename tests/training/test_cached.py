@@ -620,8 +620,8 @@ import json, sys
 from pathlib import Path
 import tiny
 from hf_abkd import DistillationTrainer, activation_boundary
-from hf_abkd.models.loading import ModelArguments
-from hf_abkd.data.loading import DataArguments
+from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.data.arguments import DataArguments
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.teachers.cache.finding import is_hub_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache

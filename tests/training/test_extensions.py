@@ -168,16 +168,16 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     teacher = trained(resnet(6, seed=1), own=own)
     trainer = trainer_for(tmp_path, teacher=teacher, stages=stages, extra=extra, max_steps=1)
-    seen, views = watch(trainer), trainer.reader.views
+    seen, shared_images = watch(trainer), trainer.reader.shared_images
     trainer.train()
     ((inputs, targets, _, _, rows, _),) = seen
     attack = trainer.stages[0].stage.extension.attack
     boundary, found = rows["boundary"], attack.found
     moved, classes = found.images[found.reached], attack.other[found.reached]
-    assert len(moved) > 0 and views.canvas_size == (24, 24) and inputs["pixel_values"].shape[2:] == (16, 16)
-    torch.testing.assert_close(inputs["pixel_values"][boundary], views.student(moved))
+    assert len(moved) > 0 and shared_images.canvas_size == (24, 24) and inputs["pixel_values"].shape[2:] == (16, 16)
+    torch.testing.assert_close(inputs["pixel_values"][boundary], shared_images.student(moved))
     with torch.no_grad():
-        logits = trainer.teacher.model(pixel_values=views.teacher(moved)).logits
+        logits = trainer.teacher.model(pixel_values=shared_images.teacher(moved)).logits
     torch.testing.assert_close(targets["logits"][boundary], logits, rtol=1e-3, atol=1e-3)
     # On the boundary both classes are as likely, and rounding tells which is before the other.
     assert (logits.amax(1) - logits.gather(1, classes[:, None])[:, 0]).max() < 1e-2

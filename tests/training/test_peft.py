@@ -282,7 +282,7 @@ def test_a_checkpoint_holds_the_plain_student_and_what_resuming_needs(checkpoint
     }
     published(folder)
     other = adapters.unwrapped(student("resnet", seed=7))
-    saving.load_student(other, folder)
+    saving.restore_student(other, folder)
     assert differing(tensors(other), at_save) == []
 
 
@@ -309,7 +309,7 @@ def test_a_checkpoint_without_adapters_is_complete_without_their_file(tmp_path):
     (folder / checkpoints.STATE_NAME).write_text(json.dumps(state))
     assert checkpoints.incomplete(folder) is None
     with pytest.raises(ValueError, match="was saved without adapters, and this one has some"):
-        saving.load_student(adapters.unwrapped(student("vit")), folder)
+        saving.restore_student(adapters.unwrapped(student("vit")), folder)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_checkpoint_without_adapters_is_complete_without_their_file(tmp_path):
 def test_a_run_is_not_resumed_with_other_adapters(checkpoint, other, message):
     """Another scale of the same matrices is another model, and no shape tells."""
     with pytest.raises(ValueError, match=message):
-        saving.load_student(adapters.unwrapped(other()), checkpoint[0])
+        saving.restore_student(adapters.unwrapped(other()), checkpoint[0])
 
 
 def test_weights_that_the_adapters_were_split_from_come_back(tmp_path):
@@ -340,7 +340,7 @@ def test_weights_that_the_adapters_were_split_from_come_back(tmp_path):
     saving.save_student(model, None, tmp_path)
     saving.save_unmerged(model, tmp_path)
     other = adapters.unwrapped(student("vit"))
-    saving.load_student(other, tmp_path)
+    saving.restore_student(other, tmp_path)
     assert differing(tensors(other), tensors(model)) == []
     torch.testing.assert_close(logits(published(tmp_path)), logits(vit(8)), rtol=1e-4, atol=1e-5)
 

@@ -513,7 +513,7 @@ def test_loading_does_not_ask_the_network(monkeypatch, finished):
     """A checkpoint folder whose name looks like a repository must not be looked up."""
     assert datasets.config.HF_HUB_OFFLINE
     student = resnet(4, seed=5)
-    saving.load_student(student, finished / "checkpoint-4")
+    saving.restore_student(student, finished / "checkpoint-4")
     trainer = DistillationTrainer(student, arguments(finished / "x"), train_dataset=images(8))
     assert trainer.model is student
 
@@ -524,5 +524,5 @@ def test_layers_of_the_transformer_are_resumed_under_their_own_names(tmp_path):
     trainer = trainer_for("vit", tmp_path, 4, parts=parts)
     trainer.train()
     other = vit(8, seed=77)
-    saving.load_student(other, tmp_path / "checkpoint-4")
+    saving.restore_student(other, tmp_path / "checkpoint-4")
     assert differing(dict(other.state_dict()), dict(trainer.model.state_dict())) == []

@@ -7,13 +7,13 @@ from transformers import ViTConfig, ViTForImageClassification
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.connectors import MapConnector, TokenConnector
 from hf_abkd.layers.layout import Layout
+from hf_abkd.models.expected_images import check_channels, other_size
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
 from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.run_term import RunTerm, plan_of
-from hf_abkd.training.trial import check_channels, other_size
 from hf_abkd.training.wiring import check_names, propose_plan, unreached, wire
 
 STAGES = [f"resnet.encoder.stages.{stage}" for stage in range(2)]

@@ -15,8 +15,10 @@ from transformers import BaseImageProcessor, HfArgumentParser
 
 from hf_abkd.cli import runs
 from hf_abkd.cli.output import write_line
-from hf_abkd.data.loading import DataArguments, ImageDatasets, load_image_datasets
-from hf_abkd.models.loading import load_processor, load_teacher
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.loading import ImageDatasets, load_image_datasets
+from hf_abkd.models.processors import load_processor
+from hf_abkd.models.teacher import load_teacher
 from hf_abkd.teachers.cache.accuracy import accuracy
 from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache

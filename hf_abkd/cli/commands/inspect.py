@@ -15,11 +15,14 @@ from transformers import BaseImageProcessor
 
 from hf_abkd.cli.activations import activation_table, remarks
 from hf_abkd.cli.output import write_line
-from hf_abkd.data.preprocessing import View
+from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.tracing import Trace, trace
-from hf_abkd.models.loading import load_student, load_teacher, own_processor
+from hf_abkd.layers.sites import Trace
+from hf_abkd.layers.tracing import trace
+from hf_abkd.models.processors import own_processor
+from hf_abkd.models.student import load_student
+from hf_abkd.models.teacher import load_teacher
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.live import LiveTeacher
@@ -116,7 +119,7 @@ def _images(model: nn.Module, processor: BaseImageProcessor | None, size: tuple[
     if size is None and processor is not None:
         # A processor without a fixed size is no reason to refuse: there are other ways to know one.
         with contextlib.suppress(ValueError):
-            size, origin = View.measured(processor, channels).size, "image processor"
+            size, origin = Preprocessing.measured(processor, channels).size, "image processor"
     if size is None:
         side = getattr(config, "image_size", None)
         origin = "the usual size: --image_size sets another" if side is None else "config.image_size"

@@ -16,7 +16,8 @@ from hf_abkd.cli.output import write_line
 from hf_abkd.methods.deep_inversion.image_set import PREVIEW_NAME, Synthesized
 from hf_abkd.methods.deep_inversion.settings import PRESETS, DeepInversion
 from hf_abkd.methods.deep_inversion.synthesis import synthesize
-from hf_abkd.models.loading import load_processor, load_teacher
+from hf_abkd.models.processors import load_processor
+from hf_abkd.models.teacher import load_teacher
 
 
 @dataclass

@@ -16,8 +16,8 @@ from hf_abkd.cli.doctor.findings import Finding, failure
 from hf_abkd.cli.doctor.subject import Subject
 from hf_abkd.cli.runs import RunArguments, TrainingArguments, make_trainer, method_of, stages_of
 from hf_abkd.cli.workload import Workload, from_flags
-from hf_abkd.data.loading import DataArguments
-from hf_abkd.models.loading import ModelArguments
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term

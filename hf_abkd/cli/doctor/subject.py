@@ -20,11 +20,11 @@ from transformers import PreTrainedModel
 
 from hf_abkd.data.batch import Batch
 from hf_abkd.data.draws import Draws
-from hf_abkd.data.preprocessing import Views
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.layers.capture import CapturePoint
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.kept_state import buffers_kept, gradients_kept, modes_kept
 from hf_abkd.models.label_spaces import LabelMatch
-from hf_abkd.models.loading import ModelArguments
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.run_stage import RunStage, named_terms
@@ -121,9 +121,9 @@ class Subject:
         return images
 
     @property
-    def shared_images(self) -> Views | None:
+    def shared_images(self) -> SharedImages | None:
         """What brings an image into the sizes and colours of both models; None if one processor serves them all."""
-        return self.trainer.reader.views
+        return self.trainer.reader.shared_images
 
     def overwritten(self) -> dict[str, list[CapturePoint]]:
         """Return by role the captured tensors that a later operation overwrites in place."""

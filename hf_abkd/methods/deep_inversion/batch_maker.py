@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import BaseImageProcessor
 
-from hf_abkd.data.preprocessing import View
+from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.methods.deep_inversion.image_shards import ImageShards
 from hf_abkd.methods.deep_inversion.inversion import invert
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
@@ -53,14 +53,14 @@ class BatchMaker:
         channels = channels_of(self.teacher)
         made_from: dict[str, Any] = {
             "teacher": reference(self.teacher),
-            "view": asdict(View.measured(self.processor, channels)),
+            "view": asdict(Preprocessing.measured(self.processor, channels)),
             "settings": asdict(self.settings),
             "seed": self.seed,
         }
         if self.student is not None:
             made_from["student"] = reference(self.student)
         if self.student_processor is not None:
-            made_from["student_view"] = asdict(View.measured(self.student_processor, channels))
+            made_from["student_view"] = asdict(Preprocessing.measured(self.student_processor, channels))
         return made_from
 
     def write(

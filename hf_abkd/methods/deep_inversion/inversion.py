@@ -62,8 +62,8 @@ def invert(
         on_step: Is told each step and, every so often, R_feature; else NaN.
 
     Raises:
-        ValueError: If the teacher has no BatchNorm statistics, the processor no `View`, a label is no class of it, or
-            teacher and student share no classes.
+        ValueError: If the teacher has no BatchNorm statistics, the processor no `Preprocessing`, a label is no
+            class of it, or teacher and student share no classes.
         RuntimeError: If the loss is not finite.
     """
     settings = settings or DeepInversion()

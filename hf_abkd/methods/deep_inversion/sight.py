@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
-from hf_abkd.data.preprocessing import ColourMap, View
+from hf_abkd.data.colours import ColourMap
+from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.teachers.live import LiveTeacher
 
 # Images are optimised in units that are about those of ImageNet's usual normalisation (the mean of its three means and
@@ -23,7 +24,7 @@ class Sight:
 
     def __init__(self, model: nn.Module, processor: BaseImageProcessor, channels: int) -> None:
         self.model = model
-        self.view = View.measured(processor, channels)
+        self.view = Preprocessing.measured(processor, channels)
         self.channels = channels
         pixels = ColourMap(
             UNIT * torch.eye(channels, dtype=torch.float64), torch.full((channels,), GREY, dtype=torch.float64)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.tracing import Site
+from hf_abkd.layers.sites import Site
 
 
 def layer_facts(names: Sequence[str], site: Site | None, layout: Layout | None) -> dict[str, Any]:

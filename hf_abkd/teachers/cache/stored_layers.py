@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import CapturePoint, find_module, is_boundary_activation, parse_name, resolve_boundaries
+from hf_abkd.layers.boundary_points import resolve_boundaries
+from hf_abkd.layers.capture import CapturePoint
+from hf_abkd.layers.module_kinds import is_boundary_activation
+from hf_abkd.layers.module_names import find_module, parse_name
 from hf_abkd.layers.pairing import propose
-from hf_abkd.layers.tracing import Site, Trace, trace
+from hf_abkd.layers.sites import Site, Trace
+from hf_abkd.layers.tracing import trace
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache.layer_facts import layer_facts
 from hf_abkd.teachers.cache.settings import CacheSettings

@@ -19,10 +19,10 @@ from transformers import BaseImageProcessor
 
 from hf_abkd.data.augment import Augmentation, augmentation_name
 from hf_abkd.data.draws import Draws
-from hf_abkd.data.preprocessing import Views
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.tracing import Trace
+from hf_abkd.layers.sites import Trace
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache import encoding
 from hf_abkd.teachers.cache.finding import is_local_cache
@@ -194,7 +194,7 @@ class TeacherCache:
                     f"see other images than the teacher saw. For {self.table.folder}, {remedy}; or write another cache."
                 )
 
-    def check_colours(self, augmentation: Augmentation | None, views: Views) -> None:
+    def check_colours(self, augmentation: Augmentation | None, shared_images: SharedImages) -> None:
         """Refuse an augmentation that would show the student other images because its colours are not the teacher's.
 
         Images are augmented in the colours of the student, and those of the cached teacher were in its own. A crop is
@@ -202,23 +202,23 @@ class TeacherCache:
 
         Args:
             augmentation: That of the run.
-            views: The views of the student and of the teacher.
+            shared_images: What student and teacher each make of a shared image.
 
         Raises:
             ValueError: If the views differ.
         """
-        student, teacher = views.student_view, views.teacher_view
+        student, teacher = shared_images.student_preprocessing, shared_images.teacher_preprocessing
         if augmentation is None or student.colour_map().inverse().then(teacher.colour_map()).is_identity:
             return
         generator = torch.Generator().manual_seed(0)
         shape = (_COMPARED_IMAGES, self.channels, *self.image_size)
         pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
-        def view(of: Views) -> Tensor:
+        def seen(of: SharedImages) -> Tensor:
             draws = Draws.of_views(self.seed, torch.arange(_COMPARED_IMAGES), 0)
             return of.teacher(augmentation(of.canvas(pixels), draws))
 
-        ours, theirs = view(views), view(Views(teacher))
+        ours, theirs = seen(shared_images), seen(SharedImages(teacher))
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.std())):
             raise ValueError(
                 f"{augmentation_name(augmentation)} changes colours, and those of the student are not the cached "

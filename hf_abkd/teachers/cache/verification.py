@@ -10,7 +10,8 @@ from datasets import Dataset
 from torch import nn
 
 from hf_abkd.data.augment import Augmentation
-from hf_abkd.data.preprocessing import View, Views
+from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.teachers.cache.encoding import Distance, as_tensors, compare
@@ -104,7 +105,7 @@ def _compared(
     """Compare every view of some batches; return the distances of each column, part by part."""
     table = cache.table
     runner = ViewRunner(teacher, table.identity["points"], table.identity["precision"])
-    views = Views(View.measured(cache.processor, cache.channels))
+    views = SharedImages(Preprocessing.measured(cache.processor, cache.channels))
     distances: dict[str, list[Distance]] = {}
     for batch in batches:
         for view in range(cache.views):

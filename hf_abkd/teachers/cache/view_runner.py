@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_abkd.data.augment import Augmentation, augmentation_name
 from hf_abkd.data.batch import read_batch
 from hf_abkd.data.draws import Draws
-from hf_abkd.data.preprocessing import Views
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.teachers.cache.settings import PRECISIONS
 from hf_abkd.teachers.live import LiveTeacher
@@ -58,7 +58,12 @@ class ViewRunner:
         self.teacher.select(self.points, boundaries=boundaries)
 
     def __call__(
-        self, batch: Mapping[str, Any], views: Views, augmentation: Augmentation | None, seed: int, view: int
+        self,
+        batch: Mapping[str, Any],
+        shared_images: SharedImages,
+        augmentation: Augmentation | None,
+        seed: int,
+        view: int,
     ) -> dict[str, Tensor]:
         """Return the logits and the tensors at all points for one view of the images of a batch."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -68,7 +73,13 @@ class ViewRunner:
                 return images
             return augmentation(images, Draws.of_views(seed, samples, view))
 
-        prepared = read_batch(inputs, images="pixel_values", labels="labels", views=views, augment=augment)
+        prepared = read_batch(
+            inputs,
+            images=IMAGE_CLASSIFICATION.inputs,
+            labels=IMAGE_CLASSIFICATION.labels,
+            shared_images=shared_images,
+            augment=augment,
+        )
         if not self._probed:
             self.probe(prepared.teacher())
         return self.teacher(prepared.teacher())

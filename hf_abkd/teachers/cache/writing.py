@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, default_data_collator
 
 from hf_abkd.data.augment import augmentation_name
-from hf_abkd.data.preprocessing import View, Views
+from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.models.outputs import LOGITS
@@ -98,7 +99,7 @@ class _Images:
         self, dataset: Dataset, processor: BaseImageProcessor, image_column: str, num_channels: int, name: str
     ) -> None:
         self.processor, self.channels, self.name = processor, num_channels, name
-        self.view = View.measured(processor, num_channels)
+        self.preprocessing = Preprocessing.measured(processor, num_channels)
         check_reloadable(processor, num_channels)
         self.rows = prepared_for_teacher(dataset, processor, image_column, num_channels)
         #: A batch of a few images from all over the data set.
@@ -117,9 +118,9 @@ class _Writer:
         self, folder: Path, teacher: nn.Module, images: _Images, settings: CacheSettings, state: PartialState
     ) -> None:
         self.folder, self.images, self.settings, self.state = folder, images, settings, state
-        self.views = Views(images.view)
+        self.shared_images = SharedImages(images.preprocessing)
         device = device_of(teacher)
-        pixels = self.views.canvas(images.few["pixel_values"].to(device))
+        pixels = self.shared_images.canvas(images.few["pixel_values"].to(device))
         if settings.augmentation is not None:
             check_repeatable(settings.augmentation, pixels, images.few[SAMPLE_IDS].to(device), settings.seed)
         layers = StoredLayers(teacher, settings, pixels)
@@ -175,7 +176,7 @@ class _Writer:
 
     def _stored(self, batch: Mapping[str, Any], view: int) -> dict[str, Any]:
         """Return the targets of one view of a batch, as the table holds them."""
-        said = self.runner(batch, self.views, self.settings.augmentation, self.settings.seed, view)
+        said = self.runner(batch, self.shared_images, self.settings.augmentation, self.settings.seed, view)
         # What is not a number anywhere in a network is none in its logits either, and a bit would not show it.
         if not bool(said[LOGITS].isfinite().all()):
             raise ValueError("the teacher's logits are not finite; nothing it says can be learnt. Check its precision")
@@ -189,7 +190,7 @@ class _Writer:
             "processor": type(self.images.processor).__name__,
             "augmentation": self.identity["augmentation"],
             "seed": self.settings.seed,
-            "image size": by(self.images.view.size),
+            "image size": by(self.images.preprocessing.size),
             "precision": self.settings.precision,
             "usage": "Train from it with `DistillationTrainer(student, teacher=<its id or folder>, ...)` on "
             "images prepared by `TeacherCache.load(...).transform(processor)`, or with `--teacher_name_or_path`.",
@@ -210,7 +211,7 @@ def _identity(
         "classes": classes,
         "id2label": None if names is None else {str(index): str(label) for index, label in names.items()},
         "precision": settings.precision,
-        "image_size": list(images.view.size),
+        "image_size": list(images.preprocessing.size),
         "channels": images.channels,
         "processor": json.loads(images.processor.to_json_string()),
         "backend": backend_of(images.processor),

@@ -13,8 +13,8 @@ from transformers import ViTImageProcessorPil
 from hf_abkd.cli import runs
 from hf_abkd.cli.doctor.checks import CHECKS
 from hf_abkd.cli.doctor.run_from_flags import examine_flags
-from hf_abkd.data.loading import DataArguments
-from hf_abkd.models.loading import ModelArguments
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.models.arguments import ModelArguments
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from hf_abkd import (
     knowledge_distillation,
     write_cache,
 )
-from hf_abkd.data.loading import DataArguments, load_image_datasets
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.loading import load_image_datasets
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods.deep_inversion.image_classes import balanced_labels
 from hf_abkd.teachers.identity import fingerprint

@@ -27,10 +27,12 @@ from transformers import default_data_collator
 
 from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip, RandomResizedCrop
 from hf_abkd.data.batch import CACHED_TARGETS
-from hf_abkd.data.preprocessing import View, Views
+from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.layers.pairing import propose
-from hf_abkd.layers.tracing import Trace, trace
+from hf_abkd.layers.sites import Trace
+from hf_abkd.layers.tracing import trace
 from hf_abkd.teachers.cache.cached_targets import CachedTargets
 from hf_abkd.teachers.cache.encoding import largest_logits
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
@@ -193,8 +195,8 @@ def test_views_of_no_augmentation_are_asked_for_without_one(tmp_path):
         plain.check_run(AUGMENTATION, None, None)
 
 
-def views_of(cache, **settings):
-    return Views(View.measured(processor(24, **settings)), View.measured(cache.processor))
+def shared_images_of(cache, **settings):
+    return SharedImages(Preprocessing.measured(processor(24, **settings)), Preprocessing.measured(cache.processor))
 
 
 OTHER_COLOURS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
@@ -203,15 +205,15 @@ OTHER_COLOURS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
 @pytest.mark.parametrize("augmentation", [AUGMENTATION, RandomResizedCrop(), RandomResizedCrop(size=12), None])
 def test_crops_are_the_same_in_all_colours(cache, augmentation):
     """Two models with colours of their own are the usual case."""
-    cache.check_colours(augmentation, views_of(cache, **OTHER_COLOURS))
+    cache.check_colours(augmentation, shared_images_of(cache, **OTHER_COLOURS))
 
 
 @pytest.mark.parametrize("augmentation", [noise, squared])
 def test_augmentations_that_change_colours_need_the_teachers_colours(cache, augmentation):
     """Noise of one strength in the colours of the student is another noise in those of the teacher."""
     with pytest.raises(ValueError, match=r"changes colours.*black is \(-2.0.*here and \(-1.0"):
-        cache.check_colours(augmentation, views_of(cache, **OTHER_COLOURS))
-    cache.check_colours(augmentation, views_of(cache))
+        cache.check_colours(augmentation, shared_images_of(cache, **OTHER_COLOURS))
+    cache.check_colours(augmentation, shared_images_of(cache))
 
 
 # ---- The batches ----

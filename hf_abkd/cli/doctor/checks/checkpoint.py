@@ -29,7 +29,7 @@ def check_checkpoint(subject: Subject) -> Iterator[Finding]:
         checkpoints.save_modules(modules, folder)
         # Of zeros, so that a tensor that is not restored shows.
         copies = {"student": _zeroed(student), **{name: _zeroed(module) for name, module in modules.items()}}
-        saving.load_student(copies["student"], folder)
+        saving.restore_student(copies["student"], folder)
         checkpoints.load_modules({name: copies[name] for name in modules}, folder)
         # As whoever uses the student will load it: state that is not saved would be lost.
         fresh = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True).to(student.device)

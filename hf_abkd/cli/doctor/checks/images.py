@@ -8,10 +8,11 @@ from torch import Tensor
 
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
-from hf_abkd.data.preprocessing import Views
-from hf_abkd.models.loading import ModelArguments, own_processor
+from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.models.expected_images import other_size
+from hf_abkd.models.processors import own_processor
 from hf_abkd.teachers.cache.finding import is_local_cache
-from hf_abkd.training.trial import other_size
 from hf_abkd.wording import by
 
 
@@ -44,13 +45,13 @@ def _of_one_processor(subject: Subject, images: Tensor) -> Iterator[Finding]:
     yield Finding("ok", "images", message)
 
 
-def _of_two_processors(subject: Subject, shared: Views, student_size: str) -> Finding:
+def _of_two_processors(subject: Subject, shared: SharedImages, student_size: str) -> Finding:
     """Describe one image that each model gets as its own processor would make it."""
     canvas_size = subject.sample.canvas_size
     enlarged = (shared.upsampling(canvas_size) or "").rstrip(".")
     message = (
         f"one view of {by(canvas_size)} pixels for both models, each in its own size and colours: student "
-        f"{student_size}, teacher {by(shared.teacher_view.size)}"
+        f"{student_size}, teacher {by(shared.teacher_preprocessing.size)}"
     )
     if enlarged:
         return Finding("warning", "images", f"{message}; {enlarged}")

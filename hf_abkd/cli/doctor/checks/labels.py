@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
+from hf_abkd.models.heads import renamed_head
 from hf_abkd.models.label_spaces import normalized
-from hf_abkd.models.loading import renamed_head, student_config
+from hf_abkd.models.student import student_config
 
 
 def check_labels(subject: Subject) -> Iterator[Finding]:

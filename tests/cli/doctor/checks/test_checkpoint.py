@@ -11,7 +11,7 @@ def test_tensor_that_is_not_restored_is_found(tmp_path, monkeypatch):
     """The published student would not be the trained one."""
     examined = patients.subject(tmp_path)
     patients.only(examined, "checkpoint", "ok")
-    monkeypatch.setattr(saving, "load_student", lambda *_: None)
+    monkeypatch.setattr(saving, "restore_student", lambda *_: None)
     assert "not what they were after saving and loading: student" in patients.only(examined, "checkpoint", "error")
 
 

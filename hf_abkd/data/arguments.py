@@ -1,0 +1,55 @@
+"""Which images to train and evaluate on, as flags of a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """Which images to train and evaluate on, as flags for ``transformers.HfArgumentParser``.
+
+    Exactly one of `dataset_name`, `train_files` and `train_dir` names the training data. The cache folder and the
+    Hub token are flags of `hf_abkd.models.arguments.ModelArguments`, as one command line cannot hold them twice.
+    """
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the Hub, or a local folder that datasets.load_dataset reads."}
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of --dataset_name, if it has several."}
+    )
+    train_split_name: str = field(default="train", metadata={"help": "Split of --dataset_name to train on."})
+    validation_split_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of --dataset_name to evaluate on. Default: the first of validation, valid, val, dev and "
+            "test that exists. Give the name of the train split to hold out --train_val_split of it instead."
+        },
+    )
+    train_files: list[str] | None = field(
+        default=None, metadata={"help": "Training files: .parquet, .arrow, .csv, .json or .jsonl, all of one kind."}
+    )
+    validation_files: list[str] | None = field(
+        default=None, metadata={"help": "Validation files: .parquet, .arrow, .csv, .json or .jsonl."}
+    )
+    train_dir: str | None = field(default=None, metadata={"help": "Folder of training images, one folder per class."})
+    validation_dir: str | None = field(
+        default=None, metadata={"help": "Folder of validation images, one folder per class."}
+    )
+    train_val_split: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the training rows to hold out, equally from every class, when there is no validation "
+            "data. 0 means no validation data."
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many rows only (of what is left after a hold-out)."}
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows only."})
+    image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
+    label_column_name: str = field(default="label", metadata={"help": "Column that holds the labels."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read rows while training instead of preparing all of them first."}
+    )

@@ -1,0 +1,124 @@
+"""Where images come from: the Hub, files or folders, each part read on its own."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import load_dataset
+from datasets.exceptions import DatasetsError
+
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.columns import Part
+from hf_abkd.wording import listed
+
+_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "test")
+
+
+def load_parts(arguments: DataArguments, *, cache_dir: str | None, token: str | None) -> tuple[Part, Part | None]:
+    """Return the training rows and the validation rows that the flags name; None where they name no validation data.
+
+    Raises:
+        ValueError: If something cannot be read, or has no such split.
+        FileNotFoundError: If a named file or folder does not exist.
+        OSError: If the data set cannot be read from the Hub.
+    """
+    options = {"streaming": arguments.streaming, "cache_dir": cache_dir, "token": token}
+    # Each part is read on its own: read together, `datasets` would silently merge their class names.
+    validation = None
+    if arguments.validation_files:
+        validation = _load_files("--validation_files", arguments.validation_files, options)
+    elif arguments.validation_dir:
+        validation = _load_folder("--validation_dir", arguments.validation_dir, options)
+    if arguments.dataset_name:
+        train, named_validation = _load_named(arguments, options, with_validation=validation is None)
+        return train, validation or named_validation
+    if arguments.train_files:
+        return _load_files("--train_files", arguments.train_files, options), validation
+    if arguments.train_dir:
+        return _load_folder("--train_dir", arguments.train_dir, options), validation
+    raise ValueError("no training data")  # refused by load_image_datasets before
+
+
+def _load_named(
+    arguments: DataArguments, options: Mapping[str, Any], *, with_validation: bool
+) -> tuple[Part, Part | None]:
+    name, config = arguments.dataset_name, arguments.dataset_config_name
+    origin = f"--dataset_name {name}"
+    if name is not None and name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
+        raise FileNotFoundError(f"{origin}: no such folder")
+    try:
+        splits = load_dataset(name, config, **options)
+    except OSError as error:
+        raise OSError(f"{origin} could not be loaded: {error}") from error
+    except (ValueError, DatasetsError) as error:
+        raise ValueError(f"{origin} could not be loaded: {error.__cause__ or error}") from error
+
+    def split(flag: str, wanted: str) -> Part:
+        if wanted not in splits:
+            raise ValueError(f"{origin} has no split {wanted!r} ({flag}); its splits are {sorted(splits)}")
+        return Part(splits[wanted], f"{origin}, split {wanted!r}")
+
+    train = split("--train_split_name", arguments.train_split_name)
+    wanted = arguments.validation_split_name
+    if wanted is None:
+        others = [other for other in _VALIDATION_SPLITS if other in splits]
+        wanted = next(iter(others), arguments.train_split_name)
+    if not with_validation or wanted == arguments.train_split_name:
+        return train, None
+    return train, split("--validation_split_name", wanted)
+
+
+def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> Part:
+    suffixes = {Path(file).suffix.lower() for file in files}
+    unknown = sorted(suffixes - set(_BUILDERS))
+    if unknown:
+        raise ValueError(f"{flag}: cannot read files of type {unknown}; allowed are {sorted(_BUILDERS)}")
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{flag}: no such file: {', '.join(missing)}")
+    builders = {_BUILDERS[suffix] for suffix in suffixes}
+    if len(builders) > 1:
+        raise ValueError(f"{flag}: all files must be of one kind, got {sorted(suffixes)}; convert them to .parquet")
+    patterns = [glob.escape(file) for file in files]
+    return _load_local(f"{flag} {' '.join(files)}", builders.pop(), patterns, options)
+
+
+def _load_folder(flag: str, folder: str, options: Mapping[str, Any]) -> Part:
+    origin, root = f"{flag} {folder}", Path(folder).expanduser().resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{origin}: no such folder")
+    entries = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
+    classes = [entry.name for entry in entries if entry.is_dir()]
+    loose = [entry.name for entry in entries if entry.suffix.lower() in _IMAGE_SUFFIXES]
+    layout = "expected one folder per class with the images in it: FOLDER/cat/1.png, FOLDER/dog/2.png"
+    if not classes or loose:
+        problem = f"images outside a class folder ({listed(loose, quoted=True)})" if loose else "no folder inside"
+        raise ValueError(f"{origin}: {problem}; {layout}")
+    # The pattern is given because `datasets` takes a class folder called "train" or "test" for a split.
+    part = _load_local(
+        origin,
+        "imagefolder",
+        [f"{glob.escape(str(root))}/**"],
+        {**options, "drop_labels": False, "drop_metadata": True},
+    )
+    found_names = part.rows.features["label"].names
+    if found_names != classes:
+        odd = sorted(set(found_names) ^ set(classes))
+        raise ValueError(f"{origin}: folders that are empty or nested deeper: {listed(odd, quoted=True)}; {layout}")
+    return part
+
+
+def _load_local(origin: str, builder: str, patterns: list[str], options: Mapping[str, Any]) -> Part:
+    try:
+        splits = load_dataset(builder, data_files={"train": patterns}, **options)
+    except (OSError, ValueError, DatasetsError) as error:
+        # `datasets` tells what is wrong with a file only in the cause of its own error.
+        raise ValueError(
+            f"{origin}: cannot be read as {builder}, or holds no rows: {error.__cause__ or error}"
+        ) from error
+    return Part(splits["train"], origin)

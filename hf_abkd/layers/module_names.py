@@ -1,0 +1,49 @@
+"""Names of modules, as users write them: `"layer.relu"`, `"layer.relu:input"`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Literal
+
+from torch import nn
+
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+
+
+def parse_name(model: nn.Module, name: str) -> tuple[str, Literal["input", "output"] | None]:
+    """Split `"layer.relu:input"` into a module of the model and the side; the side is None when it is left out.
+
+    Prefixes that wrappers add (`module.`, `_orig_mod.`) are dropped, unless the model has them itself.
+
+    Raises:
+        ValueError: If there is no such module, or the part behind the colon is neither `input` nor `output`.
+    """
+    module, colon, side = name.partition(":")
+    modules = dict(model.named_modules())
+    while module not in modules and module.startswith(_WRAPPER_PREFIXES):
+        module = module.split(".", 1)[1]
+    find_module(model, module)
+    if not colon:
+        return module, None
+    if side not in ("input", "output"):
+        raise ValueError(f"{name!r} must end in ':input', ':output' or no side at all, not {':' + side!r}")
+    return module, "input" if side == "input" else "output"
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """Return the module of that name.
+
+    Raises:
+        ValueError: If there is none; the message has the closest names.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if name and name in modules:
+        return modules[name]
+    names = [other for other in modules if other]
+    # Close by spelling, or with the same last part: a wrong prefix is the usual mistake.
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    near += [other for other in names if other.endswith("." + name) or name.endswith("." + other)][: 5 - len(near)]
+    raise ValueError(
+        f"{type(model).__name__} has no module {name!r}; close names: {near}. "
+        "List them all with `[name for name, _ in model.named_modules()]`."
+    )

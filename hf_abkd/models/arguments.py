@@ -1,0 +1,56 @@
+"""Which models to distil, as flags of a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hf_abkd.models.hub_options import HubOptions
+
+
+@dataclass
+class ModelArguments:
+    """Which models to distil, as flags for ``transformers.HfArgumentParser``."""
+
+    teacher_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Teacher: a model on the Hub, a local folder with its weights, or package.module:factory, a "
+            "function without arguments that returns any torch.nn.Module; its module is imported, also from the "
+            "current folder."
+        },
+    )
+    student_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Student: a model on the Hub, a local folder with weights, for random weights a local folder with "
+            "only a config.json or the path of such a file, or package.module:factory, a function without arguments "
+            "that returns a transformers.PreTrainedModel."
+        },
+    )
+    teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher on the Hub."})
+    student_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the student on the Hub."})
+    image_processor_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Image processor: a Hub id or local folder. Default: the student's, else the teacher's; a model of "
+            "package.module:factory has none."
+        },
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data sets are kept."})
+    token: str | None = field(default=None, metadata={"help": "Hub token for private models and data sets."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run model code from the Hub on this machine. Only for repositories you have read."},
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Replace the student's classification head if it has another number of classes."},
+    )
+
+    def hub(self, revision: str = "main") -> HubOptions:
+        """Return how the flags say to fetch from the Hub.
+
+        Args:
+            revision: Branch, tag or commit: `teacher_revision` for what is the teacher's, for example.
+        """
+        return HubOptions(revision, self.token, self.cache_dir, self.trust_remote_code)

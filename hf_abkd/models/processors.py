@@ -1,0 +1,103 @@
+"""Image processors: the one that is stored with a model, and where else to look for one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers.utils import has_file
+
+from hf_abkd.models.factories import is_factory
+from hf_abkd.models.hub_options import HubOptions
+from hf_abkd.models.stored_models import local_path
+
+logger = logging.getLogger(__name__)
+
+_PROCESSOR_FILE = "preprocessor_config.json"
+
+
+def load_processor(
+    name_or_path: str,
+    *,
+    fallback: str | None = None,
+    revision: str = "main",
+    fallback_revision: str = "main",
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> BaseImageProcessor:
+    """Return the image processor of a model, or of `fallback` if the model has none.
+
+    Args:
+        name_or_path: Hub id, local folder, or file: the value of ``--image_processor_name``, or else the student.
+        fallback: Where to look if there is no processor, as for a student that is only a config: the teacher.
+        revision: Branch, tag or commit of `name_or_path` on the Hub.
+        fallback_revision: Branch, tag or commit of `fallback` on the Hub.
+        trust_remote_code: Whether to run processor code from the Hub.
+        cache_dir: Where downloads are kept.
+        token: Hub token.
+
+    Raises:
+        FileNotFoundError: If a name looks like a path that does not exist.
+        ValueError: If neither has an image processor.
+        OSError: If there is one that cannot be loaded.
+    """
+    hub = HubOptions(revision, token, cache_dir, trust_remote_code)
+    processor, reason = _find_processor(name_or_path, hub)
+    if processor is None and fallback is not None:
+        processor, fallback_reason = _find_processor(fallback, hub.at(fallback_revision))
+        reason = f"{reason} {fallback_reason}"
+        if processor is not None:
+            logger.info("%r has no image processor: using that of %r", name_or_path, fallback)
+    if processor is None:
+        raise ValueError(f"no image processor found; name one with --image_processor_name. {reason}")
+    return processor
+
+
+def own_processor(
+    name_or_path: str,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> BaseImageProcessor | None:
+    """Return the image processor that is stored with a model, or None if there is none, as for a factory.
+
+    Args:
+        name_or_path: Hub id, local folder, or ``package.module:factory``.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether to run processor code from the Hub.
+        cache_dir: Where downloads are kept.
+        token: Hub token.
+
+    Raises:
+        FileNotFoundError: If the name looks like a path that does not exist.
+        OSError: If there is one that cannot be loaded.
+    """
+    return _find_processor(name_or_path, HubOptions(revision, token, cache_dir, trust_remote_code))[0]
+
+
+def _find_processor(name: str, hub: HubOptions) -> tuple[BaseImageProcessor | None, str]:
+    """Return the processor of a model, or None and the reason."""
+    if is_factory(name):
+        return None, f"{name!r} is made by a function and has no image processor."
+    what = f"image processor of {name!r}"
+    path = local_path(what, name)
+    source = name if path is None else str(path)
+    if path is not None and path.is_file() and not _is_processor_file(path):
+        # transformers would take a model's config for a processor, and fill it with default values.
+        return None, f"{name!r} is not the file of an image processor."
+    try:
+        return AutoImageProcessor.from_pretrained(source, **hub.for_models()), ""
+    except (OSError, ValueError) as error:
+        if (path is not None and path.is_file()) or has_file(source, _PROCESSOR_FILE, **hub.for_files()):
+            raise OSError(f"{what} could not be loaded: {error}") from error
+        return None, f"{name!r}: {error}"
+
+
+def _is_processor_file(path: Path) -> bool:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return "image_processor_type" in content or "feature_extractor_type" in content

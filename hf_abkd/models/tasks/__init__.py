@@ -1,0 +1,1 @@
+"""Tasks: what each kind of model takes, gives and is measured by."""

@@ -1,0 +1,78 @@
+"""The teacher: a stored model or what a factory makes, ready to be asked and with its own head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_abkd.models.factories import is_factory, made_model
+from hf_abkd.models.hub_options import HubOptions
+from hf_abkd.models.stored_models import WEIGHTS, described, has_weights, load_config, load_weights, local_path
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.wording import listed
+
+logger = logging.getLogger(__name__)
+
+
+def load_teacher(
+    name_or_path: str,
+    *,
+    labels: Sequence[str] | None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> nn.Module:
+    """Return the teacher in float32 and evaluation mode, without gradients and with its own head.
+
+    Args:
+        name_or_path: Hub id, local folder with safetensors weights, or ``package.module:factory``, which may return
+            any module. Whether that one is trained is not checked.
+        labels: Class names of the data. The head is never changed to fit them; a difference is logged, and whether
+            it can be trained with is for the trainer to decide.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether to run model code from the Hub.
+        cache_dir: Where downloads are kept.
+        token: Hub token.
+
+    Raises:
+        FileNotFoundError: If the name looks like a path that does not exist.
+        ValueError: If a tensor of the teacher would be random or a stored one would be dropped, or the folder holds
+            no safetensors weights.
+        OSError: If the Hub cannot deliver the model.
+        ImportError: If the module of a factory cannot be imported.
+        TypeError: If a factory is none, needs arguments, or returns no module.
+    """
+    what = f"teacher {name_or_path!r}"
+    hub = HubOptions(revision, token, cache_dir, trust_remote_code)
+    teacher = made_model(what, name_or_path).float() if is_factory(name_or_path) else _stored(what, name_or_path, hub)
+    if labels is not None and isinstance(teacher, PreTrainedModel):
+        classes = IMAGE_CLASSIFICATION.classes(teacher.config)
+        if classes != len(labels):
+            logger.info("%s has %d classes, the data has %d", what, classes, len(labels))
+    return teacher.requires_grad_(False).eval()
+
+
+def _stored(what: str, name: str, hub: HubOptions) -> nn.Module:
+    """Return a stored model exactly as it was saved, its head included."""
+    path = local_path(what, name)
+    if path is not None and not has_weights(what, path):
+        raise ValueError(f"{what} has no weights: {path} holds no {WEIGHTS[0]}. A teacher must be trained")
+    source = name if path is None else str(path)
+    model, misfits = load_weights(what, source, load_config(what, source, hub), hub)
+    for problem, keys in (
+        ("missing in the checkpoint", misfits.missing),
+        ("unexpected in the checkpoint", misfits.unexpected),
+        ("of another shape", described(misfits.mismatched)),
+    ):
+        if keys:
+            raise ValueError(
+                f"{what}: tensors {problem}: {listed(sorted(keys))}. The teacher would be partly random or lose "
+                f"trained tensors. Use a checkpoint that was saved from an {IMAGE_CLASSIFICATION.noun} of this "
+                "architecture"
+            )
+    stored: nn.Module = model
+    return stored
