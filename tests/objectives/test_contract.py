@@ -9,7 +9,7 @@ import torch
 from hf_abkd.objectives import OBJECTIVES, ActivationBoundary, MaximumMeanDiscrepancy, Objective
 from hf_abkd.stages.term import Term
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "docs" / "objectives.md"
 SAMPLES, UNITS = 6, 5
 
 
