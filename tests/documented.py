@@ -28,6 +28,10 @@ _PART = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+# A file or folder of the repository, and a name in the package. The first column of a table of moves holds old names.
+_FILE = re.compile(r"`((?:\w+/)+(?:[\w-]+\.(?:py|md))?)`")
+_NAME = re.compile(r"`(hf_abkd(?:\.\w+)+)`")
+_OLD_NAMES = re.compile(r"^\| `[^|]*\|", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -129,3 +133,14 @@ def anchors(page: Path) -> set[str]:
     """The anchors of the headings of a page, as GitHub and the site both make them."""
     headings = _HEADING.findall(without_code(page))
     return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def files_named(page: Path) -> list[str]:
+    """The files and folders that the text of a page names, as they are written."""
+    return [name for name in _FILE.findall(without_code(page)) if "your_" not in name]
+
+
+def names_of_the_package(page: Path) -> list[str]:
+    """The dotted names of modules, classes and functions that the text of a page names as those of today."""
+    text = without_code(page)
+    return _NAME.findall(_OLD_NAMES.sub("", text) if page.name.startswith("moving-") else text)
