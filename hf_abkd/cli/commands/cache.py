@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -17,6 +16,7 @@ from hf_abkd.cli import runs
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
+from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.processors import load_processor
 from hf_abkd.models.teacher import load_teacher
 from hf_abkd.teachers.cache.accuracy import accuracy
@@ -121,14 +121,11 @@ def _parse(words: Sequence[str]) -> tuple[CacheArguments, DataArguments]:
 
 def _load(stored: CacheArguments, labels: list[str]) -> tuple[nn.Module, BaseImageProcessor]:
     """Return the teacher and its image processor."""
-    hub: dict[str, Any] = {
-        "trust_remote_code": stored.trust_remote_code,
-        "cache_dir": stored.cache_dir,
-        "token": stored.token,
-    }
-    teacher = load_teacher(stored.teacher, labels=labels, revision=stored.teacher_revision, **hub)
-    revision = stored.teacher_revision if stored.image_processor_name is None else "main"
-    return teacher, load_processor(stored.image_processor_name or stored.teacher, revision=revision, **hub)
+    hub = HubOptions(stored.teacher_revision, stored.token, stored.cache_dir, stored.trust_remote_code)
+    teacher = load_teacher(stored.teacher, labels=labels, **hub.for_models())
+    if stored.image_processor_name is None:
+        return teacher, load_processor(stored.teacher, **hub.for_models())
+    return teacher, load_processor(stored.image_processor_name, **hub.at("main").for_models())
 
 
 def _settings(stored: CacheArguments) -> CacheSettings:

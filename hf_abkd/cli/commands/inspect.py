@@ -20,6 +20,7 @@ from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.tracing import trace
+from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.processors import own_processor
 from hf_abkd.models.student import load_student
 from hf_abkd.models.teacher import load_teacher
@@ -48,11 +49,11 @@ def run(words: Sequence[str]) -> int:
         parser.error("--plan needs --teacher")
     if given.image_size and (len(given.image_size) > 2 or min(given.image_size) < 1):
         parser.error(f"--image_size takes one or two positive numbers, got {given.image_size}")
-    hub = {"trust_remote_code": given.trust_remote_code, "cache_dir": given.cache_dir, "token": given.token}
+    hub = HubOptions(given.revision, given.token, given.cache_dir, given.trust_remote_code)
     size = None if given.image_size is None else (given.image_size[0], given.image_size[-1])
     if given.teacher is None:
-        model = _load(given.model, revision=given.revision, **hub)
-        processor = own_processor(given.model, revision=given.revision, **hub)
+        model = _load(given.model, hub)
+        processor = own_processor(given.model, **hub.for_models())
         _show("model", given.model, model, _images(model, processor, size), every=given.all)
     else:
         _show_pairs(given, hub, size)
@@ -80,12 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show_pairs(given: argparse.Namespace, hub: dict[str, Any], size: tuple[int, int] | None) -> None:
+def _show_pairs(given: argparse.Namespace, hub: HubOptions, size: tuple[int, int] | None) -> None:
     """Print a student, its teacher, and the pairs of their layers; write the plan if that was asked for."""
-    student = load_student(given.model, labels=None, revision=given.revision, **hub).eval()
-    teacher = load_teacher(given.teacher, labels=None, revision=given.teacher_revision, **hub)
-    teacher_processor = own_processor(given.teacher, revision=given.teacher_revision, **hub)
-    processor = own_processor(given.model, revision=given.revision, **hub) or teacher_processor
+    teacher_hub = hub.at(given.teacher_revision)
+    student = load_student(given.model, labels=None, **hub.for_models()).eval()
+    teacher = load_teacher(given.teacher, labels=None, **teacher_hub.for_models())
+    teacher_processor = own_processor(given.teacher, **teacher_hub.for_models())
+    processor = own_processor(given.model, **hub.for_models()) or teacher_processor
     seen = [
         _show("student", given.model, student, _images(student, processor, size), every=given.all),
         _show(
@@ -102,12 +104,12 @@ def _show_pairs(given: argparse.Namespace, hub: dict[str, Any], size: tuple[int,
         write_line(f"The plan is in {given.plan}: edit it, and train with --plan {given.plan}")
 
 
-def _load(name: str, **hub: Any) -> nn.Module:
+def _load(name: str, hub: HubOptions) -> nn.Module:
     """Return a model as a student may be given: a config suffices; a factory may make any module."""
     try:
-        model: nn.Module = load_student(name, labels=None, **hub).eval()
+        model: nn.Module = load_student(name, labels=None, **hub.for_models()).eval()
     except TypeError:
-        model = load_teacher(name, labels=None, **hub)
+        model = load_teacher(name, labels=None, **hub.for_models())
     return model
 
 

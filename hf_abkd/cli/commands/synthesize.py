@@ -16,6 +16,7 @@ from hf_abkd.cli.output import write_line
 from hf_abkd.methods.deep_inversion.image_set import PREVIEW_NAME, Synthesized
 from hf_abkd.methods.deep_inversion.settings import PRESETS, DeepInversion
 from hf_abkd.methods.deep_inversion.synthesis import synthesize
+from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.processors import load_processor
 from hf_abkd.models.teacher import load_teacher
 
@@ -115,15 +116,13 @@ def _load(
     wanted: SynthesizeArguments, name: str, processor: str | None = None, revision: str = "main"
 ) -> tuple[nn.Module, BaseImageProcessor]:
     """Return a trained model on the device that makes the images, and its image processor."""
-    hub: dict[str, Any] = {
-        "trust_remote_code": wanted.trust_remote_code,
-        "cache_dir": wanted.cache_dir,
-        "token": wanted.token,
-    }
+    hub = HubOptions(revision, wanted.token, wanted.cache_dir, wanted.trust_remote_code)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_teacher(name, labels=None, revision=revision, **hub).to(device)
+    model = load_teacher(name, labels=None, **hub.for_models()).to(device)
+    if processor is None:
+        return model, load_processor(name, **hub.for_models())
     # A processor of another name has revisions of its own.
-    return model, load_processor(processor or name, revision=revision if processor is None else "main", **hub)
+    return model, load_processor(processor, **hub.at("main").for_models())
 
 
 def _report(made: Synthesized, wanted: SynthesizeArguments) -> Iterator[str]:

@@ -235,14 +235,6 @@ class Subject:
         context: AbstractContextManager[Any] = self.trainer.accelerator.autocast()
         return context
 
-    @property
-    def hub_options(self) -> dict[str, Any]:
-        """How the models that the flags name are fetched from the Hub, besides their revisions."""
-        if self.flags is None:
-            return {}
-        flags = self.flags
-        return {"trust_remote_code": flags.trust_remote_code, "cache_dir": flags.cache_dir, "token": flags.token}
-
     def label(self, stage: RunStage) -> str:
         """Return what a stage is called in messages."""
         return f"stage {stage.name!r}" if stage.name else f"stage {self.trainer.stages.index(stage) + 1}"

@@ -14,6 +14,7 @@ from hf_abkd.data.batch import read_batch
 from hf_abkd.data.draws import Draws
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.layers.capture import CapturePoint
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.teachers.cache.settings import PRECISIONS
 from hf_abkd.teachers.live import LiveTeacher
 

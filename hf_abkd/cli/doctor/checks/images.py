@@ -29,7 +29,7 @@ def check_images(subject: Subject) -> Iterator[Finding]:
         message = f"the student's config.image_size is {expected}, and it gets {size}"
         remedy = "That is possible, but the published config would say another size: set it to the one you train with."
         yield Finding("note", "images", message, remedy)
-    if subject.flags is not None and _lacks_processor(subject, subject.flags):
+    if subject.flags is not None and _lacks_processor(subject.flags):
         message = "the teacher comes without an image processor, and gets the student's images"
         remedy = "Make sure that it was trained on this size, mean and standard deviation."
         yield Finding("note", "images", message, remedy)
@@ -58,9 +58,9 @@ def _of_two_processors(subject: Subject, shared: SharedImages, student_size: str
     return Finding("ok", "images", message)
 
 
-def _lacks_processor(subject: Subject, flags: ModelArguments) -> bool:
+def _lacks_processor(flags: ModelArguments) -> bool:
     """Whether the flags name a teacher with which no image processor is stored, and no processor for both models."""
     name = flags.teacher_name_or_path
     if name is None or flags.image_processor_name is not None or is_local_cache(name):
         return False
-    return own_processor(name, revision=flags.teacher_revision, **subject.hub_options) is None
+    return own_processor(name, **flags.hub(flags.teacher_revision).for_models()) is None
