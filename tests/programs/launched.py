@@ -20,7 +20,7 @@ def environment(**more):
     """The environment of a program that finds the modules of these tests, and nothing of another launch."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "MASTER_"))}
     paths = dict.fromkeys([str(HERE.parent), str(HERE), *filter(None, sys.path)])
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **more}
+    return {**kept, **more, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def started(words, **settings):
