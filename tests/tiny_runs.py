@@ -106,6 +106,42 @@ def trainer_of(
     )
 
 
+class Recorder(TrainerCallback):
+    """Note every event and what it saw."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int]] = []
+        self.epochs: list[float] = []
+        self.steps: list[int] = []
+        self.models: set[int] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        self.events.append(("begin", state.max_steps))
+        self.models.add(id(model))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        self.events.append(("end", state.global_step))
+        self.models.add(id(model))
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any, optimizer: Any, lr_scheduler: Any, **_: Any
+    ) -> None:
+        self.epochs.append(state.epoch)
+        self.steps.append(state.global_step)
+        self.models.add(id(model))
+        assert optimizer is not None and lr_scheduler is not None
+
+
+class EndWorkers(TrainerCallback):
+    """End the workers that live through all epochs of a run when it ends.
+
+    A loader that is left to the garbage collection together with its queues waits five seconds for each worker.
+    """
+
+    def on_train_end(self, args: Any, state: Any, control: Any, train_dataloader: Any, **_: Any) -> None:
+        train_dataloader._iterator = None
+
+
 class Interrupt(TrainerCallback):
     """Stop a run at a step; at a step with a checkpoint, right after it was written."""
 
@@ -170,6 +206,12 @@ def connectors_of(trainer: Any) -> dict[str, torch.Tensor]:
     return tensors(*(module for name, module in trainer.stage_modules().items() if name != "teacher"))
 
 
+def trained_tensors(trainer: Any) -> dict[str, torch.Tensor]:
+    """Copies of all tensors of the student and of what is trained beside it."""
+    connectors = {f"connectors.{name}": tensor for name, tensor in connectors_of(trainer).items()}
+    return {**tensors(trainer.model), **connectors}
+
+
 def outcome(trainer: Any) -> dict[str, Any]:
     """All of a finished run that has to be equal if two runs are one: tensors, log, position."""
     return {
@@ -193,3 +235,13 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
 def accuracy(prediction: Any) -> dict[str, float]:
     """The metric of a run."""
     return {"accuracy": float((prediction.predictions.argmax(1) == prediction.label_ids).mean())}
+
+
+def hooks(*models: nn.Module) -> list[str]:
+    """The names of all modules of some models that have a hook."""
+    return [
+        name
+        for model in models
+        for name, module in model.named_modules()
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    ]

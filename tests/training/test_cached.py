@@ -30,7 +30,7 @@ from test_writing import (
     teacher_of,
     write,
 )
-from tiny_runs import assert_equal, outcome, stopped_and_resumed
+from tiny_runs import EndWorkers, assert_equal, outcome, stopped_and_resumed
 from transformers import SwinConfig, SwinForImageClassification, TrainerCallback
 
 from hf_abkd import (
@@ -99,6 +99,7 @@ def test_cached_and_live_teacher_train_the_same_student(tmp_path, teachers, cach
         "dataloader_num_workers": workers,
         "dataloader_persistent_workers": workers > 0,
         "student": tiny.resnet(4),
+        "callbacks": [EndWorkers()],
     }
     live = live_run(tmp_path / "live", teachers[kind], caches[kind], boundary_and_kd(), **settings)
     settings["student"] = tiny.resnet(4)
@@ -237,7 +238,7 @@ def test_epoch_shows_its_view_to_student_and_teacher(tmp_path, caches, monkeypat
         cache,
         images_for(cache),
         boundary_and_kd(),
-        callbacks=[seen],
+        callbacks=[seen, EndWorkers()],
         max_steps=20,
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
