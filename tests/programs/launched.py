@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+
+from loopback_hub import LoopbackHub
 
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 240
@@ -38,53 +41,66 @@ def launched_by_accelerate(script, *words):
     assert done.returncode == 0, done.stderr[-6000:]
 
 
+class Nursery:
+    """A process that forks programs, see `nursery.py`."""
+
+    def __init__(self, **more):
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "nursery.py")],
+            env=environment(**more),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        atexit.register(self._close)
+
+    def _close(self):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def run(self, script, words, environments, folder=HERE):
+        """Run a script in a child for each of some environments; return the exit codes and outputs."""
+        order = {"script": str(HERE / script), "words": list(map(str, words)), "folder": str(folder)}
+        with tempfile.TemporaryDirectory() as outputs:
+            paths = [Path(outputs, str(number)) for number in range(len(environments))]
+            orders = [
+                {**order, "environment": each, "output": str(path)}
+                for each, path in zip(environments, paths, strict=True)
+            ]
+            self._process.stdin.write(json.dumps(orders) + "\n")
+            self._process.stdin.flush()
+            if not select.select([self._process.stdout], [], [], TIMEOUT_SECONDS)[0]:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                raise TimeoutError(f"{script} took more than {TIMEOUT_SECONDS} seconds")
+            codes = json.loads(self._process.stdout.readline())
+            return codes, [path.read_text() for path in paths]
+
+
 @cache
 def _nursery():
-    nursery = subprocess.Popen(
-        [sys.executable, str(HERE / "nursery.py")],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    atexit.register(_close, nursery)
-    return nursery
+    return Nursery()
 
 
-def _close(nursery):
-    nursery.stdin.close()
-    nursery.wait()
-    nursery.stdout.close()
-
-
-def _answer(orders):
-    nursery = _nursery()
-    nursery.stdin.write(json.dumps(orders) + "\n")
-    nursery.stdin.flush()
-    if not select.select([nursery.stdout], [], [], TIMEOUT_SECONDS)[0]:
-        os.killpg(nursery.pid, signal.SIGKILL)
-        _nursery.cache_clear()
-        raise TimeoutError(f"{orders[0]['script']} took more than {TIMEOUT_SECONDS} seconds")
-    return json.loads(nursery.stdout.readline())
-
-
-def _forked(script, words, environments, folder):
-    """Run a script in a forked process for each of some environments; return exit codes and outputs."""
-    order = {"script": str(HERE / script), "words": list(map(str, words)), "folder": str(folder or HERE)}
-    with tempfile.TemporaryDirectory() as outputs:
-        paths = [Path(outputs, str(number)) for number in range(len(environments))]
-        orders = [
-            {**order, "environment": each, "output": str(path)} for each, path in zip(environments, paths, strict=True)
-        ]
-        codes = _answer(orders)
-        return codes, [path.read_text() for path in paths]
-
-
-def forked(script, *words, folder=None, **more):
+def forked(script, *words, folder=HERE, **more):
     """Run a script, of this folder unless its path is absolute, in a forked process; return exit code and output."""
-    (code,), (output,) = _forked(script, words, [environment(**more)], folder)
+    (code,), (output,) = _nursery().run(script, words, [environment(**more)], folder)
     return code, output
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def launch(script, *words, folder=HERE, **more):
+    """Run a script in two forked processes with what torchrun tells them; return their exit codes and outputs."""
+    joint = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    joint |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **more}
+    environments = [environment(RANK=str(rank), LOCAL_RANK=str(rank), **joint) for rank in range(2)]
+    return _nursery().run(script, words, environments, folder)
 
 
 def in_two_processes(script, *words):
@@ -93,11 +109,29 @@ def in_two_processes(script, *words):
     They have the environment that `accelerate launch` gives; that the command itself gives it is tested with
     `launched_by_accelerate`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    joint = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    environments = [environment(ACCELERATE_USE_CPU="true", **joint, **rank) for rank in ranks]
-    codes, outputs = _forked(script, words, environments, None)
+    codes, outputs = launch(script, *words, ACCELERATE_USE_CPU="true")
     assert codes == [0, 0], "\n".join(output[-6000:] for output in outputs)
+
+
+@cache
+def _nursery_of_hub():
+    """A nursery whose children talk to the Hub on one port: the client reads the address when it is imported."""
+    port, home = _free_port(), Path(tempfile.mkdtemp(prefix="hub"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    hub = LoopbackHub(port)
+    return Nursery(**hub.environment(home)), port, home
+
+
+def hub_port():
+    """The port on which a Hub has to listen for the programs of `forked_on`."""
+    return _nursery_of_hub()[1]
+
+
+def forked_on(hub, script, *words, folder=HERE, **more):
+    """Run a script that talks to a Hub on `hub_port()`, with empty caches, in a forked process."""
+    nursery, _, home = _nursery_of_hub()
+    shutil.rmtree(home)
+    home.mkdir()
+    found = environment(**{**hub.environment(home), **more})
+    (code,), (output,) = nursery.run(script, words, [found], folder)
+    return code, output

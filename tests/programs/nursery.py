@@ -13,6 +13,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 
 
 def run(order):
@@ -24,6 +25,8 @@ def run(order):
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # The folder for temporary files is found by the environment when it is first used.
+    tempfile.tempdir = None
     sys.argv = [order["script"], *order["words"]]
     runpy.run_path(order["script"], run_name="__main__")
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import safetensors.torch
 import tiny
 import torch
-from cifar_models import CifarResNetConfig, CifarResNetForImageClassification
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessorPil
 
 from hf_abkd import DistillationTrainer, activation_boundary, knowledge_distillation
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+from cifar_models import CifarResNetConfig, CifarResNetForImageClassification
 
 warnings.simplefilter("error", UserWarning)
 torch.set_num_threads(1)

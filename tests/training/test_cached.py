@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import learning_from_caches
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from launched import HERE as PROGRAMS
-from launched import environment, in_two_processes, started
+from launched import forked_on, hub_port, in_two_processes
 from learning_from_caches import COUNT, boundary_and_kd, cached_run, images_for, live_run, taught_by
 from loopback_hub import LoopbackHub
 from PIL import Image as PILImage
@@ -523,10 +521,9 @@ def test_a_cache_from_the_hub_teaches_as_the_local_one(tmp_path, teachers):
     named(tiny.resnet(4)).save_pretrained(tmp_path / "student")
     processor().save_pretrained(tmp_path / "student")
     rows(COUNT).to_parquet(tmp_path / "rows.parquet")
-    with LoopbackHub() as hub:
-        own = environment(**hub.environment(tmp_path / "home"))
-        done = started([sys.executable, PROGRAMS / "hub_caches.py", tmp_path], env=own)
-        assert done.returncode == 0, done.stderr[-4000:]
+    with LoopbackHub(hub_port()) as hub:
+        code, output = forked_on(hub, "hub_caches.py", tmp_path)
+        assert code == 0, output[-4000:]
         assert "preprocessor_config.json" in hub.files("user/targets", repo_type="dataset")
     found = json.loads((tmp_path / "facts.json").read_text())
     assert found["is"] == [True, False, False] and found["teacher"] == ["TeacherCache", True]

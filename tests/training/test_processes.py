@@ -1,12 +1,9 @@
 """Two processes, started as users start them, train one model: the same as one process with the joint batch."""
 
-import sys
-
 import joint_runs
 import pytest
 import torch
-from launched import HERE as PROGRAMS
-from launched import environment, launched_by_accelerate, started
+from launched import launch, launched_by_accelerate
 from tiny import differing
 from tiny_runs import comparable
 
@@ -113,7 +110,6 @@ def test_two_processes_resume_as_if_never_stopped(ranks):
 
 def test_processes_that_do_not_find_each_other_are_refused(tmp_path):
     """torchrun on a machine without a GPU starts two runs that write the same files and know nothing of each other."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = started([*command, PROGRAMS / "alone.py"], env=environment(CUDA_VISIBLE_DEVICES=""), cwd=tmp_path)
-    assert done.returncode != 0
-    assert "2 processes were launched, but each of them works alone" in done.stderr
+    codes, outputs = launch("alone.py", folder=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert 0 not in codes
+    assert "2 processes were launched, but each of them works alone" in "".join(outputs)

@@ -1,16 +1,13 @@
 """What lies on the Hub after a run: the student as it was trained, what is needed to load it, and nothing else."""
 
 import json
-import os
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from launched import HERE as PROGRAMS
-from launched import environment, started
+from launched import forked_on, hub_port
 from loopback_hub import LoopbackHub
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -39,16 +36,13 @@ class Exchange:
     def __init__(self, hub, home):
         self.hub, self.home = hub, home
         (home / "tmp").mkdir()
-        self.pushed = self.run("publish.py", "pushed.json", STRATEGIES, examples=True)
+        self.pushed = self.run("publish.py", "pushed.json", STRATEGIES)
         self.pulled = self.run("load_published.py", "pulled.json", [*STRATEGIES, "tuned", "custom"])
 
-    def run(self, script, result, argument, examples=False):
-        caches = self.hub.environment(self.home / result.removesuffix(".json"))
-        found = environment(TMPDIR=str(self.home / "tmp"), **caches)
-        paths = [path for path in found["PYTHONPATH"].split(os.pathsep) if Path(path) != EXAMPLES]
-        found["PYTHONPATH"] = os.pathsep.join([*paths, *([str(EXAMPLES)] if examples else [])])
-        done = started([sys.executable, PROGRAMS / script, self.home, json.dumps(argument)], env=found, cwd=self.home)
-        assert done.returncode == 0, done.stderr[-4000:]
+    def run(self, script, result, argument):
+        settings = {"folder": self.home, "TMPDIR": str(self.home / "tmp")}
+        code, output = forked_on(self.hub, script, self.home, json.dumps(argument), **settings)
+        assert code == 0, output[-4000:]
         return json.loads((self.home / result).read_text())
 
     def tensors(self, name):
@@ -60,7 +54,7 @@ class Exchange:
 
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory):
-    with SlowHub() as hub:
+    with SlowHub(hub_port()) as hub:
         yield Exchange(hub, tmp_path_factory.mktemp("publishing"))
 
 
