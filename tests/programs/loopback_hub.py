@@ -128,7 +128,7 @@ class LoopbackHub:
     """A context manager that serves an empty Hub, kept in memory, on a free port.
 
     Attributes:
-        endpoint: The address, as for HF_ENDPOINT; that of port 0, which takes a free one, is set once the context is entered.
+        endpoint: The address, as for HF_ENDPOINT; without a port, a free one is taken once the context is entered.
         requests: "METHOD /path" of every request so far.
     """
 
