@@ -132,6 +132,16 @@ class Recorder(TrainerCallback):
         assert optimizer is not None and lr_scheduler is not None
 
 
+class AtStart(TrainerCallback):
+    """Do something when the run begins: the trainer has looked at its data, and no step was taken."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.action = action
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.action()
+
+
 class EndWorkers(TrainerCallback):
     """End the workers that live through all epochs of a run when it ends.
 

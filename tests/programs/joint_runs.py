@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from tiny import images, resnet
-from tiny_runs import Interrupt, accuracy, boundaries, outcome, reproducible, taught, trainer_of, two_stages
+from tiny_runs import AtStart, Interrupt, accuracy, boundaries, outcome, reproducible, taught, trainer_of, two_stages
 
 from hf_abkd import Stage
 
@@ -47,8 +47,8 @@ MEASURED = {"eval_dataset": images(24, seed=7), "compute_metrics": accuracy}
 def run(kind, folder, processes, callbacks=(), resume=None, **settings):
     settings = shared(processes, max_steps=2 * STEPS, eval_steps=STEPS, **settings)
     trainer = trainer_of(folder, *pieces(kind), data=images(64), callbacks=callbacks, extra=MEASURED, **settings)
-    trainer._wire()
-    before = outcome(trainer)
+    before = {}
+    trainer.add_callback(AtStart(lambda: before.update(outcome(trainer))))
     trainer.train(resume_from_checkpoint=resume)
     return {
         **outcome(trainer),

@@ -28,7 +28,7 @@ from test_writing import (
     teacher_of,
     write,
 )
-from tiny_runs import EndWorkers, assert_equal, outcome, stopped_and_resumed
+from tiny_runs import AtStart, EndWorkers, assert_equal, outcome, stopped_and_resumed
 from transformers import SwinConfig, SwinForImageClassification, TrainerCallback
 
 from hf_abkd import (
@@ -276,16 +276,14 @@ def test_a_stage_reads_what_its_terms_compare_and_one_of_labels_reads_nothing(tm
     stages = [Stage(one, "one", share=0.3), Stage([Term(CrossEntropy())], "labels", share=0.3)]
     stages += [Stage([Term(KnowledgeDistillation())], "kd")]
     trainer = taught_by(tmp_path, caches["resnet"], images_for(caches["resnet"]), stages, max_steps=10)
-    trainer._wire()
-    asked.clear()
+    trainer.add_callback(AtStart(asked.clear))
     trainer.train()
     # A batch is fetched ahead; of the stage of labels none is.
     assert set(asked) == {("pixels", f"{ACTIVATION}:input"), ("pixels", "logits")}
     assert asked == sorted(asked, key=lambda names: names[1] == "logits") and 7 <= len(asked) <= 10
     asked.clear()
     only = taught_by(tmp_path / "only", caches["resnet"], images_for(caches["resnet"]), [Stage([Term(CrossEntropy())])])
-    only._wire()
-    asked.clear()
+    only.add_callback(AtStart(asked.clear))
     only.train()
     assert asked == []
 

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from killed_runs import augmented
 from safetensors import safe_open
 from tiny import CLASSES, arguments, differing, images, resnet, tensors, vit
-from tiny_runs import Interrupt, assert_equal, connectors_of, outcome, pieces
+from tiny_runs import AtStart, Interrupt, assert_equal, connectors_of, outcome, pieces
 from torch import nn
 from transformers import AutoModelForImageClassification, TrainerCallback, ViTForImageClassification
 
@@ -88,8 +88,8 @@ def test_only_adapters_and_connectors_are_trained(tmp_path, kind):
     inside = adapters.unwrapped(given[0])
     before, frozen = tensors(inside), {name for name, p in inside.named_parameters() if not p.requires_grad}
     trainer = augmented(tmp_path, *given, save_strategy="no", max_steps=14)
-    trainer._wire()
-    connectors = connectors_of(trainer)
+    connectors = {}
+    trainer.add_callback(AtStart(lambda: connectors.update(connectors_of(trainer))))
     trainer.train()
     assert trainer.model is inside
     changed = {name.removeprefix("0.") for name in differing(before, tensors(trainer.model))}

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from tiny import RESNET_LAYERS, VIT_LAYERS, arguments, differing, images, losses, resnet, tensors, vit
-from tiny_runs import PLAIN, entries, hooks, trainer_of, two_stages
+from tiny_runs import PLAIN, AtStart, entries, hooks, trainer_of, two_stages
 from torch import nn
 from transformers import TrainerCallback
 
@@ -140,8 +140,7 @@ def test_the_precision_of_the_teacher_is_a_setting(tmp_path, bf16, setting, expe
     teacher = Precision()
     stages = knowledge_distillation(**TAUGHT)
     trainer = trainer_of(tmp_path, teacher=teacher, stages=stages, bf16=bf16, teacher_precision=setting, max_steps=2)
-    trainer._wire()
-    teacher.types.clear()
+    trainer.add_callback(AtStart(teacher.types.clear))
     trainer.train()
     assert teacher.types == {expected} and all(map(math.isfinite, losses(trainer)))
 
