@@ -142,6 +142,24 @@ class AtStart(TrainerCallback):
         self.action()
 
 
+class Forwards(TrainerCallback):
+    """Keep what the trained module of a run is given in every step; `follow` is called before the run."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def follow(self, trainer: DistillationTrainer) -> list[Any]:
+        self.trainer, self.watched = trainer, None
+        trainer.add_callback(self)
+        return self.given
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        module = self.trainer.model_wrapped
+        if module is not self.watched:
+            self.watched = module
+            module.register_forward_pre_hook(lambda _, given: self.given.append(given) if module.training else None)
+
+
 class EndWorkers(TrainerCallback):
     """End the workers that live through all epochs of a run when it ends.
 

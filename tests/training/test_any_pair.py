@@ -359,8 +359,7 @@ def test_a_teacher_whose_images_are_enlarged_is_warned_of(tmp_path, caplog):
     for transform, warned in ((ImageTransform(ours), True), (ImageTransform(ours, teacher_processor=theirs), False)):
         caplog.clear()
         data = prepare(pictures(), transform)
-        trainer = unlike(tmp_path, stages=knowledge_distillation(), data=data, extra=extra)
-        trainer._prepare_run()
+        unlike(tmp_path, stages=knowledge_distillation(), data=data, extra=extra, max_steps=1).train()
         assert any("enlarged from 8x8" in record.message for record in caplog.records) is warned
 
 

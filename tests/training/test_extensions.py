@@ -7,7 +7,7 @@ import torch
 from extended_runs import extended, pictures, processor, trained
 from launched import in_two_processes
 from tiny import CLASSES, RESNET_LAYERS, differing, losses, resnet, tensors, vit
-from tiny_runs import assert_equal, outcome, stopped_and_resumed
+from tiny_runs import Forwards, assert_equal, outcome, stopped_and_resumed
 from torch import nn
 
 from hf_abkd import ActivationBoundary, CrossEntropy, KnowledgeDistillation, Stage, Term
@@ -22,24 +22,10 @@ def apart(logits):
     return (top[:, 0] - top[:, 1]).tolist()
 
 
-def watch(trainer):
-    """Keep what the distiller of a run is given in every step."""
-    seen = []
-    make = trainer._make_distiller
-
-    def made(stage):
-        distiller = make(stage)
-        distiller.register_forward_pre_hook(lambda _, given: seen.append(given) if distiller.training else None)
-        return distiller
-
-    trainer._make_distiller = made
-    return seen
-
-
 def test_the_student_learns_from_samples_at_the_teachers_boundary(tmp_path):
     """Samples that are not at the boundary, or targets of other rows, would train like any others."""
     trainer = extended(tmp_path)
-    seen = watch(trainer)
+    seen = Forwards().follow(trainer)
     trainer.train()
     assert len(seen) == 12
     gaps = []
@@ -62,7 +48,7 @@ def test_the_student_learns_from_samples_at_the_teachers_boundary(tmp_path):
 def test_what_the_attacks_did_is_logged(tmp_path):
     """An attack that reaches nothing costs ten teacher passes per step and teaches nothing."""
     trainer = extended(tmp_path, logging_steps=3)
-    seen = watch(trainer)
+    seen = Forwards().follow(trainer)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     for number, entry in enumerate(logs[:3]):
@@ -80,7 +66,7 @@ def test_what_the_attacks_did_is_logged(tmp_path):
 def test_the_first_loss_is_the_published_one(tmp_path):
     """Weights 4 and 2 at the beginning, temperature 3 without its square, the teacher's part without the student's."""
     trainer = extended(tmp_path, max_steps=100)
-    seen, values = watch(trainer), []
+    seen, values = Forwards().follow(trainer), []
     trainer.args.logging_steps = 1
     student = trainer.model
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
@@ -120,7 +106,7 @@ def test_images_that_do_not_arrive_are_left_out_unless_asked_for(tmp_path, kept)
     attack = BoundaryAttack(rule="published", step_size=1e-6)
     stages = boundary_supporting_samples(samples=BoundarySamples(attack, keep_failed=kept))
     trainer = extended(tmp_path, stages=stages, max_steps=3)
-    seen = watch(trainer)
+    seen = Forwards().follow(trainer)
     trainer.train()
     sizes = {len(given[0]["pixel_values"]) for given in seen}
     assert min(sizes) > 16 if kept else sizes == {16}
@@ -170,7 +156,7 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     teacher = trained(resnet(6, seed=1), own=own)
     trainer = extended(tmp_path, teacher=teacher, stages=stages, extra=extra, max_steps=1)
-    seen, views = watch(trainer), trainer._views
+    seen, views = Forwards().follow(trainer), trainer._views
     trainer.train()
     ((inputs, targets, _, _, rows),) = seen
     attack = trainer.stages[0].extension.attack
@@ -193,7 +179,7 @@ def test_boundaries_and_boundary_samples_go_together(tmp_path):
         terms=[Term(t.objective, student=t.student, teacher=t.teacher) for t in paired]
     )
     trainer = extended(tmp_path, stages=stages)
-    seen = watch(trainer)
+    seen = Forwards().follow(trainer)
     trainer.train()
     assert [given[4] is None for given in seen] == [True] * 6 + [False] * 6
     assert any(given[4]["boundary"].stop > 16 for given in seen[6:])

@@ -11,7 +11,7 @@ import torch
 from followed_routes import EVALUATED, STEPS, following, greedy, routes, saved, teachers
 from launched import forked
 from tiny import CLASSES, RESNET_LAYERS, arguments, differing, images, resnet, tensors, vit
-from tiny_runs import Interrupt, assert_equal, outcome, stopped_and_resumed
+from tiny_runs import AtStart, Interrupt, assert_equal, outcome, stopped_and_resumed
 from torch import nn
 
 from hf_abkd import (
@@ -26,6 +26,7 @@ from hf_abkd import (
     knowledge_distillation,
     route_constrained,
 )
+from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.methods import GreedyRoute
 from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.live import LiveTeacher, fingerprint
@@ -120,11 +121,15 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     terms = [PairedTerms(ActivationBoundary()), Term(KnowledgeDistillation())]
     stages = route_constrained(anchors["resnet"], stages=[Stage(terms, name="hints")], restart=True)
     trainer = following(tmp_path, stages, term_gradient_steps=0)
-    trainer._wire()
-    connectors = {id(module) for stage in trainer.stages for term in stage.each_term() for module in term.modules()}
+
+    def connectors():
+        return {id(module) for stage in trainer.stages for term in stage.each_term() for module in term.modules()}
+
+    before = set()
+    trainer.add_callback(AtStart(lambda: before.update(connectors())))
     assert len({tuple(map(id, stage.each_term())) for stage in trainer.stages}) == 1
     trainer.train()
-    assert {id(m) for s in trainer.stages for term in s.each_term() for m in term.modules()} >= connectors
+    assert before and connectors() >= before
     names = [name for name in asked[-1][1] if name != "logits"]
     assert len(names) >= 2
     calls = [call for call in asked if len(call[0]["pixel_values"]) == 4]
@@ -132,7 +137,7 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     for number, (inputs, targets) in enumerate(calls):
         model = teachers()[number // 4].eval()
         live = LiveTeacher(model)
-        points = trainer._wire().teacher_points(trainer._terms)
+        points = {name: CapturePoint(name, "input") for name in names}
         live.select(points, boundaries=points)
         signs = live.probe(inputs)
         for name in names:

@@ -7,7 +7,7 @@ import torch
 from adaptation_runs import STEPS, Shifted, adapting, domains
 from launched import in_two_processes
 from tiny import RESNET_LAYERS, arguments, differing, images, losses, resnet, tensors, vit
-from tiny_runs import assert_equal, outcome, stopped_and_resumed
+from tiny_runs import Forwards, assert_equal, outcome, stopped_and_resumed
 from torch.nn import functional
 from transformers import ResNetForImageClassification, TrainerCallback
 
@@ -28,45 +28,25 @@ def features_of(model, pixels):
     return logits, found[0].flatten(1)
 
 
-class Watch(TrainerCallback):
-    """Keep the batches of a run, as the models read them."""
-
-    def __init__(self):
-        self.batches = []
-
-    def follow(self, trainer):
-        train_on = trainer._batch
-
-        def batch(inputs, augment=None):
-            made = train_on(inputs, augment)
-            if trainer.model.training and trainer.is_in_train:
-                self.batches.append(made)
-            return made
-
-        trainer._batch = batch
-        return trainer
-
-
 def test_a_joint_step_is_a_step_of_each_model_by_its_own_loss(tmp_path):
     """A gradient of the student's loss in the teacher lets it drift to what is easy to imitate."""
-    watch = Watch()
-    trainer = watch.follow(adapting(tmp_path, **SGD, eval_strategy="no"))
+    trainer = adapting(tmp_path, **SGD, eval_strategy="no")
+    steps = Forwards().follow(trainer)
     student, teacher = resnet(4), resnet(6, seed=1)
     before = tensors(student, teacher)
     assert differing(before, tensors(trainer.model, trainer.teacher.model)) == []
     trainer.train()
     student.train(), teacher.train()
-    batches = watch.batches[-STEPS:]
-    assert len(batches) == STEPS
+    assert len(steps) == STEPS
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (student, teacher)]
     (stage,) = joint_adaptation()
     expected = []
-    for step, batch in enumerate(batches):
-        pixels, count = batch.student["pixel_values"], len(batch.student["pixel_values"]) // 2
+    for step, (inputs, _, given_labels, *_) in enumerate(steps):
+        pixels, count = inputs["pixel_values"], len(inputs["pixel_values"]) // 2
         weights = {term.name: term.weight_at(step / STEPS) for term in stage.all_terms()}
         taught, features = features_of(teacher, pixels)
         discrepancy = MaximumMeanDiscrepancy()(features, torch.arange(2 * count) // count)
-        teaching = weights["teacher/cross_entropy"] * functional.cross_entropy(taught[:count], batch.labels[:count])
+        teaching = weights["teacher/cross_entropy"] * functional.cross_entropy(taught[:count], given_labels[:count])
         teaching = teaching + weights["teacher/mmd"] * discrepancy
         logits = student(pixel_values=pixels).logits
 
@@ -76,7 +56,7 @@ def test_a_joint_step_is_a_step_of_each_model_by_its_own_loss(tmp_path):
 
         learning = weights["knowledge_distillation@target"] * divergence(logits[count:], taught[count:])
         learning = learning + weights["knowledge_distillation@source"] * divergence(logits[:count], taught[:count])
-        labels = functional.cross_entropy(logits[:count], batch.labels[:count])
+        labels = functional.cross_entropy(logits[:count], given_labels[:count])
         learning = learning + weights["cross_entropy@source"] * labels
         for optimizer, loss in zip(optimizers, (learning, teaching), strict=True):
             optimizer.zero_grad()

@@ -335,14 +335,14 @@ def test_without_a_complete_checkpoint_resuming_is_refused(run, tmp_path):
 def test_a_checkpoint_that_is_written_over_an_old_one_is_not_whole_before_it_is(run, monkeypatch):
     """Killed in the middle, the new weights would stand beside the old optimiser, and look like a checkpoint."""
     trainer = augmented(run)
-    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", _fail)
+    monkeypatch.setattr(torch, "save", _fail)
     with pytest.raises(OSError, match="disk full"):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-7"))
     assert checkpoints.incomplete(run / "checkpoint-8") == "it has no trainer_state.json"
     assert checkpoints.last_complete_checkpoint(run).name == "checkpoint-7"
 
 
-def _fail(*_):
+def _fail(*_, **__):
     raise OSError("disk full")
 
 

@@ -111,7 +111,8 @@ def test_two_trainers_used_in_turn_train_as_alone(tmp_path):
         trainer.train()
         alone[seed] = trained_tensors(trainer), losses(trainer), trainer.evaluate()
     first, second = build(tmp_path / "1", 1), build(tmp_path / "2", 2)
-    assert set(map(id, first._terms)).isdisjoint(map(id, second._terms))
+    terms = [{id(term) for stage in trainer.stages for term in stage.each_term()} for trainer in (first, second)]
+    assert terms[0] and terms[0].isdisjoint(terms[1])
     first.evaluate()
     second.train()
     first.train()
