@@ -27,7 +27,9 @@ from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.wiring import trace_model, wire
+from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.trial import trace_model
+from hf_abkd.training.wiring import wire
 
 IMAGES = "pixel_values"
 BATCH = 4
@@ -100,7 +102,7 @@ def run(student_name, teacher_name, *, steps, learning_rate, seed):
     pairs = propose(own, other)
     plan = Plan.of_sites(pairs)
     torch.manual_seed(seed)
-    terms = PairedTerms(ActivationBoundary()).terms(plan)
+    terms = [RunTerm(term) for term in PairedTerms(ActivationBoundary()).terms(plan)]
     wiring = wire(student, teacher, terms, inputs, teacher_inputs)
     targets = copy.copy(teacher(teacher_inputs))
     distiller = Distiller(student, terms, wiring.student, wiring.overwritten).attach().train()
@@ -119,7 +121,7 @@ def run(student_name, teacher_name, *, steps, learning_rate, seed):
         "count": len(pairs),
         "grid_ratio": max(round(pair.grid_ratio, 2) for pair in pairs),
         "depth_difference": round(max(pair.depth_difference for pair in pairs), 3),
-        "connector_parameters": sum(pair.layer_pair.parameters for pair in terms),
+        "connector_parameters": sum(pair.parameters for term in terms for pair in term.layer_pairs),
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "fell": losses[-1] < losses[0],

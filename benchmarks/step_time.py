@@ -367,9 +367,9 @@ class Loop:
             processing_class=work.processor,
         )
         trainer.plan  # noqa: B018  (makes the connectors)
-        terms = [term for term in trainer.stages[0].each_term() if term.objective.boundary]
-        wiring = trainer._wire()
-        self.pairs = [(term.connector.train(), term.target_view, term.student, term.teacher) for term in terms]
+        terms = [term for term in trainer.stages[0].terms if term.objective.boundary]
+        wiring = trainer.setup.wiring
+        self.pairs = [(term.connector.train(), term.target_form, term.student, term.teacher) for term in terms]
         for role, model, points in (
             ("student", self.student, {term.student: wiring.student[term.student] for term in terms}),
             ("teacher", self.teacher, {term.teacher: wiring.teacher[term.teacher] for term in terms}),
@@ -457,7 +457,6 @@ def train(work, teacher, stages, gate, **settings):
         callbacks=[_Gate(gate)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer._proposed = False  # the plan would be printed between the rows of the table
     trainer.train()
 
 

@@ -94,8 +94,8 @@ class _MappedShortfall(torch.autograd.Function):
                 torch.mm(here, weight, out=slope.view(part.shape))
                 of_weight.addmm_(here.t(), part)
                 of_bias.addmv_(here.t(), ones[: len(part)])
-        own = positions * units
-        agreement = (torch.cat(balances) + own) / (2 * own)
+        per_sample = positions * units
+        agreement = (torch.cat(balances) + per_sample) / (2 * per_sample)
         ctx.save_for_backward(of_values.view(values.shape), of_weight, of_bias)
         ctx.scale = 2 / count
         ctx.mark_non_differentiable(agreement)

@@ -28,9 +28,9 @@ def above_zero(responses: Tensor) -> Tensor:
         return responses > 0
     on = torch.empty_like(responses, dtype=torch.bool)
     units = math.prod(responses.shape[1:])
-    for part, own in zip(parts(responses.detach(), units), parts(on, units), strict=True):
+    for part, sides in zip(parts(responses.detach(), units), parts(on, units), strict=True):
         # Three times as fast as a comparison that writes bools, which is not vectorised.
-        own.copy_(torch.gt(part, 0, out=torch.empty_like(part)))
+        sides.copy_(torch.gt(part, 0, out=torch.empty_like(part)))
     return on
 
 

@@ -33,7 +33,7 @@ from hf_abkd.models import saving
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch, normalized
 from hf_abkd.models.loading import ModelArguments, own_processor, renamed_head, student_config
-from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.outputs import logits_of
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.stages.term import Term
@@ -41,9 +41,12 @@ from hf_abkd.teachers.cache.teacher_cache import is_local_cache
 from hf_abkd.teachers.live import LiveTeacher, is_near_chance
 from hf_abkd.training import checkpoints
 from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.stage_module import make_stage_module, wanted_of
 from hf_abkd.training.term_gradients import dominating, gradient_norms, ratios
 from hf_abkd.training.trainer import DistillationTrainer
-from hf_abkd.training.wiring import other_size
+from hf_abkd.training.trial import other_size
+from hf_abkd.training.wiring import teacher_names
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -131,7 +134,7 @@ class Subject:
             )
         count = min(self.images, *(find_batch_size(batch) for batch in rows))
         few = [slice_tensors(batch, slice(0, count)) for batch in (rows[0], rows[-1])]
-        return [self.trainer._batch(self.trainer._prepare_inputs(batch), self._augment) for batch in few]
+        return [self.trainer.read_batch(batch, self._augment) for batch in few]
 
     def _augment(self, images: Tensor, _: Tensor | None) -> Tensor:
         augmentation = self.trainer.augmentation
@@ -163,23 +166,19 @@ class Subject:
 
     def teacher_classes(self) -> LabelMatch | None:
         """Return which classes of the teacher are the student's; None without a teacher."""
-        teacher = self.trainer.teacher
-        if teacher is None:
-            return None
-        teacher.select({})
-        return self.trainer._label_match(teacher(self.trainer._sample_batch().teacher())[LOGITS])
+        return None if self.trainer.teacher is None else self.trainer.label_match()
 
     @contextmanager
-    def stage(self, stage: Stage) -> Iterator[Distiller]:
+    def stage(self, stage: RunStage) -> Iterator[Distiller]:
         """Set a stage up as for training, and put everything back whatever happens."""
         trainable = [(parameter, parameter.requires_grad) for parameter in self.student.parameters()]
-        self.trainer._wire()
-        parts = [self.student, *stage.each_term()]
+        setup, source = self.trainer.setup, self.trainer.source
+        parts = [self.student, *stage.terms]
         modes = [(module, module.training) for part in parts for module in part.modules()]
         buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
         distiller = None
         try:
-            made = self.trainer._make_distiller(stage)
+            made = make_stage_module(self.student, setup, source, stage)
             if not isinstance(made, Distiller):
                 made.detach()
                 raise TypeError(f"stage {stage.name!r} trains its teacher, which is not examined")
@@ -195,24 +194,25 @@ class Subject:
             for buffer, content in buffers:
                 buffer.copy_(content)
 
-    def targets(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+    def targets(self, stage: RunStage, batch: Batch) -> dict[str, Tensor]:
         """Return what the teacher says of a batch, inside `stage`."""
-        return self.trainer._targets(stage, batch)
+        self.trainer.source.begin(wanted_of(stage))
+        return self.trainer.source.targets(batch)
 
-    def loss(self, distiller: Distiller, stage: Stage, batch: Batch) -> Tensor:
+    def loss(self, distiller: Distiller, stage: RunStage, batch: Batch) -> Tensor:
         """Return the loss of a batch, (), inside `stage`, in float32."""
         weights = torch.tensor(weights_of(stage)).to(self.trainer.args.device)
         loss: Tensor = distiller(batch.student, self.targets(stage, batch), batch.labels, weights, batch.rows)["loss"]
         return loss
 
-    def label(self, stage: Stage) -> str:
+    def label(self, stage: RunStage) -> str:
         """Return what a stage is called in messages."""
         return f"stage {stage.name!r}" if stage.name else f"stage {self.trainer.stages.index(stage) + 1}"
 
 
-def weights_of(stage: Stage) -> list[float]:
+def weights_of(stage: RunStage) -> list[float]:
     """Return the weights of a stage's terms; of a schedule that starts at 0 the first one that is not."""
-    return [term.weight_at(0.0) or term.weight_at(0.5) or term.weight_at(1.0) for term in stage.each_term()]
+    return [term.weight_at(0.0) or term.weight_at(0.5) or term.weight_at(1.0) for term in stage.terms]
 
 
 Check = Callable[[Subject], Iterable[Finding]]
@@ -241,7 +241,7 @@ def check_plan(subject: Subject) -> Iterator[Finding]:
     yield Finding("ok", "plan", message, details=plan.table())
     teacher = subject.trainer.teacher
     overwritten = {
-        "student": subject.trainer._wire().overwritten,
+        "student": subject.trainer.setup.wiring.overwritten,
         "teacher": teacher.overwritten if teacher else set(),
     }
     for role, points in overwritten.items():
@@ -252,8 +252,8 @@ def check_plan(subject: Subject) -> Iterator[Finding]:
 
 def check_images(subject: Subject) -> Iterator[Finding]:
     """What images each model gets."""
-    trainer, flags, views = subject.trainer, subject.flags, subject.trainer._views
-    batch = trainer._sample_batch()
+    trainer, flags, views = subject.trainer, subject.flags, subject.trainer.reader.views
+    batch = trainer.sample_batch()
     images = batch.student[trainer.model.main_input_name]
     size = _by(images.shape[2:])
     if views is None:
@@ -336,7 +336,7 @@ def check_teacher(subject: Subject) -> Iterator[Finding]:
     if dataset is None:
         yield Finding("note", "teacher", "not measured: there are no evaluation images", "Give --validation_files.")
         return
-    if match.kind in ("disjoint", "unknown") or subject.trainer._sample_batch().labels is None:
+    if match.kind in ("disjoint", "unknown") or subject.trainer.sample_batch().labels is None:
         yield Finding("note", "teacher", "its accuracy is not defined on this data")
         return
     scores = subject.trainer.evaluate_teacher(dataset)
@@ -359,12 +359,12 @@ def check_gradients(subject: Subject) -> Iterator[Finding]:
     never = {name for name, parameter in subject.student.named_parameters() if parameter.requires_grad}
     for stage in subject.trainer.stages:
         wanted = {name for name, parameter in subject.student.named_parameters() if parameter.requires_grad}
-        wanted -= frozen_parts(subject.student, stage.freeze)[1]
+        wanted -= frozen_parts(subject.student, stage.stage.freeze)[1]
         where = subject.label(stage)
         with subject.stage(stage) as distiller:
             sizes = _gradient_sizes(subject, distiller, stage)
         reached = {name.removeprefix("student.") for name in sizes if name.startswith("student.")}
-        never -= reached | frozen_parts(subject.student, stage.freeze)[1]
+        never -= reached | frozen_parts(subject.student, stage.stage.freeze)[1]
         if wanted - reached:
             left = _some([name for name, _ in subject.student.named_parameters() if name in wanted - reached])
             message = f"{where}: no term reaches {len(wanted - reached)} of the student's {len(wanted)} tensors"
@@ -394,7 +394,7 @@ def check_gradients(subject: Subject) -> Iterator[Finding]:
         yield Finding("warning", "gradients", f"no stage trains {len(never)} tensors of the student: {left}", remedy)
 
 
-def _gradient_sizes(subject: Subject, distiller: Distiller, stage: Stage) -> dict[str, float]:
+def _gradient_sizes(subject: Subject, distiller: Distiller, stage: RunStage) -> dict[str, float]:
     """Return the largest entry of each trainable tensor's gradient over both batches."""
     trainable = {name: parameter for name, parameter in distiller.named_parameters() if parameter.requires_grad}
     sizes = dict.fromkeys(trainable, 0.0)
@@ -413,7 +413,7 @@ def _gradient_sizes(subject: Subject, distiller: Distiller, stage: Stage) -> dic
 def check_terms(subject: Subject) -> Iterator[Finding]:
     """How hard each term pulls."""
     for stage in subject.trainer.stages:
-        terms = stage.each_term()
+        terms = stage.terms
         if len(terms) < 2:
             continue
         batch, where = subject.batches[0], subject.label(stage)
@@ -465,9 +465,9 @@ def check_memory(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", "memory", message)
 
 
-def _optimizer_states(trainer: DistillationTrainer, stage: Stage) -> float:
+def _optimizer_states(trainer: DistillationTrainer, stage: RunStage) -> float:
     """Return how many numbers an optimiser keeps for each parameter, from one step on a parameter of its own."""
-    kind, settings = stage.optimizer or trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    kind, settings = stage.stage.optimizer or trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
     probe = nn.Parameter(torch.ones(2, 2, device=trainer.args.device))
     optimizer = kind([probe], **{"lr": 1e-3, **settings})
     probe.grad = torch.ones_like(probe)
@@ -476,7 +476,7 @@ def _optimizer_states(trainer: DistillationTrainer, stage: Stage) -> float:
     return sum(value.numel() * value.element_size() for value in states) / (probe.numel() * probe.element_size())
 
 
-def _activations(subject: Subject, distiller: Distiller, stage: Stage) -> float:
+def _activations(subject: Subject, distiller: Distiller, stage: RunStage) -> float:
     """Return the bytes that one forward pass keeps for the backward pass, or on a GPU its peak."""
     batch, device = subject.batches[0], subject.trainer.args.device
     own = {tensor.untyped_storage().data_ptr() for tensor in distiller.state_dict(keep_vars=True).values()}
@@ -504,7 +504,7 @@ def check_accumulation(subject: Subject) -> Iterator[Finding]:
     """Whether two half batches give the gradient of the whole one."""
     halves = subject.batches
     for stage in subject.trainer.stages:
-        where, terms = subject.label(stage), stage.each_term()
+        where, terms = subject.label(stage), stage.terms
         with subject.stage(stage) as distiller, evaluating(distiller):
             parts = [(half.student, subject.targets(stage, half), half.labels) for half in halves]
             labels = [half.labels for half in halves if half.labels is not None]
@@ -609,22 +609,22 @@ def _order(size: float) -> float:
     return math.inf if math.isnan(size) else size
 
 
-def _exact_targets(subject: Subject, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+def _exact_targets(subject: Subject, stage: RunStage, batch: Batch) -> dict[str, Tensor]:
     """Return what the teacher says in its own precision, without autocast."""
-    if subject.teacher is None or all(term.teacher is None for term in stage.each_term()):
+    if subject.teacher is None or not teacher_names(stage.terms):
         # What was cached is what it is.
         return subject.targets(stage, batch)
     exact = LiveTeacher(subject.teacher)
-    exact.select(subject.trainer._wire().teacher_points(stage.each_term()))
+    exact.select(subject.trainer.setup.wiring.teacher_points(stage.terms))
     return exact.probe(batch.teacher())
 
 
 def check_checkpoint(subject: Subject) -> Iterator[Finding]:
     """Whether what is saved is what was trained."""
     trainer, student = subject.trainer, subject.trainer.model
-    trainer._wire()
+    assert trainer.setup
     modules = trainer.stage_modules()
-    inputs = trainer._sample_batch().student
+    inputs = trainer.sample_batch().student
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         saving.save_student(student, trainer.processing_class, folder)
@@ -841,13 +841,13 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _named(names: Sequence[str], stage: Stage) -> str:
+def _named(names: Sequence[str], stage: RunStage) -> str:
     """Return parameters of a distiller as users know them."""
-    terms = stage.each_term()
+    terms = stage.terms
     shown = []
     for name in names:
         part, _, rest = name.partition(".")
-        if part == "connectors":
+        if part == "terms":
             index, _, rest = rest.partition(".")
             shown.append(f"{rest} of term {terms[int(index)].name!r}")
         else:

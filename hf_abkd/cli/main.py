@@ -30,11 +30,12 @@ from hf_abkd.layers.tracing import Site, Trace, trace
 from hf_abkd.methods.deep_inversion.synthesis import PRESETS, PREVIEW_NAME, DeepInversion, synthesize
 from hf_abkd.models.loading import load_processor, load_student, load_teacher, own_processor
 from hf_abkd.objectives import ActivationBoundary
-from hf_abkd.stages.term import PairedTerms, plan_of
+from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.cache import writing as caching
 from hf_abkd.teachers.cache.table import MANIFEST_NAME
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher, is_near_chance
+from hf_abkd.training.run_term import RunTerm, plan_of
 from hf_abkd.training.wiring import wire
 from hf_abkd.version import __version__
 
@@ -437,15 +438,16 @@ def _images(model: nn.Module, processor: BaseImageProcessor | None, size: tuple[
 
 def _paired(student: _Seen, teacher: _Seen) -> tuple[Plan, str]:
     """Return the pairs that training would take, with their connectors, and how the labels lie to each other."""
-    terms = PairedTerms(ActivationBoundary()).terms(Plan.of_sites(propose(student.trace, teacher.trace)))
+    plan = Plan.of_sites(propose(student.trace, teacher.trace))
+    terms = [RunTerm(term) for term in PairedTerms(ActivationBoundary()).terms(plan)]
     name = student.model.main_input_name
     inputs, teacher_inputs = {name: student.images}, {name: teacher.images}
     traces = student.trace, teacher.trace
     wiring = wire(student.model, LiveTeacher(teacher.model), terms, inputs, teacher_inputs, name, traces)
-    plan = plan_of(terms)
-    if plan is None or wiring.labels is None:
+    connected = plan_of(terms)
+    if connected is None or wiring.labels is None:
         raise RuntimeError("no pair of layers was connected")
-    return plan, wiring.labels.describe()
+    return connected, wiring.labels.describe()
 
 
 def _show(role: str, name: str, model: Any, sized: tuple[Tensor, str], *, every: bool) -> _Seen:

@@ -104,6 +104,27 @@ def read_batch(
     return Batch(student, truth, teacher, canvas, cached, rows, samples=samples, images=images, views=views)
 
 
+@dataclass(frozen=True)
+class BatchReader:
+    """Reads the batches of a run: what the data loader gives is named, sized and coloured alike in all of them.
+
+    Args:
+        images: The name of the images.
+        labels: The name of the labels.
+        views: The size and colours of each model; None if they are the same.
+    """
+
+    images: str
+    labels: str
+    views: Views | None = None
+
+    def read(
+        self, inputs: Mapping[str, Any], augment: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    ) -> Batch:
+        """Return a batch as each model takes it; see `read_batch`."""
+        return read_batch(inputs, images=self.images, labels=self.labels, views=self.views, augment=augment)
+
+
 def _joined_domains(
     source: Tensor, target: Tensor, source_ids: Tensor | None, target_ids: Tensor | None, labels: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, slice]]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hf_abkd.layers.layout import Layout, check_layout, plain_layout
+from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.normalized_map import normalized_map, pays
-
-Kind = Literal["auto", "identity", "map", "tokens", "linear"]
-KINDS: tuple[Kind, ...] = ("auto", "identity", "map", "tokens", "linear")
 
 
 class AsMap(nn.Module):
@@ -70,6 +67,17 @@ class LinearMap:
     channel_dim: int
 
 
+@runtime_checkable
+class HasLinearMap(Protocol):
+    """A connector that can say of itself that it is a linear map."""
+
+    def linear_map(self, student: Tensor) -> LinearMap | None:
+        """Return the linear map that `forward` is for this tensor; None if it is none.
+
+        As `forward` does, this moves the statistics of a BatchNorm in training: call one of the two.
+        """
+
+
 class MapConnector(nn.Module):
     """1x1 convolution without bias, BatchNorm, and a change of the grid: any layout to (N, C_teacher, H, W).
 
@@ -116,6 +124,8 @@ class MapConnector(nn.Module):
 
     def linear_map(self, student: Tensor) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor, for channels last; None if it is none."""
+        if type(self).forward is not MapConnector.forward:
+            return None
         maps, grid = self._pooled(student)
         if not self._is_linear or grid != (maps.shape[2], maps.shape[3]):
             return None
@@ -130,10 +140,10 @@ class MapConnector(nn.Module):
     def _pooled(self, student: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return a map on the coarser of the two grids, and the teacher's grid."""
         maps: Tensor = self.as_map(student)
-        own = (maps.shape[2], maps.shape[3])
-        grid = own if self.grid is None else self.grid
-        coarser = (min(own[0], grid[0]), min(own[1], grid[1]))
-        return maps if own == coarser else functional.adaptive_avg_pool2d(maps, coarser), grid
+        student_grid = (maps.shape[2], maps.shape[3])
+        grid = student_grid if self.grid is None else self.grid
+        coarser = (min(student_grid[0], grid[0]), min(student_grid[1], grid[1]))
+        return maps if student_grid == coarser else functional.adaptive_avg_pool2d(maps, coarser), grid
 
     def _weights(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         return normalized_map(maps.movedim(1, -1), self.convolution.weight.flatten(1), self.normalization)
@@ -158,19 +168,30 @@ class TokenConnector(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens of the teacher's width, shape (N, L, D_teacher)."""
-        found = self.linear_map(tokens)
-        if found is not None:
-            return functional.linear(tokens, found.weight, found.bias)
+        as_map = self._as_map(tokens)
+        if as_map is not None:
+            return functional.linear(tokens, as_map.weight, as_map.bias)
         mapped = self.linear(tokens)
         normalized: Tensor = self.normalization(mapped.flatten(0, 1))
         return normalized.view_as(mapped)
 
     def linear_map(self, tokens: Tensor) -> LinearMap | None:
         """Return the linear map that `forward` is for these tokens; None if it is none."""
+        return self._as_map(tokens) if type(self).forward is TokenConnector.forward else None
+
+    def _as_map(self, tokens: Tensor) -> LinearMap | None:
         linear, norm = self.linear, self.normalization
         if type(norm) is not nn.BatchNorm1d or not pays(linear.in_features, linear.out_features):
             return None
         return LinearMap(tokens, *normalized_map(tokens, linear.weight, norm), channel_dim=-1)
+
+
+class EachLayer(nn.ModuleList):
+    """A module for each of several layers: as many tensors in, as many out."""
+
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return what each tensor's own module makes of it."""
+        return tuple(module(tensor) for module, tensor in zip(self, tensors, strict=True))
 
 
 class LinearHead(nn.Sequential):
@@ -215,99 +236,3 @@ class ClassSelection(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Return the logits of the chosen classes."""
         return logits[:, self.classes]
-
-
-@dataclass(frozen=True)
-class Connection:
-    """How two tensors are brought to one form.
-
-    Args:
-        connector: What the student's tensor goes through.
-        target_view: What the teacher's tensor goes through; it has nothing to train.
-        description: Both in a few words, for tables.
-    """
-
-    connector: nn.Module
-    target_view: nn.Module
-    description: str
-
-    @property
-    def parameters(self) -> int:
-        """The number of trainable parameters."""
-        return sum(parameter.numel() for parameter in self.connector.parameters())
-
-
-def connect(
-    student_shape: Sequence[int],
-    teacher_shape: Sequence[int],
-    *,
-    student_layout: Layout | None = None,
-    teacher_layout: Layout | None = None,
-    kind: Kind = "auto",
-) -> Connection:
-    """Return the connection of a student tensor with a teacher tensor.
-
-    By default: identity where shape and layout are equal, as in the paper; a token connector where both have the same
-    tokens, special ones included; else the responses of both as maps, with a 1x1 convolution, BatchNorm and a change
-    of the grid. A teacher's (N, K) is met by an extra linear head.
-
-    Args:
-        student_shape: The shape of the student's tensor, with the batch.
-        teacher_shape: Likewise the teacher's.
-        student_layout: How the student's tensor lies; None takes what the shape suggests.
-        teacher_layout: Likewise the teacher's.
-        kind: "identity", "map", "tokens" or "linear" instead of the choice by shape.
-
-    Raises:
-        ValueError: If the two cannot be connected, or not so.
-    """
-    ours, theirs = tuple(student_shape), tuple(teacher_shape)
-    own = plain_layout(ours) if student_layout is None else student_layout
-    other = plain_layout(theirs) if teacher_layout is None else teacher_layout
-    check_layout(own, ours)
-    check_layout(other, theirs)
-    same_places = own.order == other.order and own.positions == other.positions
-    same_tokens = (
-        same_places and own.order == "NLC" and own.special_tokens == other.special_tokens and ours[1] == theirs[1]
-    )
-    if kind == "auto":
-        if ours == theirs and same_places and own.special_tokens == other.special_tokens:
-            kind = "identity"
-        elif same_tokens:
-            kind = "tokens"
-        elif len(theirs) == 2 and math.prod(ours[1:]) == ours[1]:
-            kind = "linear"
-        else:
-            kind = "map"
-    text = f"{ours[1:]} {own.order} (student) with {theirs[1:]} {other.order} (teacher)"
-    if kind == "identity":
-        if ours == theirs and same_places:
-            return Connection(nn.Identity(), nn.Identity(), "identity")
-        if own.grid is not None and own.grid == other.grid and _channels(ours, own) == _channels(theirs, other):
-            return Connection(AsMap(own), AsMap(other), "identity")
-        raise ValueError(f"identity cannot connect {text}: grid and channels differ")
-    if kind == "tokens":
-        if not same_tokens:
-            raise ValueError(f"a token connector cannot connect {text}: it needs the same tokens; use 'map'")
-        return Connection(TokenConnector(ours[2], theirs[2]), nn.Identity(), "linear + BatchNorm")
-    if kind == "linear":
-        if len(theirs) != 2 or math.prod(ours[1:]) != ours[1]:
-            raise ValueError(f"a linear head cannot connect {text}: it maps a vector (N, D) to the teacher's (N, K)")
-        return Connection(LinearHead(ours[1], theirs[1]), nn.Identity(), "linear head")
-    if own.grid is None or other.grid is None:
-        lost = [who for who, layout in (("student", own), ("teacher", other)) if layout.grid is None]
-        raise ValueError(
-            f"no connector brings together {text}: the {' and the '.join(lost)} tensor lies on no grid over the image. "
-            "Pair other layers, or give the term your own module as `connector`."
-        )
-    resized = own.grid != other.grid
-    connector = MapConnector(
-        _channels(ours, own), _channels(theirs, other), layout=own, grid=other.grid if resized else None
-    )
-    resize = f", {own.grid[0]}x{own.grid[1]} to {other.grid[0]}x{other.grid[1]}" if resized else ""
-    view = nn.Identity() if other.order == "NCHW" else AsMap(other)
-    return Connection(connector, view, f"1x1 convolution + BatchNorm{resize}")
-
-
-def _channels(shape: Sequence[int], layout: Layout) -> int:
-    return shape[layout.channel_dim]

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from torch import nn
 
-from hf_abkd.layers.connectors import KINDS, Kind
+from hf_abkd.layers.connection import KINDS, Kind
 from hf_abkd.layers.layout import ORDERS, Layout
 from hf_abkd.layers.pairing import SitePair
 
@@ -51,7 +51,7 @@ class LayerPair:
         student: The student's layer.
         teacher: The teacher's.
         weight: The factor of the pair among the others.
-        connector: A kind (see `hf_abkd.layers.connectors.connect`) or a module of your own.
+        connector: A kind (see `hf_abkd.layers.connection.connect`) or a module of your own.
         description: The connector that was made, in words; empty before that.
         parameters: How many parameters it has; None before it was made.
     """

@@ -114,4 +114,4 @@ def domain_confusion(
         raise ValueError(f"confusion must be 'mmd' or 'gradient_reversal', got {confusion!r}")
     objective = MaximumMeanDiscrepancy() if confusion == "mmd" else DomainClassification()
     weight = Saturating(start=0.0, end=1.0) if weight is None else weight
-    return Term(objective, student=features, weight=weight, name=name)
+    return Term(objective, student=features, weight=weight, name=name or "")

@@ -3,7 +3,9 @@
 from hf_abkd.objectives.activation_boundary import ActivationBoundary, boundary_agreement
 from hf_abkd.objectives.centered_logits import CenteredLogits
 from hf_abkd.objectives.cross_entropy import CrossEntropy
+from hf_abkd.objectives.decoupled_knowledge_distillation import DecoupledKnowledgeDistillation
 from hf_abkd.objectives.domain_classification import DomainClassification
+from hf_abkd.objectives.flow_of_solution_procedure import FlowOfSolutionProcedure
 from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
 from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
 from hf_abkd.objectives.objective import Objective
@@ -12,7 +14,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "activation_boundary": ActivationBoundary,
     "centered_logits": CenteredLogits,
     "cross_entropy": CrossEntropy,
+    "decoupled_knowledge_distillation": DecoupledKnowledgeDistillation,
     "domain_classification": DomainClassification,
+    "flow_of_solution_procedure": FlowOfSolutionProcedure,
     "knowledge_distillation": KnowledgeDistillation,
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
 }
@@ -22,7 +26,9 @@ __all__ = [
     "ActivationBoundary",
     "CenteredLogits",
     "CrossEntropy",
+    "DecoupledKnowledgeDistillation",
     "DomainClassification",
+    "FlowOfSolutionProcedure",
     "KnowledgeDistillation",
     "MaximumMeanDiscrepancy",
     "Objective",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from hf_abkd.boundaries.mapped_boundary import mapped_boundary
+from hf_abkd.boundaries.mapped_boundary import fits, mapped_boundary
 from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.boundaries.sides import PART, mirrored, parts
+from hf_abkd.layers.connectors import LinearMap
 from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 
@@ -86,6 +88,19 @@ class ActivationBoundary(Objective):
         count = len(values) * (math.prod(sides.shape[1:]) if self.reduction == "mean" else 1)
         return mapped_boundary(values, weight, bias, sides, self.margin, count)
 
+    def in_one_pass(
+        self, student: Tensor, linear_map: Callable[[Tensor], LinearMap | None], target: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return value and agreement behind a linear map in one pass, on a CPU and where the sides are known."""
+        # A subclass may compute something else.
+        computes_this = type(self).forward is ActivationBoundary.forward
+        if not computes_this or not fits(student, target) or (connector := linear_map(student)) is None:
+            return None
+        sides = target.movedim(connector.channel_dim, -1)
+        if sides.shape != (*connector.values.shape[:-1], len(connector.weight)):
+            return None
+        return self.mapped(connector.values, connector.weight, connector.bias, sides)
+
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
         return f"margin={self.margin}, reduction={self.reduction!r}"
@@ -109,9 +124,9 @@ def boundary_agreement(student: Tensor, teacher: Tensor) -> Tensor:
     balances = []
     units = math.prod(student.shape[1:])
     with torch.no_grad():
-        for own, target in zip(parts(student, units), parts(teacher, units), strict=True):
+        for responses, target in zip(parts(student, units), parts(teacher, units), strict=True):
             # 1 where both are on the same side, -1 elsewhere: on a CPU a sum of floats is faster than one of bools.
-            same = mirrored(mirrored(one.expand_as(own), own), _sides(target, own))
+            same = mirrored(mirrored(one.expand_as(responses), responses), _sides(target, responses))
             balances.append(same.unsqueeze(-1).sum(tuple(range(1, same.ndim + 1))))
     return (torch.cat(balances) + units).div(2 * units).float()
 
@@ -125,9 +140,9 @@ class _SquaredShortfall(torch.autograd.Function):
         shortfall = torch.empty_like(student)
         units = math.prod(student.shape[1:])
         split = [parts(tensor, units) for tensor in (student, target, shortfall)]
-        for own, sides, part in zip(*split, strict=True):
-            aligned = _sides(sides, own)
-            mirrored(own, aligned, out=part).sub_(margin).clamp_max_(0)
+        for responses, sides, part in zip(*split, strict=True):
+            aligned = _sides(sides, responses)
+            mirrored(responses, aligned, out=part).sub_(margin).clamp_max_(0)
             mirrored(part, aligned, out=part)
         ctx.save_for_backward(shortfall)
         ctx.scale = 2 / count if count else math.nan

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +26,8 @@ class CrossEntropy(Objective):
         TypeError: If the labels of a batch are not integers of shape (N,).
     """
 
-    target: ClassVar[Literal["teacher", "labels", "domains"]] = "labels"
+    needs: ClassVar[AbstractSet[str]] = frozenset({"labels"})
+    follows: ClassVar[Mapping[str, str]] = {"label_smoothing": "label_smoothing_factor"}
 
     def __init__(self, *, label_smoothing: float | None = None) -> None:
         super().__init__()
@@ -32,16 +35,16 @@ class CrossEntropy(Objective):
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+    def forward(self, student: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy averaged over samples, shape ()."""
-        if target.is_floating_point() or target.ndim != 1:
+        if labels.is_floating_point() or labels.ndim != 1:
             raise TypeError(
                 f"CrossEntropy needs one integer class per sample, shape ({student.shape[0]},); got labels of shape "
-                f"{tuple(target.shape)} and type {target.dtype}. Multi-label targets are not supported."
+                f"{tuple(labels.shape)} and type {labels.dtype}. Multi-label targets are not supported."
             )
         # Divided by N here: the built-in mean leaves ignored labels out of the count, and then a batch would not be
         # the mean of its parts.
-        total = functional.cross_entropy(student, target, label_smoothing=self.label_smoothing or 0.0, reduction="sum")
+        total = functional.cross_entropy(student, labels, label_smoothing=self.label_smoothing or 0.0, reduction="sum")
         return total / student.shape[0]
 
     def extra_repr(self) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import math
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from hf_abkd.layers.connection import Connection, Kind, Side
+from hf_abkd.layers.connectors import DomainDiscriminator
 from hf_abkd.objectives.objective import Objective
 
 
@@ -20,7 +25,7 @@ class DomainClassification(Objective):
     Shapes: student (N, 1), the logit of "target"; domains (N,), integers: 0 source, 1 target, -1 neither; returns ().
     """
 
-    target: ClassVar[Literal["teacher", "labels", "domains"]] = "domains"
+    needs: ClassVar[AbstractSet[str]] = frozenset({"domains"})
     citation: ClassVar[str] = """@inproceedings{ganin2015unsupervised,
   title     = {Unsupervised Domain Adaptation by Backpropagation},
   author    = {Ganin, Yaroslav and Lempitsky, Victor},
@@ -29,9 +34,14 @@ class DomainClassification(Objective):
   url       = {https://arxiv.org/abs/1409.7495}
 }"""
 
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+    def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection:
+        """Propose a discriminator that reverses the gradient, whatever kind is asked for."""
+        discriminator = DomainDiscriminator(math.prod(student[0].shape[1:]))
+        return Connection(discriminator, nn.Identity(), "domain discriminator")
+
+    def forward(self, student: Tensor, domains: Tensor) -> Tensor:
         """Return the binary cross-entropy averaged over samples, shape ()."""
-        known = (target >= 0).to(student.dtype)
+        known = (domains >= 0).to(student.dtype)
         logits = student.flatten(1).mean(1)
-        losses = functional.binary_cross_entropy_with_logits(logits, (target == 1).to(student.dtype), reduction="none")
+        losses = functional.binary_cross_entropy_with_logits(logits, (domains == 1).to(student.dtype), reduction="none")
         return (losses * known).sum() / len(student)

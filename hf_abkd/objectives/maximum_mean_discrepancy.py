@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Set as AbstractSet
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class MaximumMeanDiscrepancy(Objective):
         ValueError: If there are no multiples, or one is not positive.
     """
 
-    target: ClassVar[Literal["teacher", "labels", "domains"]] = "domains"
+    needs: ClassVar[AbstractSet[str]] = frozenset({"domains"})
     per_sample: ClassVar[bool] = False
     citation: ClassVar[str] = """@article{gretton2012kernel,
   title   = {A Kernel Two-Sample Test},
@@ -49,11 +50,11 @@ class MaximumMeanDiscrepancy(Objective):
             raise ValueError(f"multiples must be positive numbers, at least one, got {multiples}")
         self.multiples = tuple(float(multiple) for multiple in multiples)
 
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+    def forward(self, student: Tensor, domains: Tensor) -> Tensor:
         """Return the squared discrepancy, shape ()."""
         features = student.flatten(1)
         # One weight per sample instead of a selection: the shapes do not depend on the batch.
-        source, other = ((target == domain).to(features.dtype) for domain in (0, 1))
+        source, other = ((domains == domain).to(features.dtype) for domain in (0, 1))
         weights = source / source.sum().clamp(min=1) - other / other.sum().clamp(min=1)
         weights = weights * ((source.sum() > 0) & (other.sum() > 0))
         known = source + other

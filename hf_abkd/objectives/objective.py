@@ -1,34 +1,89 @@
-"""What every objective has in common: two tensors in, one number out."""
+"""What every objective has in common: what it declares that it needs, and gets; one number out."""
 
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
+
+from hf_abkd.layers.connection import Connection, Kind, Side, connect
+from hf_abkd.layers.connectors import LinearMap
+
+Need = Literal["teacher", "labels", "domains", "sample_ids", "teacher_head"]
+#: What an objective can declare that it needs beside the student's tensor.
+NEEDS: tuple[Need, ...] = get_args(Need)
 
 
 class Objective(nn.Module):
     """A formula that compares a student tensor with what the student should produce.
 
+    Most objectives compare two tensors, and are `forward(self, student, target)`. One that needs something else says
+    so in `needs`, and is given exactly that: a single thing as the second argument, several by their names, as in
+    `forward(self, student, teacher, *, labels)`.
+
     An objective knows no module names, weights, devices or configs. It receives float32 tensors, outside of
-    autocast, with the target already detached: `hf_abkd.stages.term.Term` does that once for all of them.
+    autocast, with the teacher's already detached: the running counterpart of a `Term` does that once for all of them.
 
     Attributes:
-        target: What it is compared with: a tensor of the teacher, the class labels of the batch, or the domain of each
-            of its samples (see `hf_abkd.data.paired_domains`).
+        needs: What it is given beside the student's tensor:
+            `"teacher"`, a tensor of the teacher;
+            `"labels"`, the class of each sample, (N,), -100 where a sample has none;
+            `"domains"`, the domain of each sample, (N,) (see `hf_abkd.data.paired_domains`);
+            `"sample_ids"`, the row of each sample in the training set, (N,);
+            `"teacher_head"`, the teacher's last layer as a function from its input to logits, whose weights stay.
+        layers: How many tensors a side it compares. With 1, the student's and the teacher's are tensors; otherwise
+            they are sequences of that many tensors, and with None of as many as the term names.
+        equal_shapes: Whether the tensors of the two sides must have equal shapes behind their connection. The term
+            checks it; an objective that compares others, such as matrices of products, checks its own.
+        trains: Whether it has weights of its own, in itself or on the teacher's side of the connection it proposes.
+            They are trained and saved with the connector.
         boundary: Whether both tensors are responses *before* an activation, so that a module named without a
             side means the input of its activation, and only the sign of the target counts: it may come as a bool
             tensor, True above 0, or as packed bits (uint8, see `hf_abkd.boundaries.packing`).
         per_sample: Whether the value of a batch is the mean of the values of its samples. Gradient accumulation
             and several processes leave such an objective unchanged.
+        follows: Settings that, where they are None, follow a training argument: its name by that of the setting.
         citation: BibTeX entry of its paper, for model cards.
+
+    Example:
+        >>> class Distance(Objective):
+        ...     def forward(self, student, target):
+        ...         return (student - target).square().mean()
+        >>> Distance()(torch.ones(2, 3), torch.zeros(2, 3)).item()
+        1.0
     """
 
-    target: ClassVar[Literal["teacher", "labels", "domains"]] = "teacher"
+    needs: ClassVar[AbstractSet[str]] = frozenset({"teacher"})
+    layers: ClassVar[int | None] = 1
+    equal_shapes: ClassVar[bool] = True
+    trains: ClassVar[bool] = False
     boundary: ClassVar[bool] = False
     per_sample: ClassVar[bool] = True
+    follows: ClassVar[Mapping[str, str]] = {}
     citation: ClassVar[str] = ""
+
+    #: Returns the value of the objective for one batch, shape (); each objective writes its own.
+    forward: Callable[..., Tensor]
+
+    def __init_subclass__(cls, **settings: object) -> None:
+        """Check that what the class declares is what its `forward` takes.
+
+        Raises:
+            TypeError: If it is not.
+        """
+        super().__init_subclass__(**settings)
+        if "target" in cls.__dict__:
+            raise TypeError(
+                f"{cls.__name__} says what it compares with by `target`, as in version 0.4; write "
+                f"`needs = frozenset({{{cls.__dict__['target']!r}}})` in its place"
+            )
+        if isinstance(cls.needs, str) or (unknown := sorted(set(cls.needs) - set(NEEDS))):
+            wrong = repr(cls.needs) if isinstance(cls.needs, str) else unknown
+            raise TypeError(f"{cls.__name__}.needs must be a set of some of {list(NEEDS)}, got {wrong}")
+        _check_forward(cls)
 
     def __new__(cls, *_: object, **settings: object) -> Objective:
         """Refuse a setting that the objective does not have, and name those that it has.
@@ -43,6 +98,69 @@ class Objective(nn.Module):
             raise TypeError(f"{cls.__name__} has no setting {unknown}; its settings are {known}")
         return super().__new__(cls)
 
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
-        """Return the value of the objective for one batch, shape ()."""
-        raise NotImplementedError
+    def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection | None:
+        """Propose how the tensors of both sides are brought to one form, once their shapes are known.
+
+        Args:
+            student: The student's tensors.
+            teacher: The teacher's; none for an objective that compares with none of it.
+            kind: The kind of connector that the user asks for.
+
+        Returns:
+            The connection. None leaves the student's tensors as they are.
+
+        Raises:
+            ValueError: If the two cannot be connected, or not so.
+        """
+        if not teacher:
+            return None
+        if len(student) != 1:
+            raise ValueError(
+                f"{type(self).__name__} compares several layers at once and proposes no connector for them; give the "
+                "term your own module as `connector`"
+            )
+        return connect(
+            student[0].shape,
+            teacher[0].shape,
+            student_layout=student[0].layout,
+            teacher_layout=teacher[0].layout,
+            kind=kind,
+        )
+
+    def in_one_pass(
+        self, student: Tensor, linear_map: Callable[[Tensor], LinearMap | None], target: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return value and agreement behind a connector that may be a linear map, if both can be had in one pass.
+
+        Args:
+            student: The student's tensor before the connector.
+            linear_map: Says of such a tensor which linear map the connector is, if it is one.
+            target: The teacher's tensor.
+
+        Returns:
+            The value, (), and the agreement per sample, (N,); None where the connector and `forward` are to run one
+            after the other. Then `linear_map` must not have been called with success.
+        """
+        return None
+
+
+def _check_forward(kind: type[Objective]) -> None:
+    """Refuse an objective whose `forward` does not take what it declares."""
+    forward = kind.forward
+    if forward is nn.Module.forward:
+        return
+    parameters = [*inspect.signature(forward).parameters.values()][1:]
+    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters):
+        return
+    taken = [parameter.name for parameter in parameters[1:] if parameter.default is parameter.empty]
+    if len(parameters) > 0 and len(kind.needs) == 1:
+        # The one thing that it is compared with may have any name but that of something else.
+        fits = len(taken) == 1 and (taken[0] not in NEEDS or taken[0] in kind.needs)
+    else:
+        fits = len(parameters) > 0 and set(taken) == set(kind.needs)
+    if not fits:
+        declared = f"{{{', '.join(map(repr, sorted(kind.needs)))}}}" if kind.needs else "nothing"
+        raise TypeError(
+            f"{kind.__name__} declares needs={declared}, and its forward takes {taken} beside the student's tensor. "
+            "Name each in both places: `needs = frozenset({...})` and `forward(self, student, teacher, *, labels)`."
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,18 @@ from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS, logits_of
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.live import LiveTeacher
+
+
+class Weighted(Protocol):
+    """A term of a run, as far as an extension has to know it."""
+
+    @property
+    def rows(self) -> str | None:
+        """Which rows of a batch it compares; None for all."""
+
+    def weight_at(self, progress: float) -> float:
+        """Return its weight when this share of the stage is done, from 0 to 1."""
+
 
 #: The rows of the batch that was extended.
 BASE = "base"
@@ -107,7 +119,7 @@ class Extender:
         batch: Batch,
         targets: Mapping[str, Tensor],
         targets_of: Callable[[Batch], dict[str, Tensor]],
-        terms: Sequence[Term],
+        terms: Sequence[Weighted],
         progress: float,
         draws: Draws,
         autocast: Callable[[], Any],
@@ -125,17 +137,17 @@ class Extender:
             draws: Random numbers of each image of the batch.
             autocast: The context of the student's forward passes.
         """
-        own = self.extension
-        sums = torch.zeros(own.figures, device=batch.canvas.device)
-        if not any(term.rows == own.group and term.weight_at(progress) > 0 for term in terms):
-            return extended(batch, batch.canvas[:0], BASE, own.group), dict(targets), sums
-        images, sums = own.make(self._material(batch, targets, draws, autocast))
+        extension = self.extension
+        sums = torch.zeros(extension.figures, device=batch.canvas.device)
+        if not any(term.rows == extension.group and term.weight_at(progress) > 0 for term in terms):
+            return extended(batch, batch.canvas[:0], BASE, extension.group), dict(targets), sums
+        images, sums = extension.make(self._material(batch, targets, draws, autocast))
         if len(images) == 0:
-            return extended(batch, images, BASE, own.group), dict(targets), sums
+            return extended(batch, images, BASE, extension.group), dict(targets), sums
         # Of the new images alone: what the teacher says of the others is known.
         more = targets_of(of_images(batch, images))
         joined = {name: torch.cat([tensor, more[name]]) for name, tensor in targets.items()}
-        return extended(batch, images, BASE, own.group), joined, sums
+        return extended(batch, images, BASE, extension.group), joined, sums
 
     def _material(
         self, batch: Batch, targets: Mapping[str, Tensor], draws: Draws, autocast: Callable[[], Any]
@@ -180,7 +192,7 @@ def refuse_unextendable(
             "extension out"
         )
     for term in terms:
-        if term.objective.target == "labels" and term.rows != BASE:
+        if "labels" in term.objective.needs and term.rows != BASE:
             raise ValueError(
                 f"stage {name!r}: the images that {type(extension).__name__} makes have no labels; give the term "
                 f"{term.name!r} rows={BASE!r}"

@@ -126,7 +126,7 @@ class Stage:
         names = [term.name for term in (*self.terms, *self.teacher_terms)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{where} has several terms named {twice}; give each its own `name`")
-        if odd := [term.name for term in self.teacher_terms if term.teacher is not None]:
+        if odd := [term.name for term in self.teacher_terms if term.teacher_names]:
             raise ValueError(
                 f"{where}: the terms {odd} compare with a teacher, and the teacher itself has none; its own terms "
                 "compare with labels or domains"
@@ -231,25 +231,25 @@ def stage_arguments(args: DistillationArguments, stages: Sequence[Stage]) -> lis
     result = []
     end = 0.0
     for stage, length in zip(stages, given, strict=True):
-        own = copy.copy(args)
+        of_stage = copy.copy(args)
         if stage in mixed:
             length, kind = float(getattr(stage, other)), other
         else:
             length, kind = (budget - spent) / len(open_ended) if length is None else float(length), unit
         if kind == "steps":
             # Whole steps that add up to the run's, whatever the shares.
-            own.max_steps = round(end + length) - round(end)
+            of_stage.max_steps = round(end + length) - round(end)
             end += length
-            if own.max_steps < 1:
+            if of_stage.max_steps < 1:
                 raise ValueError(
                     f"a run of {budget:g} steps leaves none for stage {stage.name!r}; "
                     f"{len(stages)} stages need at least one each"
                 )
         else:
-            own.max_steps, own.num_train_epochs = -1, length
+            of_stage.max_steps, of_stage.num_train_epochs = -1, length
         for key, value in stage.arguments.items():
-            setattr(own, key, STAGE_ARGUMENTS[key](value))
-        result.append(own)
+            setattr(of_stage, key, STAGE_ARGUMENTS[key](value))
+        result.append(of_stage)
     return result
 
 
@@ -294,17 +294,12 @@ def with_pairs(stages: Sequence[Stage], propose: Callable[[], Plan]) -> list[Sta
         for term in stage.terms:
             if isinstance(term, PairedTerms):
                 if id(term) not in made:
-                    own = term.plan
-                    if own is None:
-                        own = plan = plan or propose()
-                    made[id(term)] = term.terms(own)
+                    pairs = term.plan
+                    if pairs is None:
+                        pairs = plan = plan or propose()
+                    made[id(term)] = term.terms(pairs)
                 terms += made[id(term)]
             else:
                 terms.append(term)
         result.append(replace(stage, terms=terms))
     return result
-
-
-def own_terms(stages: Sequence[Stage]) -> list[Stage]:
-    """Return a copy of the stages with terms of their own; a term that stands in two stages still does."""
-    return copy.deepcopy(list(stages))

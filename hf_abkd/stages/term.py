@@ -1,293 +1,192 @@
-"""Term = weight x objective(student tensor, target): the one place that detaches, casts to float32, checks shapes."""
+"""Terms: what a user writes of the parts of a loss, as data; a run makes its own counterpart of each."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hf_abkd.boundaries.mapped_boundary import fits
-from hf_abkd.boundaries.packing import unpack_signs
-from hf_abkd.layers.connectors import (
-    KINDS,
-    ClassSelection,
-    Connection,
-    DomainDiscriminator,
-    Kind,
-    MapConnector,
-    TokenConnector,
-    connect,
-)
-from hf_abkd.layers.layout import Layout, plain_layout
-from hf_abkd.layers.plan import LayerPair, Plan, PlannedTensor
+from hf_abkd.layers.connection import KINDS, Kind
+from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
-from hf_abkd.objectives import OBJECTIVES, ActivationBoundary, DomainClassification, Objective, boundary_agreement
+from hf_abkd.objectives import OBJECTIVES, Objective
 from hf_abkd.stages.schedules import Schedule
 
 # Keys of a log line that are not a term's.
 _RESERVED_NAMES = frozenset({"loss", "grad_norm", "learning_rate", "epoch", "step", "stage", "total_flos"})
+_RESERVED_BEGINNINGS = ("eval_", "train_", "weight/", "boundary_agreement/")
+
+Names = str | Sequence[str]
 
 
-class Term(nn.Module):
-    """One part of the loss of a stage.
+@dataclass(frozen=True, eq=False, repr=False)
+class Term:
+    """One part of the loss of a stage: a weight times an objective of a tensor of the student.
+
+    A term is data and never changes. Each run works with its own copy of the objective and of the connector, so that
+    one term serves in several trainers. A term that stands in two stages of a run keeps its connector.
 
     Args:
         objective: The formula.
         student: Which tensor of the student: `"logits"`, or the name of a module, optionally with a side:
             `"encoder.stages.0:output"`, `"encoder.stages.0:input"`. Without a side it is the module's output or, for
-            a boundary objective, the input of the activation that produces the module's output.
-        teacher: Likewise for the teacher. None for an objective that compares with the labels; for the others it
+            a boundary objective, the input of the activation that produces the module's output. A list of names for
+            an objective that compares several layers.
+        teacher: Likewise for the teacher. None for an objective that needs no tensor of it; for the others it
             is `"logits"` when `student` is.
         weight: A number, or a `Schedule` over the stage.
-        connector: A module that brings the student's tensor to the teacher's shape. `"auto"` picks one from shapes
-            and layouts (identity where they are equal); `"identity"`, `"map"`, `"tokens"` and `"linear"` (an extra
-            linear head) ask for one; see `hf_abkd.layers.connectors.connect`.
+        connector: A module that brings the student's tensor to the teacher's shape. `"auto"` takes what the objective
+            proposes: usually a choice by shapes and layouts (identity where they are equal); `"identity"`, `"map"`,
+            `"tokens"` and `"linear"` (an extra linear head) ask for one; see `hf_abkd.layers.connection.connect`.
         name: What it is called in logs and cards; by default the objective's, with the student's module.
         student_layout: How the student's tensor lies, if that cannot be found out by running the model.
         teacher_layout: Likewise the teacher's.
         rows: Which rows of a training batch are compared, where a batch is made of several kinds (see
             `hf_abkd.data.batch.Batch`). None compares all of them.
+        pair_weight: The weight of its layers in a plan, where `weight` is more than that.
 
     Raises:
         TypeError: If the objective is none, or the weight is neither a number nor a schedule.
         ValueError: If the sources do not fit the objective, or a weight is negative.
+
+    Example:
+        >>> from hf_abkd.objectives import ActivationBoundary
+        >>> term = Term(ActivationBoundary(), student="layer1", teacher="layer2", weight=2)
+        >>> term.name, term.weight
+        ('activation_boundary/layer1', 2.0)
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        *,
-        student: str = LOGITS,
-        teacher: str | None = None,
-        weight: float | Schedule = 1.0,
-        connector: nn.Module | Kind = "auto",
-        name: str | None = None,
-        student_layout: Layout | None = None,
-        teacher_layout: Layout | None = None,
-        rows: str | None = None,
-    ) -> None:
-        super().__init__()
-        if not isinstance(objective, Objective):
+    objective: Objective
+    _: KW_ONLY
+    student: Names = LOGITS
+    teacher: Names | None = None
+    weight: float | Schedule = 1.0
+    connector: nn.Module | Kind = "auto"
+    name: str = ""
+    student_layout: Layout | None = None
+    teacher_layout: Layout | None = None
+    rows: str | None = None
+    pair_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked without models, and fill in what was left out."""
+        if not isinstance(self.objective, Objective):
             raise TypeError(
                 f"a term needs an objective, one of {sorted(kind.__name__ for kind in OBJECTIVES.values())} or your "
-                f"own subclass of Objective; got {objective!r}"
+                f"own subclass of Objective; got {self.objective!r}"
             )
-        if objective.target != "teacher":
-            if teacher is not None:
-                raise ValueError(
-                    f"{type(objective).__name__} compares with the {objective.target}; leave teacher={teacher!r} out"
-                )
-            if connector == "linear":
-                raise ValueError(
-                    f"a linear head on {student!r} needs the number of classes; give connector=nn.Sequential("
-                    "nn.Flatten(), nn.Linear(features, classes))"
-                )
-        elif teacher is None:
-            if student != LOGITS:
-                raise ValueError(f"say which tensor of the teacher {student!r} is compared with: teacher='...'")
-            teacher = LOGITS
-        weight = _checked(weight)
-        if name in _RESERVED_NAMES or (name or "").startswith(("eval_", "train_", "weight/", "boundary_agreement/")):
-            raise ValueError(f"a term cannot be named {name!r}: the log uses that name for something else")
-        if not isinstance(connector, nn.Module) and connector not in KINDS:
-            raise ValueError(f"connector must be one of {list(KINDS)} or a module, got {connector!r}")
-        self.objective = objective
-        self.student = student
-        self.teacher = teacher
-        self.weight = weight
-        self.rows = rows
-        self.name = name or _default_name(objective, student) + (f"@{rows}" if rows else "")
-        # What the agreement of a boundary term is logged as: the layer, unless the user gave the term a name.
-        self.layer = name or student
-        self.connector_kind: Kind | None = connector if isinstance(connector, str) else None
-        self.connector: nn.Module | None = connector if isinstance(connector, nn.Module) else None
-        self.target_view: nn.Module = nn.Identity()
-        self.student_layout, self.teacher_layout = student_layout, teacher_layout
-        #: The factor that `balance_terms` has found; 1 otherwise.
-        self.balance = 1.0
-        #: The weight of its pair in a plan, without that of the objective.
-        self.pair_weight = weight if isinstance(weight, float) else 1.0
-        self._layer_pair: LayerPair | None = None
-        self._teacher_shape: tuple[int, ...] = ()
+        set_once = object.__setattr__
+        set_once(self, "student", _names(self.student))
+        set_once(self, "teacher", self._teacher_names())
+        _check_layers(self.objective, self.student, "student")
+        if self.teacher is not None:
+            _check_layers(self.objective, self.teacher, "teacher")
+        set_once(self, "weight", checked_weight(self.weight))
+        if self.name in _RESERVED_NAMES or (self.name or "").startswith(_RESERVED_BEGINNINGS):
+            raise ValueError(f"a term cannot be named {self.name!r}: the log uses that name for something else")
+        if not isinstance(self.connector, nn.Module) and self.connector not in KINDS:
+            raise ValueError(f"connector must be one of {list(KINDS)} or a module, got {self.connector!r}")
+        set_once(self, "name", self.name or self._default_name())
 
-    def connect(
-        self,
-        student_shape: Sequence[int],
-        teacher_shape: Sequence[int],
-        student_layout: Layout | None = None,
-        teacher_layout: Layout | None = None,
-    ) -> None:
-        """Make the connector, once both shapes are known.
+    def _default_name(self) -> str:
+        return default_name(self.objective, self.student) + (f"@{self.rows}" if self.rows else "")
 
-        Args:
-            student_shape: The shape of the student's tensor, with the batch.
-            teacher_shape: Likewise the teacher's.
-            student_layout: How the student's tensor lies, as far as that was found out; the user's word goes first.
-            teacher_layout: Likewise the teacher's.
+    def _teacher_names(self) -> Names | None:
+        """Return what the term is compared with of the teacher, if anything.
 
         Raises:
-            ValueError: If no connector maps the one to the other.
+            ValueError: If that does not fit the objective.
         """
-        self._teacher_shape = tuple(teacher_shape[1:])
-        own = _layout(self.student_layout, student_layout)
-        other = _layout(self.teacher_layout, teacher_layout)
-        if self.connector is None:
-            try:
-                connection = connect(
-                    student_shape,
-                    teacher_shape,
-                    student_layout=own,
-                    teacher_layout=other,
-                    kind=self.connector_kind or "auto",
+        kind = type(self.objective).__name__
+        if "teacher" not in self.objective.needs:
+            if self.teacher is not None:
+                raise ValueError(f"{kind} compares with the {self.target}; leave teacher={self.teacher!r} out")
+            if self.connector == "linear":
+                raise ValueError(
+                    f"a linear head on {self.student!r} needs the number of classes; give connector=nn.Sequential("
+                    "nn.Flatten(), nn.Linear(features, classes))"
                 )
-            except ValueError as error:
-                raise ValueError(f"term {self.name!r} ({self.pair}): {error}") from error
-            self.connector, self.target_view = connection.connector, connection.target_view
-            description = connection.description
-        else:
-            # Of the user's, or made in an earlier run over the same layers.
-            given = Connection(self.connector, self.target_view, type(self.connector).__name__)
-            connection, description = given, "" if self._layer_pair is None else self._layer_pair.description
-        if LOGITS in (self.student, self.teacher) or self.teacher is None:
-            return
-        self._layer_pair = LayerPair(
-            _planned(self.student, student_shape, own),
-            _planned(self.teacher, teacher_shape, other),
-            self.pair_weight,
-            self.connector_kind or self.connector,
-            description or connection.description,
-            connection.parameters,
-        )
-
-    def connect_domains(self, student_shape: Sequence[int]) -> None:
-        """Make the discriminator of a term that tells domains apart, once the shape of its tensor is known."""
-        if self.connector is None and isinstance(self.objective, DomainClassification):
-            self.connector = DomainDiscriminator(math.prod(student_shape[1:]))
-
-    def connect_classes(self, student_classes: Sequence[int], teacher_classes: Sequence[int]) -> None:
-        """Compare the logits of some classes only: of each model these, in this order."""
-        if self.connector is None:
-            self.connector = ClassSelection(student_classes)
-            self.target_view = ClassSelection(teacher_classes)
+            return None
+        if self.teacher is None and self.student != LOGITS:
+            raise ValueError(f"say which tensor of the teacher {self.student!r} is compared with: teacher='...'")
+        return LOGITS if self.teacher is None else _names(self.teacher)
 
     @property
-    def layer_pair(self) -> LayerPair | None:
-        """The pair of layers that is compared, once it was connected; None for logits and labels."""
-        return self._layer_pair
+    def student_names(self) -> tuple[str, ...]:
+        """The tensors of the student, also where it is one."""
+        return _tuple(self.student)
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """The tensors of the teacher; none for a term that compares with none of them."""
+        return () if self.teacher is None else _tuple(self.teacher)
+
+    @property
+    def wants_teacher(self) -> bool:
+        """Whether a teacher has to be there."""
+        return bool(self.teacher_names) or "teacher_head" in self.objective.needs
+
+    @property
+    def target(self) -> str:
+        """What it compares with besides tensors of the teacher, in words: "labels" or "domains"."""
+        return " and ".join(need for need in sorted(self.objective.needs) if need != "teacher") or "nothing"
+
+    @property
+    def layer(self) -> str:
+        """What the agreement of a boundary term is logged as: the layer, unless the user gave the term a name."""
+        return _text(self.student) if self.name == self._default_name() else self.name
 
     @property
     def pair(self) -> str:
         """The two sources, for messages."""
-        return f"student {self.student!r}, {'teacher ' + repr(self.teacher) if self.teacher else self.objective.target}"
+        return f"student {self.student!r}, {self.target if self.teacher is None else f'teacher {self.teacher!r}'}"
 
     def weight_at(self, progress: float) -> float:
         """Return the weight when this share of the stage is done, from 0 to 1."""
-        return self.balance * (self.weight(progress) if isinstance(self.weight, Schedule) else self.weight)
-
-    def adapt(self, student: Tensor) -> Tensor:
-        """Return the student's tensor behind the connector, in float32."""
-        return (student if self.connector is None else self.connector(student)).float()
-
-    def view(self, target: Tensor) -> Tensor:
-        """Return the teacher's tensor in the form in which it is compared; packed signs (uint8) become bools.
-
-        Labels are returned as they are.
-        """
-        if self.teacher is None:
-            return target
-        if target.dtype == torch.uint8:
-            target = unpack_signs(target, self._teacher_shape)
-        viewed: Tensor = self.target_view(target)
-        return viewed
-
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
-        """Return the value of the objective, without its weight, shape ().
-
-        Args:
-            student: The student's tensor behind the connector (see `adapt`).
-            target: The teacher's tensor in the same form (see `view`), or the labels.
-
-        Raises:
-            ValueError: If the two shapes do not fit.
-        """
-        if self.objective.target == "teacher":
-            # Of a boundary, the sides alone may be known.
-            target = target.detach() if target.dtype == torch.bool else target.detach().float()
-            if target.dtype == torch.bool and not self.objective.boundary:
-                raise ValueError(
-                    f"term {self.name!r} compares values, and of the teacher only the signs are known ({self.pair})"
-                )
-            if student.shape != target.shape:
-                raise ValueError(
-                    f"term {self.name!r} compares {tuple(student.shape)} with {tuple(target.shape)} ({self.pair}). "
-                    + _shape_help(self.student == self.teacher == LOGITS)
-                )
-        # Half precision would overflow in the sums of squares: the objective runs in float32 whatever surrounds it.
-        with torch.autocast(device_type=student.device.type, enabled=False):
-            value: Tensor = self.objective(student, target)
-        return value
-
-    def compare(self, student: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the value and, of a boundary, the agreement per sample, (N,), without a graph.
-
-        The same as `forward` behind `adapt` and `view`, where it can be in one pass with the connector.
-
-        Args:
-            student: The student's tensor.
-            target: The teacher's, or the labels.
-
-        Raises:
-            ValueError: If the two do not fit.
-        """
-        viewed = self.view(target)
-        mapped = self._in_one_pass(student, viewed)
-        if mapped is not None:
-            return mapped
-        adapted = self.adapt(student)
-        return self(adapted, viewed), self.agreement(adapted, viewed)
-
-    def agreement(self, adapted: Tensor, viewed: Tensor) -> Tensor | None:
-        """Return, of a boundary, the agreement per sample, (N,); the arguments are those of `forward`."""
-        if not self.objective.boundary:
-            return None
-        with torch.no_grad():
-            return boundary_agreement(adapted, viewed)
-
-    def _in_one_pass(self, student: Tensor, sides: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return value and agreement if connector and objective can be taken together; None if they cannot."""
-        connector, objective = self.connector, self.objective
-        # A subclass may compute something else, and a hook wants to see what the connector returns.
-        if type(objective) is not ActivationBoundary:
-            return None
-        if type(connector) is not MapConnector and type(connector) is not TokenConnector:
-            return None
-        if not fits(student, sides) or connector._forward_hooks or connector._forward_pre_hooks:
-            return None
-        found = connector.linear_map(student)
-        if found is None:
-            return None
-        sides = sides.movedim(found.channel_dim, -1)
-        if sides.shape != (*found.values.shape[:-1], len(found.weight)):
-            return None
-        return objective.mapped(found.values, found.weight, found.bias, sides)
+        return self.weight(progress) if isinstance(self.weight, Schedule) else self.weight
 
     def describe(self) -> dict[str, str]:
         """Return what defines this term, for checkpoints, logs and cards."""
+        given = self.connector
         return {
             "name": self.name,
             "objective": repr(self.objective),
-            "student": self.student,
-            "teacher": self.teacher or self.objective.target,
+            "student": _text(self.student),
+            "teacher": self.target if self.teacher is None else _text(self.teacher),
             "weight": repr(self.weight),
-            "connector": str(self.connector_kind) if self.connector is None else type(self.connector).__name__,
+            "connector": type(given).__name__ if isinstance(given, nn.Module) else given,
             **({} if self.rows is None else {"rows": self.rows}),
         }
 
+    def __repr__(self) -> str:
+        """Show the term as it would be written, without what is as it always is."""
+        settings = [f"student={self.student!r}", f"teacher={self.teacher!r}", f"weight={self.weight!r}"]
+        settings += [f"connector={self.connector!r}"] if self.connector != "auto" else []
+        settings += [f"name={self.name!r}"] if self.name != self._default_name() else []
+        settings += [f"rows={self.rows!r}"] if self.rows is not None else []
+        return f"Term({self.objective!r}, {', '.join(settings)})"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether another term says the same: equal objectives, and the same module as connector."""
+        return self._content() == other._content() if isinstance(other, Term) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._content())
+
+    def _content(self) -> tuple[object, ...]:
+        # Two objectives that hold tensors are the same only if they are one.
+        stateful = any(True for _ in self.objective.state_dict())
+        objective = self.objective if stateful else (type(self.objective), repr(self.objective))
+        sources = (self.student, self.teacher, self.student_layout, self.teacher_layout, self.rows)
+        return (objective, *sources, self.weight, self.connector, self.name, self.pair_weight)
+
+
+@dataclass(frozen=True)
 class PairedTerms:
     """One term for every pair of layers of a plan; a stage may hold it in the place of terms.
 
@@ -297,58 +196,68 @@ class PairedTerms:
         weight: The weight of all of them; a pair's own weight is a factor to it.
 
     Raises:
-        TypeError: If the objective compares with labels.
+        TypeError: If the objective needs anything but one tensor of each model.
+
+    Example:
+        >>> from hf_abkd.objectives import ActivationBoundary
+        >>> plan = Plan.of_names([("layer1", "layer2"), ("layer3", "layer4")])
+        >>> [term.student for term in PairedTerms(ActivationBoundary()).terms(plan)]
+        ['layer1', 'layer3']
     """
 
-    def __init__(self, objective: Objective, *, plan: Plan | None = None, weight: float | Schedule = 1.0) -> None:
-        if not isinstance(objective, Objective) or objective.target != "teacher":
-            raise TypeError(f"a pair of layers needs an objective that compares with a teacher, got {objective!r}")
-        self.objective = objective
-        self.plan = plan
-        self.weight = _checked(weight)
+    objective: Objective
+    _: KW_ONLY
+    plan: Plan | None = None
+    weight: float | Schedule = 1.0
+
+    def __post_init__(self) -> None:
+        """Check that the objective compares pairs of layers."""
+        if not isinstance(self.objective, Objective) or "teacher" not in self.objective.needs:
+            raise TypeError(f"a pair of layers needs an objective that compares with a teacher, got {self.objective!r}")
+        if self.objective.layers != 1:
+            raise TypeError(
+                f"{type(self.objective).__name__} compares several layers at once; write its terms out: "
+                "Term(objective, student=[...], teacher=[...])"
+            )
+        object.__setattr__(self, "weight", checked_weight(self.weight))
 
     @property
     def name(self) -> str:
         """What stands for it before the pairs are known."""
-        return f"{_default_name(self.objective, LOGITS)} of every pair"
+        return f"{default_name(self.objective, LOGITS)} of every pair"
 
     def terms(self, plan: Plan) -> list[Term]:
         """Return the terms, one for each pair."""
         layers = [pair.student.layer for pair in plan.pairs]
         terms = []
         for pair in plan.pairs:
-            name = None
+            name = ""
             if layers.count(pair.student.layer) > 1:
                 # One layer of the student learns from several of the teacher.
-                name = f"{_default_name(self.objective, pair.student.layer)}~{pair.teacher.layer}"
+                name = f"{default_name(self.objective, pair.student.layer)}~{pair.teacher.layer}"
+            weight = self.weight
             term = Term(
                 copy.deepcopy(self.objective),
                 student=pair.student.layer,
                 teacher=pair.teacher.layer,
-                weight=self.weight.times(pair.weight)
-                if isinstance(self.weight, Schedule)
-                else self.weight * pair.weight,
+                weight=weight.times(pair.weight) if isinstance(weight, Schedule) else weight * pair.weight,
                 connector=copy.deepcopy(pair.connector),
                 name=name,
                 student_layout=pair.student.layout,
                 teacher_layout=pair.teacher.layout,
+                pair_weight=pair.weight,
             )
-            term.pair_weight = pair.weight
             terms.append(term)
         return terms
 
 
-def plan_of(terms: Sequence[Term]) -> Plan | None:
-    """Return the plan that connected terms amount to; None if none of them compares layers."""
-    pairs: dict[tuple[str, str], LayerPair] = {}
-    for term in terms:
-        if term.layer_pair is not None:
-            pair = term.layer_pair
-            pairs.setdefault((pair.student.layer, pair.teacher.layer), pair)
-    return Plan(list(pairs.values())) if pairs else None
+def checked_weight(weight: float | Schedule) -> float | Schedule:
+    """Return a weight, a number as a float.
 
-
-def _checked(weight: float | Schedule) -> float | Schedule:
+    Raises:
+        TypeError: If it is neither a number nor a schedule.
+        ValueError: If it is negative or not finite.
+    """
     if not isinstance(weight, (Real, Schedule)):
         raise TypeError(f"weight must be a number or a Schedule, got {weight!r}")
     if isinstance(weight, Schedule):
@@ -358,28 +267,30 @@ def _checked(weight: float | Schedule) -> float | Schedule:
     return float(weight)
 
 
-def _layout(given: Layout | None, found: Layout | None) -> Layout | None:
-    """Return the layout that a user gave, completed by what was found out."""
-    if given is None or found is None:
-        return given or found
-    return given.completed(found)
-
-
-def _planned(layer: str, shape: Sequence[int], layout: Layout | None) -> PlannedTensor:
-    layout = plain_layout(shape) if layout is None else layout
-    return PlannedTensor(layer, layout, shape[layout.channel_dim])
-
-
-def _default_name(objective: Objective, student: str) -> str:
+def default_name(objective: Objective, student: Names) -> str:
+    """Return what a term is called that was given no name: the objective, and the student's module."""
     table = {kind: name for name, kind in OBJECTIVES.items()}
     name = table.get(type(objective), type(objective).__name__)
-    return name if student == LOGITS else f"{name}/{student}"
+    return name if student == LOGITS else f"{name}/{_text(student)}"
 
 
-def _shape_help(logits: bool) -> str:
-    if logits:
-        return (
-            "The two models have label spaces of different sizes. Use a teacher with the student's classes, or terms "
-            "on features and a `connector='linear'` head instead of the logits."
-        )
-    return "Give the term a connector from the one shape to the other."
+def _check_layers(objective: Objective, names: Names, role: str) -> None:
+    """Refuse a term that names another number of tensors than its objective compares."""
+    kind, layers = type(objective).__name__, objective.layers
+    if layers == 1 and not isinstance(names, str):
+        raise ValueError(f"{kind} compares one tensor of the {role}, and {role}={list(names)} names several")
+    if layers != 1 and (isinstance(names, str) or len(names) != (layers or len(names)) or not names):
+        number = "several layers" if layers is None else f"{layers} layers"
+        raise ValueError(f"{kind} compares {number} at once; give {role} a list of their names, got {names!r}")
+
+
+def _names(given: Names) -> Names:
+    return given if isinstance(given, str) else tuple(given)
+
+
+def _tuple(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _text(names: Names) -> str:
+    return ", ".join(_tuple(names))

@@ -182,6 +182,11 @@ class LiveTeacher:
         self.model.eval()
         return self._logits(self.model, self._prepared(self.model, inputs, False))
 
+    def precise_logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the logits of a batch, (N, K), of the model that was given, in the precision of its passes."""
+        with self._precision():
+            return self.logits(inputs)
+
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the model that was given takes of the inputs, by the names of its arguments."""
         return self._prepared(self.model, inputs, False)

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hf_abkd.data.batch import Batch
-from hf_abkd.stages.term import Term
 from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.run_term import RunTerm
 from hf_abkd.training.term_gradients import TermGradients, dominating, gradient_norms, ratios
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ class TermBalance:
         #: The factors that were found, by stage and in the order of its terms.
         self.factors: dict[int, list[float]] = {}
         self._stage = 0
-        self._terms: Sequence[Term] = ()
+        self._terms: Sequence[RunTerm] = ()
         self._measuring: TermGradients | None = None
 
-    def start(self, stage: int, terms: Sequence[Term], resumed: Mapping[str, Any] | None) -> None:
+    def start(self, stage: int, terms: Sequence[RunTerm], resumed: Mapping[str, Any] | None) -> None:
         """Begin a stage.
 
         Args:
@@ -88,7 +88,7 @@ class TermBalance:
             device = next(distiller.parameters()).device
             scale = scaler.get_scale() * torch.tensor([weight or 1.0 for weight in weights], device=device)
         with accelerator.autocast():
-            norms = gradient_norms(distiller, batch.student, targets, batch.labels, scale, batch.rows)
+            norms = gradient_norms(distiller, batch.student, targets, batch.labels, scale, batch.rows, batch.samples)
         # Equal in all processes from here on: so are weights and checkpoints.
         norms = accelerator.reduce(norms, "mean")
         if scaler is not None and not torch.isfinite(norms).all():

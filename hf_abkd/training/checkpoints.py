@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_abkd.models.saving import UNMERGED_NAME, copied
+from hf_abkd.files import write_json
+from hf_abkd.models.saving import UNMERGED_NAME, copied, save_unmerged
 
 MODULES_NAME = "distillation_modules.safetensors"
 STATE_NAME = "distillation_state.json"
@@ -61,7 +65,7 @@ def load_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
 
 def save_state(state: Mapping[str, Any], folder: Path) -> None:
     """Write the position in the stages and what the run consists of."""
-    (folder / STATE_NAME).write_text(json.dumps({"format": STATE_FORMAT, **state}, indent=2) + "\n")
+    write_json(folder / STATE_NAME, {"format": STATE_FORMAT, **state})
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -133,6 +137,90 @@ def last_complete_checkpoint(folder: Path) -> Path:
         f"there is no checkpoint to resume from in {folder}"
         + (f" ({'; '.join(reasons)})" if reasons else "; start without resume_from_checkpoint")
     )
+
+
+def checkpoint_of(asked: str | os.PathLike[str] | bool | None, folder: Path) -> Path | None:
+    """Return the checkpoint that a run is asked to go on from; None for a new run.
+
+    Args:
+        asked: A folder, True for the newest complete checkpoint of a run, or None or False.
+        folder: The folder of the run.
+
+    Raises:
+        ValueError: If there is no complete checkpoint.
+    """
+    if asked is None or isinstance(asked, bool):
+        return last_complete_checkpoint(folder) if asked else None
+    return Path(asked)
+
+
+def check_same_teacher(there: Mapping[str, Any], here: Mapping[str, Any], checkpoint: Path) -> None:
+    """Check that a checkpoint was made with the teacher of this run.
+
+    Args:
+        there: The state of the checkpoint.
+        here: That of this run.
+        checkpoint: The folder of the checkpoint, for errors.
+
+    Raises:
+        ValueError: If its weights, or those that it takes on along a route, are others.
+    """
+    theirs, ours = ((state["teacher"] or {}).get("fingerprint") for state in (there, here))
+    if theirs != ours:
+        raise ValueError(
+            f"{checkpoint} was made with another teacher: {there['teacher']} there, {here['teacher']} here. "
+            "Pass the teacher of that run, or start a new run in another output_dir."
+        )
+    theirs, ours = ((state.get("routes") or {}).get("anchors") for state in (there, here))
+    if theirs != ours:
+        raise ValueError(
+            f"{checkpoint} was made with other weights for the teacher to take on. Give the stages the anchors of "
+            "that run, or start a new run in another output_dir."
+        )
+
+
+def begin_checkpoint(
+    folder: Path, student: PreTrainedModel, modules: Mapping[str, nn.Module], state: Mapping[str, Any]
+) -> None:
+    """Write what a resumed run needs beside what the Trainer writes, before the Trainer writes it.
+
+    Args:
+        folder: The folder of the checkpoint.
+        student: The student.
+        modules: What is checkpointed beside it, by name.
+        state: The position of the run, and what it consists of.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # An earlier run may have left a checkpoint here: until this one is whole, it must not look complete.
+    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+    save_modules(modules, folder)
+    save_state({**state, "unmerged": save_unmerged(student, folder)}, folder)
+
+
+def claim_folder(folder: Path, *, overwrite: bool, deletes: bool, everyone: Callable[[], None]) -> None:
+    """Take the folder of a new run, which must not hold another one.
+
+    Args:
+        folder: The folder.
+        overwrite: Whether the checkpoints of another run are deleted.
+        deletes: Whether it is this process that deletes.
+        everyone: Waits for all processes: each has to have looked before the first one deletes.
+
+    Raises:
+        ValueError: If it holds another run and `overwrite` is not set.
+    """
+    found = holds_another_run(folder)
+    if found and not overwrite:
+        raise ValueError(
+            f"the output folder {folder} holds another run: {found[:5]}. Go on with it by "
+            "resume_from_checkpoint=True, choose another output_dir, or set overwrite_output_dir=True to "
+            "delete its checkpoints."
+        )
+    if found:
+        everyone()
+        if deletes:
+            for path in checkpoints(folder):
+                shutil.rmtree(path)
 
 
 def holds_another_run(folder: Path) -> list[str]:

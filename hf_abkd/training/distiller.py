@@ -1,4 +1,4 @@
-"""Distiller: student, connectors and terms in one forward pass; the module that Accelerate wraps.
+"""Distiller: student and terms, with their connectors, in one forward pass; the module that Accelerate wraps.
 
 Everything trainable runs inside this one forward: a connector used outside the wrapped module is not averaged across
 processes, and autocast does not reach it.
@@ -7,17 +7,36 @@ processes, and autocast does not reach it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.models.outputs import LOGITS, logits_of
-from hf_abkd.stages.term import Term
+from hf_abkd.stages.term import Names
+from hf_abkd.training.run_term import RunTerm, Tensors
 
 # The groups of rows that objectives about domains compare.
 DOMAINS = ("source", "target")
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """What terms may need of a batch beside tensors of the models.
+
+    Args:
+        count: How many images the batch has.
+        labels: Their labels, (N,), or None.
+        rows: The groups of rows that terms may name.
+        samples: The ids of the images, (N,), or None.
+    """
+
+    count: int
+    labels: Tensor | None = None
+    rows: Mapping[str, slice] | None = None
+    samples: Tensor | None = None
 
 
 class Distiller(nn.Module):
@@ -44,7 +63,7 @@ class Distiller(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        terms: Sequence[Term],
+        terms: Sequence[RunTerm],
         points: Mapping[str, CapturePoint],
         overwritten: Iterable[CapturePoint] = (),
         frozen: Sequence[nn.Module] = (),
@@ -53,11 +72,11 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        self.terms = tuple(terms)
-        self.connectors = nn.ModuleList(terms)
-        self.points = {term.student: points[term.student] for term in terms if term.student != LOGITS}
+        # A module list, so that connectors are trained, moved and averaged with the student.
+        self.terms = cast("Sequence[RunTerm]", nn.ModuleList(terms))
+        self.points = {name: points[name] for term in terms for name in term.student_names if name != LOGITS}
         #: Whether training needs the student's logits; evaluation always gives them.
-        self.trains_logits = logits or not terms or any(term.student == LOGITS for term in terms)
+        self.trains_logits = logits or not terms or any(LOGITS in term.student_names for term in terms)
         self.capture = Capture(student, [*self.points.values(), *further], overwritten)
         self._frozen = tuple(frozen)
         self.agreement_names = [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
@@ -85,6 +104,7 @@ class Distiller(nn.Module):
         labels: Tensor | None,
         weights: Tensor,
         rows: Mapping[str, slice] | None = None,
+        samples: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run the student and every term.
 
@@ -95,20 +115,21 @@ class Distiller(nn.Module):
             weights: The weights of the terms, (T,).
             rows: The groups of rows that terms may name (see `hf_abkd.data.batch.Batch`). None, for a batch of one
                 kind, compares all rows; in training a term that names a group is then refused.
+            samples: The ids of the images, (N,), or None.
 
         Returns:
             `loss` (), the weighted sum; `logits` (N, K), in training only if a term needs them; `terms` (T,), the
             values without weights, detached; `agreement` (N, B), per sample the boundary agreement of each of the B
             boundary terms, detached; with `rows` the means (1, B), as terms then compare rows of different numbers.
         """
-        logits, values, agreements = self.run(inputs, targets, labels, rows)
+        logits, values, agreements = self.run(inputs, targets, labels, rows, samples)
         stacked = torch.stack(values) if values else weights.new_zeros(0)
         result = {"loss": (weights * stacked).sum(), "terms": stacked.detach()}
         if logits is not None:
             result["logits"] = logits
         if agreements:
-            own = agreements if rows is None else [agreement.mean(0, keepdim=True) for agreement in agreements]
-            result["agreement"] = torch.stack(own, dim=1)
+            shown = agreements if rows is None else [agreement.mean(0, keepdim=True) for agreement in agreements]
+            result["agreement"] = torch.stack(shown, dim=1)
         return result
 
     def run(
@@ -117,6 +138,7 @@ class Distiller(nn.Module):
         targets: Mapping[str, Tensor],
         labels: Tensor | None,
         rows: Mapping[str, slice] | None = None,
+        samples: Tensor | None = None,
     ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
         """Run the student and every term, and keep the terms apart; the arguments are those of `forward`.
 
@@ -128,7 +150,8 @@ class Distiller(nn.Module):
             ValueError: If a term needs labels and there are none, or names rows that the batch does not have.
         """
         logits, captured = self.observe(inputs)
-        values, agreements = self.compare(logits, captured, targets, labels, rows, len(next(iter(inputs.values()))))
+        count = len(next(iter(inputs.values())))
+        values, agreements = self.compare(logits, captured, targets, BatchFacts(count, labels, rows, samples))
         return logits, values, agreements
 
     def observe(self, inputs: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
@@ -142,19 +165,15 @@ class Distiller(nn.Module):
         logits: Tensor | None,
         captured: Mapping[CapturePoint, Tensor],
         targets: Mapping[str, Tensor],
-        labels: Tensor | None,
-        rows: Mapping[str, slice] | None,
-        count: int,
+        facts: BatchFacts,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the values and agreements of the terms; the arguments are what `observe` returned, and those of `run`.
+        """Return the values and agreements of the terms; the first two arguments are what `observe` returned.
 
         Args:
             logits: The student's logits, or None.
             captured: Its tensors.
             targets: The teacher's tensors by the names that the terms use.
-            labels: The labels of the batch, (N,), or None.
-            rows: The groups of rows that terms may name.
-            count: How many images the batch has.
+            facts: What terms may need beside tensors of the models.
         """
         tensors = {name: captured[point] for name, point in self.points.items()}
         if logits is not None:
@@ -162,38 +181,82 @@ class Distiller(nn.Module):
         values: list[Tensor] = []
         agreements: list[Tensor] = []
         for term in self.terms:
-            own = self._rows_of(term, rows, count)
+            student = _named(term.student, tensors)
+            given = _given(term, targets, facts, _device(student))
+            chosen = self._rows_of(term, facts)
             # Without a row there is nothing to compare, and yet every process has to reach the same parameters.
-            empty = own is not None and own.start == own.stop
-            student = tensors[term.student]
-            target = targets[term.teacher] if term.teacher is not None else labels
-            if term.objective.target == "domains":
-                target = domains_of(rows, count, student.device)
-            if target is None:
-                raise ValueError(f"term {term.name!r} needs labels, and the batch has none")
-            if own is not None and not empty:
-                # Not for all rows: the gradient of a slice is a copy.
-                student, target = student[own], target[own]
-            if empty:
-                adapted = term.adapt(student)
-                value, agreement = adapted[:0].sum(), term.agreement(adapted, term.view(target))
+            if chosen is not None and chosen.start == chosen.stop:
+                value, agreement = _nothing_compared(term, student, given)
             else:
-                value, agreement = term.compare(student, target)
+                if chosen is not None:
+                    # Not for all rows: the gradient of a slice is a copy.
+                    student, given = _sliced(student, chosen), {k: _sliced(v, chosen) for k, v in given.items()}
+                value, agreement = term.compare(student, given)
             values.append(value)
             if agreement is not None:
                 agreements.append(agreement)
         return values, agreements
 
-    def _rows_of(self, term: Term, rows: Mapping[str, slice] | None, count: int) -> slice | None:
+    def _rows_of(self, term: RunTerm, facts: BatchFacts) -> slice | None:
         """Return the rows that a term compares; None for all of them."""
-        if term.rows is None or (rows is None and not self.training):
+        if term.rows is None or (facts.rows is None and not self.training):
             return None
-        groups = rows or {}
+        groups = facts.rows or {}
         check_rows([term], groups)
-        own = groups[term.rows]
-        if not 0 <= own.start <= own.stop <= count:
-            raise ValueError(f"the rows {term.rows!r} are {own}, and the batch has {count}")
-        return own
+        rows = groups[term.rows]
+        if not 0 <= rows.start <= rows.stop <= facts.count:
+            raise ValueError(f"the rows {term.rows!r} are {rows}, and the batch has {facts.count}")
+        return rows
+
+
+def _given(term: RunTerm, targets: Mapping[str, Tensor], facts: BatchFacts, device: torch.device) -> dict[str, Tensors]:
+    """Return what the objective of a term needs beside the student's tensor.
+
+    Raises:
+        ValueError: If the batch does not have it.
+    """
+    given: dict[str, Tensors] = {}
+    if term.teacher is not None:
+        given["teacher"] = _named(term.teacher, targets)
+    if term.needs("labels"):
+        if facts.labels is None:
+            raise ValueError(f"term {term.name!r} needs labels, and the batch has none")
+        given["labels"] = facts.labels
+    if term.needs("domains"):
+        given["domains"] = domains_of(facts.rows, facts.count, device)
+    if term.needs("sample_ids"):
+        if facts.samples is None:
+            raise ValueError(
+                f"term {term.name!r} needs the ids of the samples, and the batch has none. Prepare the training set "
+                "with ImageTransform, which gives them."
+            )
+        given["sample_ids"] = facts.samples
+    return given
+
+
+def _nothing_compared(term: RunTerm, student: Tensors, given: Mapping[str, Tensors]) -> tuple[Tensor, Tensor | None]:
+    """Return a value of 0 that reaches all that the term trains, and the agreement of all rows."""
+    formed = term.formed(given)
+    adapted = term.adapt(student)
+    trained = [*term.objective.parameters(), *term.target_form.parameters()]
+    nothing = [tensor.flatten()[:0].sum() for tensor in (*_each(adapted), *trained)]
+    return torch.stack(nothing).sum(), term.agreement(adapted, formed)
+
+
+def _named(names: Names, tensors: Mapping[str, Tensor]) -> Tensors:
+    return tensors[names] if isinstance(names, str) else tuple(tensors[name] for name in names)
+
+
+def _each(tensors: Tensors) -> Sequence[Tensor]:
+    return (tensors,) if isinstance(tensors, Tensor) else tensors
+
+
+def _sliced(tensors: Tensors, rows: slice) -> Tensors:
+    return tensors[rows] if isinstance(tensors, Tensor) else tuple(tensor[rows] for tensor in tensors)
+
+
+def _device(tensors: Tensors) -> torch.device:
+    return _each(tensors)[0].device
 
 
 def domains_of(rows: Mapping[str, slice] | None, count: int, device: torch.device) -> Tensor:
@@ -205,7 +268,7 @@ def domains_of(rows: Mapping[str, slice] | None, count: int, device: torch.devic
     return domains
 
 
-def check_rows(terms: Iterable[Term], groups: Iterable[str]) -> None:
+def check_rows(terms: Iterable[RunTerm], groups: Iterable[str]) -> None:
     """Check that batches have the rows that terms compare.
 
     Args:
@@ -217,7 +280,7 @@ def check_rows(terms: Iterable[Term], groups: Iterable[str]) -> None:
     """
     known = sorted(groups)
     for term in terms:
-        if term.objective.target == "domains" and not set(DOMAINS) <= set(known):
+        if term.needs("domains") and not set(DOMAINS) <= set(known):
             raise ValueError(
                 f"term {term.name!r} compares two domains, and batches have one; train on PairedDomains(source, target)"
             )

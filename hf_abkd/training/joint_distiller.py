@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.distiller import BatchFacts, Distiller
 
 
 class JointDistiller(nn.Module):
@@ -54,6 +54,7 @@ class JointDistiller(nn.Module):
         labels: Tensor | None,
         weights: Tensor,
         rows: Mapping[str, slice] | None = None,
+        samples: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run both models and every term.
 
@@ -63,20 +64,21 @@ class JointDistiller(nn.Module):
             labels: The labels of the batch, (N,), or None; -100 in rows that have none.
             weights: The weights of the terms, the student's first, (T + U,).
             rows: The groups of rows that terms may name.
+            samples: The ids of the images, (N,), or None.
 
         Returns:
             As `Distiller.forward`; `terms` (T + U,) are those of the student and of the teacher, `logits` and
             `agreement` those of the student.
         """
         logits, captured = self.teacher.observe(targets)
-        count = len(next(iter(targets.values())))
-        own, _ = self.teacher.compare(logits, captured, {}, labels, rows, count)
+        facts = BatchFacts(len(next(iter(targets.values()))), labels, rows, samples)
+        of_teacher, _ = self.teacher.compare(logits, captured, {}, facts)
         taught = {name: captured[point].detach() for name, point in self.targets.items()}
         if logits is not None:
             taught[LOGITS] = logits.detach()
         split = len(self.student.terms)
-        result: dict[str, Tensor] = self.student(inputs, taught, labels, weights[:split], rows)
-        values = torch.stack(own)
+        result: dict[str, Tensor] = self.student(inputs, taught, labels, weights[:split], rows, samples)
+        values = torch.stack(of_teacher)
         result["loss"] = result["loss"] + (weights[split:] * values).sum()
         result["terms"] = torch.cat([result["terms"], values.detach()])
         return result

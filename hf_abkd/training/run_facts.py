@@ -3,18 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+from transformers.trainer_callback import TrainerState
+
+from hf_abkd.data.augment import Augmentation
+from hf_abkd.models import adapters
+from hf_abkd.reports.model_card import CardFacts, citations
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.stage import Stage
 from hf_abkd.training.progress import Span
+from hf_abkd.training.run_stage import RunStage
 
 # Measurements of cost, not of the model.
 _COST = ("runtime", "per_second", "preparation_time", "_delta", "_peaked")
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """What is known of a run when its card is written.
+
+    Args:
+        student: The student.
+        args: The training arguments of the run.
+        repo_id: Where it is published, if it is.
+        has_processor: Whether an image processor lies beside the student.
+        state: The state of the trainer.
+        stages: The stages.
+        spans: Where they lie; empty before training.
+        arguments: The training arguments of each.
+        optimizer: The optimiser that a user made for the run, or None.
+        optimizer_class: Class and settings of the optimiser of stages that name none, or None for the arguments' own.
+        scheduler: The schedule that a user made for the run, or None.
+        augmentation: What changes the images of the training set.
+        teacher: Class, source, fingerprint and parameters of the teacher; None without one.
+        plan: Which layers were paired, as YAML; None if none were.
+        balance: The factors that balance the terms, by stage.
+    """
+
+    student: PreTrainedModel
+    args: DistillationArguments
+    repo_id: str | None
+    has_processor: bool
+    state: TrainerState
+    stages: Sequence[RunStage]
+    spans: Sequence[Span]
+    arguments: Sequence[DistillationArguments]
+    optimizer: torch.optim.Optimizer | None
+    optimizer_class: tuple[type, Mapping[str, Any]] | None
+    scheduler: object
+    augmentation: Augmentation | None
+    teacher: Mapping[str, Any] | None
+    plan: str | None
+    balance: Mapping[int, Sequence[float]]
+
+
+def card_facts(record: RunRecord) -> CardFacts:
+    """Return what the model card says of a run."""
+    history = record.state.log_history
+    best = record.state.best_global_step if record.args.load_best_model_at_end else None
+    scores, step = last_scores(history, best)
+    if measured := [entry for entry in history if "teacher_accuracy" in entry]:
+        scores |= {name: value for name, value in measured[-1].items() if name.endswith("_accuracy")}
+    terms = [term for stage in record.stages for term in stage.terms]
+    terms += [term for stage in record.stages for term in stage.teacher_terms]
+    extensions_ = [stage.stage.extension for stage in record.stages]
+    extensions = [extension.citation for extension in extensions_ if extension is not None]
+    return CardFacts(
+        name=Path(record.repo_id or record.args.output_dir).absolute().name,
+        student=type(record.student).__name__,
+        parameters=adapters.merged(record.student).num_parameters(),
+        stages=[_stage_of(record, index) for index in range(len(record.stages))],
+        teacher=record.teacher,
+        plan=record.plan,
+        scores=scores,
+        scores_step=step,
+        citations=citations([*(term.objective.citation for term in terms), *extensions]),
+        repo_id=record.repo_id,
+        base_model=record.student.name_or_path,
+        tags=record.student.model_tags or [],
+        needs_code=record.student.is_remote_code(),
+        has_processor=record.has_processor,
+    )
+
+
+def _stage_of(record: RunRecord, index: int) -> dict[str, Any]:
+    """Return what the card says of one stage."""
+    stage, args = record.stages[index], record.arguments[index]
+    span = record.spans[index] if record.spans else None
+    about = stage_facts(stage, span, args, record.state.log_history, record.state.global_step)
+    settings_: dict[str, Any] = about["settings"]
+    if record.optimizer is not None:
+        settings_ |= optimizer_settings(type(record.optimizer), record.optimizer.defaults, given=True)
+    elif (named := stage.stage.optimizer or record.optimizer_class) is not None:
+        settings_ |= optimizer_settings(*named, given=False)
+    if record.scheduler is not None:
+        settings_["lr_scheduler_type"] = type(record.scheduler).__name__
+    if record.augmentation is not None:
+        settings_["augmentation"] = getattr(record.augmentation, "__name__", None) or repr(record.augmentation)
+    for term, factor in zip(about["terms"], record.balance.get(index, ()), strict=False):
+        term["weight"] += f" * {factor:.4g} (balanced)" if factor != 1 else ""
+    return about
+
+
 def stage_facts(
-    stage: Stage, span: Span | None, args: DistillationArguments, history: Sequence[Mapping[str, Any]], step: int
+    stage: RunStage, span: Span | None, args: DistillationArguments, history: Sequence[Mapping[str, Any]], step: int
 ) -> dict[str, Any]:
     """Return what the model card says of one stage: what it is, how long it was, where its terms got to.
 
@@ -31,7 +127,7 @@ def stage_facts(
         # Fewer than planned in a run that was stopped early, or goes on.
         steps = max(0, min(step, span.stop) - span.start)
         logs = [entry for entry in history if span.start < entry["step"] <= span.stop]
-        for facts, term in zip(terms, stage.each_term(), strict=True):
+        for facts, term in zip(terms, stage.terms, strict=True):
             for key, name in (("loss", term.name), ("agreement", f"boundary_agreement/{term.layer}")):
                 if values := [entry[name] for entry in logs if name in entry]:
                     facts[key] = values[-1]
@@ -39,19 +135,19 @@ def stage_facts(
         "name": stage.name,
         "steps": steps,
         "epochs": 0.0 if span is None else span.epochs * steps / (span.stop - span.start),
-        "freeze": stage.freeze,
+        "freeze": stage.stage.freeze,
         "terms": terms,
         "settings": settings(args) | _further(stage),
     }
 
 
-def _further(stage: Stage) -> dict[str, Any]:
+def _further(stage: RunStage) -> dict[str, Any]:
     """Return what a stage does besides training the student by its terms."""
     found = {}
-    if stage.route is not None:
-        found["teacher"] = stage.route.describe()
-    if stage.extension is not None:
-        found["extension"] = repr(stage.extension)
+    if stage.stage.route is not None:
+        found["teacher"] = stage.stage.route.describe()
+    if stage.stage.extension is not None:
+        found["extension"] = repr(stage.stage.extension)
     if stage.teacher_terms:
         found["teacher trained by"] = ", ".join(f"{term.objective!r} * {term.weight!r}" for term in stage.teacher_terms)
     return found

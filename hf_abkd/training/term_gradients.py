@@ -21,6 +21,7 @@ def gradient_norms(
     labels: Tensor | None,
     scale: Tensor | None = None,
     rows: Mapping[str, slice] | None = None,
+    samples: Tensor | None = None,
 ) -> Tensor:
     """Return the norm of the gradient of every term, without its weight, on the student's trainable parameters.
 
@@ -37,6 +38,7 @@ def gradient_norms(
             float16 small gradients would be rounded to 0 without the factor that training applies to them: the loss
             scale times the weight.
         rows: The groups of rows that terms may name.
+        samples: The ids of the images, (N,), or None.
 
     Returns:
         The norms, (T,), float32, on the device of the student; 0 for a term that does not reach it, and not finite
@@ -45,7 +47,7 @@ def gradient_norms(
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
     with leaving_no_trace(distiller), torch.enable_grad():
         distiller.train()
-        _, values, _ = distiller.run(inputs, targets, labels, rows)
+        _, values, _ = distiller.run(inputs, targets, labels, rows, samples)
         norms = []
         for index, value in enumerate(values):
             gradients: Sequence[Tensor | None] = []
@@ -131,12 +133,12 @@ def ratios(norms: Sequence[float], weights: Sequence[float]) -> list[float]:
     """
     weighted = [norm * weight for norm, weight in zip(norms, weights, strict=True)]
     found = []
-    for index, own in enumerate(weighted):
+    for index, norm in enumerate(weighted):
         largest = max(weighted[:index] + weighted[index + 1 :], default=0.0)
         if largest == 0:
-            found.append(math.inf if own > 0 else 0.0)
+            found.append(math.inf if norm > 0 else 0.0)
         else:
-            found.append(own / largest)
+            found.append(norm / largest)
     return found
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,38 +16,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BaseImageProcessor, PreTrainedModel
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer, enable_full_determinism, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
+from transformers.utils import PushInProgress
 
 from hf_abkd.data.augment import Augmentation
-from hf_abkd.data.batch import Batch
-from hf_abkd.data.draws import Draws
+from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.data.paired_domains import PairedDomains
-from hf_abkd.layers.plan import PLAN_NAME
-from hf_abkd.models.kept_state import evaluating, random_state_kept
-from hf_abkd.models.label_spaces import LabelMatch, label_match
-from hf_abkd.models.outputs import LOGITS, logits_of
-from hf_abkd.objectives import CrossEntropy
-from hf_abkd.reports import model_card
+from hf_abkd.data.transform import SAMPLE_IDS, TARGET_IDS, TARGET_IMAGES, TEACHER_IMAGES
+from hf_abkd.layers.plan import PLAN_NAME, Plan
+from hf_abkd.layers.tracing import Trace
+from hf_abkd.models import adapters
+from hf_abkd.models.kept_state import gradients_kept, random_state_kept
+from hf_abkd.models.label_spaces import LabelMatch
+from hf_abkd.models.saving import load_student, save_student
+from hf_abkd.reports.model_card import CardFacts
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.stage import Stage, frozen_parts
-from hf_abkd.stages.term import Term, plan_of
-from hf_abkd.teachers.cache.teacher_cache import CachedTargets, TeacherCache
+from hf_abkd.stages.stage import Stage, frozen_parts, stage_arguments, with_pairs
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.fast_copy import gains_from_channels_last
-from hf_abkd.teachers.live import is_near_chance, reference
+from hf_abkd.teachers.live import LiveTeacher, is_near_chance
 from hf_abkd.training import checkpoints
+from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.balance import TermBalance
+from hf_abkd.training.checks import check_classes, check_launch, checked_stages, checked_student
 from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.evaluation import INCOMPARABLE, Evaluation
 from hf_abkd.training.joint_distiller import JointDistiller
-from hf_abkd.training.route_follower import divergence
-from hf_abkd.training.student_trainer import refuse_reentrant
-from hf_abkd.training.wired_trainer import WiredTrainer, first_dataset
-from hf_abkd.training.wiring import Wiring, unreached
+from hf_abkd.training.memory_format import in_channels_last
+from hf_abkd.training.meter import Meter
+from hf_abkd.training.optimization import check_optimizer, decayed_names, milestone_schedule, optimizer_of
+from hf_abkd.training.progress import Span
+from hf_abkd.training.publisher import Publisher, in_words_of, is_busy
+from hf_abkd.training.run_facts import RunRecord, card_facts
+from hf_abkd.training.run_stage import RunStage, run_stages
+from hf_abkd.training.setup import Given, Setup, set_up
+from hf_abkd.training.sources import check_cached_run, check_stages, shared_views, teacher_source
+from hf_abkd.training.stage_module import make_stage_module, wanted_of
+from hf_abkd.training.stage_runner import StageLength, StageRunner
+from hf_abkd.training.step import Step, StepParts
+from hf_abkd.training.wiring import propose_plan
 
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(WiredTrainer):
+class DistillationTrainer(Trainer):
     """Train a student by the terms of one or several stages, with or without a teacher.
 
     Everything known of `transformers.Trainer` holds: callbacks, reporting, evaluation, `predict`,
@@ -80,7 +98,29 @@ class DistillationTrainer(WiredTrainer):
             compiled already.
         ValueError: If a name in the stages is wrong, or settings do not go together.
         RuntimeError: If the processes were not launched as they should be.
+        NotImplementedError: If FSDP or DeepSpeed is asked for.
     """
+
+    # Losses are means over the samples of a batch: the Trainer has to divide by the accumulation steps. Its own guess
+    # is that any model with **kwargs does that itself, which most image classifiers do not.
+    loss_is_scaled_for_ga = False
+
+    # Set by Trainer, which has no types here.
+    args: DistillationArguments
+    model: Any
+    model_wrapped: Any
+    model_init: Any
+    state: Any
+    optimizer: Any
+    lr_scheduler: Any
+    optimizer_cls_and_kwargs: Any
+    callback_handler: Any
+    data_collator: Any
+    push_in_progress: Any
+    _signature_columns: list[str]
+    _total_loss_scalar: float
+    _tr_loss: Tensor
+    _initial_global_step: int
 
     def __init__(
         self,
@@ -93,203 +133,357 @@ class DistillationTrainer(WiredTrainer):
         augmentation: Augmentation | None = None,
         **trainer_arguments: Any,
     ) -> None:
-        if trainer_arguments.get("compute_loss_func") is not None:
-            raise ValueError(
-                "DistillationTrainer computes its loss from terms; write a subclass of Objective and put it into a "
-                "Term instead of passing compute_loss_func"
-            )
-        if stages is None:
-            if teacher is not None:
-                raise ValueError(
-                    "a teacher was given, but no `stages` that say what is learnt from it; "
-                    "use for example stages=activation_boundary(...) or stages=knowledge_distillation()"
-                )
-            stages = [Stage(terms=[Term(CrossEntropy())], name="fine-tuning")]
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
+        stages = checked_stages(stages, teacher, trainer_arguments)
+        check_launch(args)
+        student = None if model is None else checked_student(model)
+        super().__init__(model=student, args=args, **trainer_arguments)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise NotImplementedError(
+                "DistillationTrainer runs on one device or with DDP; FSDP and DeepSpeed are not supported"
+            )
+        if self.args.label_names is None:
+            self.label_names = ["labels"]
+        self._compose(teacher, teacher_processor, stages, augmentation)
+
+    def _compose(
+        self,
+        teacher: nn.Module | TeacherCache | str | Path | None,
+        teacher_processor: BaseImageProcessor | None,
+        stages: Sequence[Stage],
+        augmentation: Augmentation | None,
+    ) -> None:
+        """Make the parts that the trainer hands on to, and pair the layers that the stages leave open."""
         self.augmentation = augmentation
-        self._cached_view = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._agreement: Distiller | None = None
-        self._agreements: list[Tensor] = []
-        self._micro_batch = (-1, 0)
-        self._channels_last = False
-        # Which view of each image the running epoch shows.
-        self._view_number = 0
-        self._balance = TermBalance(0, balance=False)
-        super().__init__(model, args, stages, teacher=teacher, teacher_processor=teacher_processor, **trainer_arguments)
-
-    # ---- What is said of the run ----
-
-    def card_facts(self) -> model_card.CardFacts:
-        """Return what the model card says of this run."""
-        facts = super().card_facts()
-        extensions = [stage.extension.citation for stage in self.stages if stage.extension is not None]
-        terms = [*self._terms, *(term for stage in self.stages for term in stage.teacher_terms)]
-        facts.citations = model_card.citations([*(term.objective.citation for term in terms), *extensions])
-        if self.teacher is not None:
-            facts.teacher = {
-                **(self._teacher_reference or reference(self.teacher.model)),
-                "parameters": sum(parameter.numel() for parameter in self.teacher.model.parameters()),
-            }
-        elif self.cache is not None:
-            facts.teacher = self.cache.reference
-        if self._wiring is not None and (plan := plan_of(self._terms)) is not None:
-            facts.plan = plan.to_yaml()
-        for index, factors in self._balance.factors.items():
-            for term, factor in zip(facts.stages[index]["terms"], factors, strict=True):
-                term["weight"] += f" * {factor:.4g} (balanced)" if factor != 1 else ""
-        if measured := [entry for entry in self.state.log_history if "teacher_accuracy" in entry]:
-            facts.scores = {**facts.scores, **{k: v for k, v in measured[-1].items() if k.endswith("_accuracy")}}
-        if self.augmentation is not None:
-            name = getattr(self.augmentation, "__name__", None) or repr(self.augmentation)
-            facts.stages = [
-                {**stage, "settings": {**stage["settings"], "augmentation": name}} for stage in facts.stages
-            ]
-        return facts
-
-    # ---- Training ----
-
-    def _prepare_run(self) -> None:
+        self.source = teacher_source(teacher, stages, self.model, self.args, self.accelerator.autocast)
+        if self.source.cache is not None:
+            check_cached_run(self.source.cache, teacher_processor, augmentation, self.args)
+        channels = getattr(self.model.config, "num_channels", 3)
+        views = shared_views(self.source, teacher_processor, self.processing_class, channels)
+        self.reader = BatchReader(self.model.main_input_name, self.label_names[0], views)
+        cache = self.source.cache
+        self.views = AugmentedViews(
+            augmentation,
+            seed=self.augmentation_seed,
+            number=self.args.augmentation_views if cache is None else cache.views,
+            process=self.args.process_index,
+        )
+        self._traces: tuple[Trace, Trace] | None = None
+        self._sample: Batch | None = None
+        self._setup: Setup | None = None
+        self._given_stages = with_pairs(stages, self._propose)
+        check_stages(self._given_stages, self.model, self.source, self.args)
+        self._given_optimizers = (self.optimizer, self.lr_scheduler)
+        self._given_optimizer_class = self.optimizer_cls_and_kwargs
+        self.stages = run_stages(self._given_stages, self.args)
+        for stage in self._given_stages:
+            frozen_parts(self.model, stage.freeze)
+        self._arguments = stage_arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        super()._prepare_run()
+        self._evaluation = Evaluation(self.source, self.reader, self.accelerator, self.args.label_smoothing_factor)
+        self._publisher = Publisher(self.args)
+        self._owns_output_dir = False
+        self._teacher_identity: dict[str, Any] | None = None
+        self._early_logs: list[dict[str, float]] = []
+        self._step: Step | None = None
+        self._runner = StageRunner()
+        handler = self.callback_handler
+        self.callback_handler = self._runner.handler(
+            handler.callbacks, self.model, self.processing_class, self.optimizer, self.lr_scheduler
+        )
 
-    def _collator(self, columns: Sequence[str]) -> Callable[..., Any]:
-        """Return what makes batches of the training set; with a cached teacher, with these of its targets."""
-        collator: Callable[..., Any] = self.data_collator
-        if self.cache is None or not columns:
-            return collator
-        return CachedTargets(collator, self.cache, columns, self.model.main_input_name, self._cached_view)
+    # ---- What the run consists of ----
+
+    @property
+    def teacher(self) -> LiveTeacher | None:
+        """The teacher that runs beside the student; None if there is none."""
+        return self.source.live
+
+    @property
+    def cache(self) -> TeacherCache | None:
+        """What the teacher said of the training set, if it is not there itself."""
+        return self.source.cache
+
+    @property
+    def setup(self) -> Setup:
+        """What the names in the stages stand for; runs both models on a batch the first time."""
+        if self._setup is None:
+            given = Given(
+                student=self.model,
+                source=self.source,
+                stages=self.stages,
+                batch=self.sample_batch(),
+                processor=self.processing_class,
+                views=self.reader.views,
+                seed=self.args.seed,
+                traces=self._traces,
+                main_process=self.is_world_process_zero(),
+            )
+            self._setup = set_up(given)
+        return self._setup
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which layers are paired and how they are connected; None if no layers are compared.
+
+        Runs both models on a batch the first time.
+        """
+        return self.setup.plan
+
+    @property
+    def spans(self) -> list[Span]:
+        """Where each stage lies in the run, in steps; known once `train` was called."""
+        return self._runner.spans
+
+    @property
+    def augmentation_seed(self) -> int:
+        """The seed of the views: that of a cached teacher, the one that was asked for, or that of the run."""
+        if self.source.cache is not None:
+            return self.source.cache.seed
+        return self.args.seed if self.args.augmentation_seed is None else self.args.augmentation_seed
+
+    def _propose(self) -> Plan:
+        """Pair the layers of both models, on a batch of the data."""
+        teacher = self.source.compared
+        if teacher is None:
+            raise ValueError("layers cannot be paired without a teacher; pass `teacher`")
+        batch = self.sample_batch()
+        with random_state_kept():
+            # Depths are those of the plain model: the small matrices of adapters would make layers look deeper.
+            plain = adapters.merged(self.model).to(self.args.device)
+            plan, self._traces = propose_plan(plain, teacher, batch.student, batch.teacher(), batch.images)
+        return plan
+
+    # ---- Data ----
+
+    def read_batch(
+        self, inputs: Mapping[str, Any], augment: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    ) -> Batch:
+        """Return what a data loader gave as both models take it, on the device; see `hf_abkd.data.batch.read_batch`."""
+        return self.reader.read(self._prepare_inputs(inputs), augment)
 
     def get_train_dataloader(self) -> Any:
         """Return the batches of the training set; see `transformers.Trainer.get_train_dataloader`."""
-        # A stage reads what its terms need.
-        terms = self._terms if self._flow.span is None else self._stage.each_term()
-        columns = []
-        if self.cache is not None:
-            compared = [(term.teacher, term.objective.boundary) for term in terms if term.teacher is not None]
-            columns = [self.cache.column(name, boundary=boundary).name for name, boundary in compared]
-        own: Any = self.data_collator
-        self.data_collator = self._collator(columns)
-        try:
+        if self.source.cache is None:
             return super().get_train_dataloader()
-        finally:
-            self.data_collator = own
-
-    def _joined(self, student: Distiller, stage: Stage, wiring: Wiring) -> JointDistiller:
-        """Return a module in which the teacher is trained too."""
-        if self.teacher is None or self._teacher_wiring is None:
-            raise RuntimeError("there is no teacher to train")
-        points = wiring.teacher_points(stage.each_term())
-        teacher = Distiller(
-            self.teacher.model.requires_grad_(True),
-            stage.teacher_terms,
-            self._teacher_wiring.student,
-            self._teacher_wiring.overwritten | self.teacher.overwritten,
-            further=points.values(),
-            logits=any(term.teacher == LOGITS for term in stage.each_term()),
-        )
-        return JointDistiller(student, teacher, points)
-
-    def _make_distiller(self, stage: Stage) -> Distiller | JointDistiller:
-        """Build the module of a stage, with everything frozen that it does not train."""
-        refuse_reentrant(self.model)
-        wiring = self._wire()
-        frozen, names = frozen_parts(self.model, stage.freeze)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and name not in names)
-        student = Distiller(self.model, stage.each_term(), wiring.student, wiring.overwritten, frozen)
-        distiller = self._joined(student, stage, wiring) if stage.teacher_terms else student
-        distiller.attach()
-        batch = self._sample_batch()
-        self._select_targets(stage)
-        # DDP waits for every trainable parameter in each step, and an optimiser would decay those that get no
-        # gradient. What no term reaches is therefore frozen before anything is wrapped.
-        try:
-            left_out = unreached(distiller, batch.student, self._targets(stage, batch), batch.labels, batch.rows)
-        except BaseException:
-            distiller.detach()
-            raise
-        for name, parameter in distiller.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and name not in left_out)
-        if left_out:
-            logger.info("stage %r does not reach, and freezes: %s", stage.name, sorted(left_out))
-        return distiller
+        # A stage reads what its terms need. What stands for the columns has to be known for that.
+        stages = self.setup.stages
+        running = [stages[self._runner.span.index]] if self._runner.is_running else stages
+        wanted = frozenset[str]().union(*(wanted_of(stage).names for stage in running))
+        with self._collating(wanted):
+            return super().get_train_dataloader()
 
     @contextmanager
-    def _running(self, index: int, arguments: DistillationArguments) -> Iterator[None]:
-        """Train in the memory format that is faster; outside of training the weights lie as always."""
-        wanted = self.args.student_channels_last
-        self._channels_last = gains_from_channels_last(self.model) if wanted is None else wanted
-        if self._channels_last:
-            self.model.to(memory_format=torch.channels_last)
+    def _collating(self, wanted: frozenset[str] | None) -> Iterator[Callable[..., Any]]:
+        """Make batches with what a cached teacher said of these names meanwhile; None stands for all of them."""
+        plain = self.data_collator
+        images, view = self.reader.images, self.views.current
+        self.data_collator = self.source.collator(plain, wanted, images, view)
         try:
-            with super()._running(index, arguments):
-                yield
+            yield self.data_collator
         finally:
-            if self._channels_last:
-                self.model.to(memory_format=torch.contiguous_format)
-            if self._adapts_teacher and self.teacher is not None:
-                self.teacher.model.requires_grad_(False).eval().zero_grad()
-            if self._follower is not None and self._follower.restore():
-                with random_state_kept():
-                    self._speed_up_teacher()
+            self.data_collator = plain
+
+    def sample_batch(self) -> Batch:
+        """Return the first two rows of the training set, or else of the evaluation set."""
+        if self._sample is None:
+            dataset = self.train_dataset if self.train_dataset is not None else first_dataset(self.eval_dataset)
+            if dataset is None:
+                raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
+            check_classes(dataset, self.model)
+            self._sample = self._first_rows(dataset)
+        return self._sample
+
+    def _first_rows(self, dataset: Any) -> Batch:
+        """Return the first two rows of a data set as a batch; with all targets that are cached of it."""
+        trained_on = dataset is self.train_dataset
+        with random_state_kept(), self._collating(None) if trained_on else nullcontext(self.data_collator) as collator:
+            if hasattr(dataset, "format") and hasattr(dataset, "__len__"):
+                dataset = self._remove_unused_columns(dataset)
+            else:
+                collator = self._get_collator_with_removed_columns(collator)
+            rows = list(itertools.islice(iter(dataset), 2))
+            if not rows:
+                raise ValueError("the data set is empty: nothing to train on or to measure")
+            return self.read_batch(collator(rows))
+
+    # ---- Training ----
+
+    def train(
+        self,
+        resume_from_checkpoint: str | os.PathLike[str] | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Run all stages; see `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint folder, or True for the newest complete one in `output_dir`. The run
+                goes on inside the stage that was interrupted, as if it had never stopped.
+            trial: The trial of a hyperparameter search.
+            ignore_keys_for_eval: Has no effect: evaluations gather logits only.
+
+        Raises:
+            ValueError: If models, data and stages do not fit, the checkpoint is not of this run, or `output_dir`
+                holds another run.
+            NotImplementedError: If a hyperparameter search is made over several stages.
+        """
+        if trial is not None and len(self.stages) > 1:
+            raise NotImplementedError(
+                "a hyperparameter search sets arguments of the run, and stages have their own: search with one stage"
+            )
+        run_args, model_init = self.args, self.model_init
+        checkpoint = checkpoints.checkpoint_of(resume_from_checkpoint, Path(run_args.output_dir))
+        try:
+            if model_init is not None:
+                self._start_student(model_init, trial)
+            first, inside = self._start_run(checkpoint)
+            for index in range(first, len(self.stages)):
+                with self._running(index):
+                    output = super().train(inside, trial, ignore_keys_for_eval)
+                    stopped = self._runner.stopped(self.state.global_step)
+                inside = None
+                if stopped:
+                    break
+            return output
+        finally:
+            self.args, self.model_init = run_args, model_init
+            self.is_in_train = False
+
+    def _start_student(self, model_init: Callable[..., PreTrainedModel], trial: Any) -> None:
+        """Make the student of this call of `train`, and connectors of its own."""
+        self._set_seed(0)
+        self.model_init = model_init
+        self.model = self.model_wrapped = self.call_model_init(trial).to(self.args.device)
+        self.model_init = None
+        self.stages, self._setup = run_stages(self._given_stages, self.args), None
+
+    def _start_run(self, checkpoint: Path | None) -> tuple[int, str | None]:
+        """Check everything, take the folder, measure the teacher; return the stage, and the checkpoint inside it."""
+        self._teacher_identity = self.source.begin_run(self.setup.labels, tells=self.is_world_process_zero())
+        self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
+        self._arguments = stage_arguments(self.args, self._given_stages)
+        self._runner.place(self.stages, self._arguments, self._measure_length)
+        first, inside = self._resume(checkpoint)
+        # Only now, when nothing can be wrong any more: this may delete what another run left.
+        if checkpoint is None and not self._owns_output_dir:
+            checkpoints.claim_folder(
+                Path(self.args.output_dir),
+                overwrite=self.args.overwrite_output_dir,
+                deletes=self.args.should_save,
+                everyone=self.accelerator.wait_for_everyone,
+            )
+        self.accelerator.wait_for_everyone()
+        self._owns_output_dir = True
+        self._early_logs = self._before_first_step() if checkpoint is None else []
+        self.callback_handler.began = False
+        self._runner.begin_run()
+        return first, inside
+
+    def _measure_length(self, arguments: DistillationArguments) -> StageLength:
+        """Return how long a stage with these arguments is."""
+        with self._arguments_of(arguments):
+            loader = self.get_train_dataloader()
+            _, per_epoch, _, samples, _, _, steps = self.set_initial_training_values(arguments, loader)
+        return StageLength(steps, per_epoch, samples)
+
+    def _resume(self, checkpoint: Path | None) -> tuple[int, str | None]:
+        """Return the stage to start in, and the checkpoint to go on from if it lies inside that stage.
+
+        Raises:
+            ValueError: If the checkpoint is of another run: another teacher or other stages.
+        """
+        self.source.check_lengths([span.stop - span.start for span in self.spans])
+        there = None if checkpoint is None else checkpoints.load_state(checkpoint)
+        index, inside = 0, None
+        if checkpoint is not None and there is not None:
+            here = self.run_state(0)
+            checkpoints.check_same_teacher(there, here, checkpoint)
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            index = self._runner.resume_in(there, here, state.global_step, checkpoint)
+            inside = str(checkpoint) if index == there["stage"] else None
+            if inside is None:
+                # The stage was just over: the next one starts afresh from its weights.
+                self._load_from_checkpoint(str(checkpoint))
+                self._load_scaler(str(checkpoint))
+                self.state = state
+                self._load_callback_state()
+        self.source.resume(None if there is None else there["routes"])
+        return index, inside
+
+    @contextmanager
+    def _arguments_of(self, arguments: DistillationArguments) -> Iterator[None]:
+        """Have the Trainer go by the arguments of a stage meanwhile."""
+        run_args = self.args
+        self.args, self._train_batch_size = arguments, arguments.train_batch_size
+        try:
+            yield
+        finally:
+            self.args = run_args
+
+    @contextmanager
+    def _running(self, index: int) -> Iterator[None]:
+        """Set everything up for one stage, and take it down whatever happens."""
+        stage, arguments = self.stages[index], self._arguments[index]
+        self._runner.flow.start(self.spans[index])
+        self.optimizer, self.lr_scheduler = self._given_optimizers if index == 0 else (None, None)
+        self.optimizer_cls_and_kwargs = optimizer_of(stage.stage, arguments, self._given_optimizer_class)
+        arguments.eval_on_start = arguments.eval_on_start and index == 0
+        wanted = self.args.student_channels_last
+        channels_last = gains_from_channels_last(self.model) if wanted is None else wanted
+        with self._arguments_of(arguments), gradients_kept(self.model), in_channels_last(self.model, channels_last):
+            try:
+                module = make_stage_module(self.model, self.setup, self.source, stage)
+                self._step = self._make_step(stage, module, channels_last)
+                self._set_seed(index)
+                try:
+                    yield
+                finally:
+                    module.detach()
+            finally:
+                self._step = None
+                self.model.zero_grad()
+                self.model_wrapped = self.model
+                self.optimizer_cls_and_kwargs = self._given_optimizer_class
+                self.source.end()
+        self.synchronize_buffers()
+
+    def _make_step(self, stage: RunStage, module: Distiller | JointDistiller, channels_last: bool) -> Step:
+        """Return what computes the loss of a stage's batches."""
+        return Step(
+            StepParts(
+                stage=stage,
+                module=module,
+                source=self.source,
+                reader=self.reader,
+                views=self.views,
+                extender=self.setup.extenders[self._runner.span.index],
+                balance=self._balance,
+                meter=Meter(),
+                accelerator=self.accelerator,
+                channels_last=channels_last,
+            )
+        )
+
+    def _set_seed(self, index: int) -> None:
+        seed = self.args.seed + index
+        if self.args.full_determinism:
+            enable_full_determinism(seed)
+        else:
+            set_seed(seed)
 
     def _follow_route(self) -> None:
         """Give the teacher the weights that the next step is to learn from, if the stage has a route."""
-        follower, span, step = self._follower, self._span, self.state.global_step
-        if follower is None or not follower.is_due(span, step):
+        span, step = self._runner.span, self.state.global_step
+        place = span.place(step)
+        if not self.source.is_due(*place):
             return
         with random_state_kept():
-            logs = follower.move(span, step, self._divergence)
-            self._speed_up_teacher()
+            logs = self.source.move(*place, self._divergence)
             scores = None if logs is None else self._teacher_scores()
         if logs is not None:
             logs |= {} if scores is None else {"anchor_accuracy": scores["teacher_accuracy"]}
             self.log(logs if span.count == 1 else {**logs, "stage": span.index + 1})
-
-    def _divergence(self, dataset: Any) -> float:
-        """Return the mean divergence of the student from the teacher on a data set, in nats, as both are now."""
-        if self.teacher is None:
-            raise RuntimeError("there is no teacher")
-        self.synchronize_buffers()
-        found = []
-        with evaluating(self.model), torch.no_grad():
-            for inputs in self.get_test_dataloader(dataset):
-                batch = self._batch(self._prepare_inputs(inputs))
-                with self.accelerator.autocast():
-                    ours = logits_of(self.model(**batch.student), self.model, "student")
-                with self._teacher_precision():
-                    theirs = self.teacher.logits(batch.teacher())
-                apart = divergence(ours, theirs, self._label_match(theirs))
-                found.append(self.accelerator.gather_for_metrics(apart))
-        return torch.cat(found).mean().item()
-
-    def _select_targets(self, stage: Stage) -> None:
-        """Have the teacher give what the terms of a stage need, and no more."""
-        if self.teacher is not None:
-            terms = stage.each_term()
-            values = {term.teacher for term in terms if not term.objective.boundary}
-            points = self._wire().teacher_points(terms)
-            self.teacher.select(points, boundaries=set(points) - values, logits=LOGITS in values)
-
-    def _targets(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
-        """Return what the teacher says of a batch; a stage that does not compare with it costs no teacher pass."""
-        terms = stage.each_term()
-        if stage.teacher_terms and self.teacher is not None:
-            # A teacher that is trained says it inside of the module that is.
-            return self.teacher.arguments(batch.teacher())
-        if all(term.teacher is None for term in terms):
-            return {}
-        if self.cache is not None:
-            return self.cache.decode(batch.cached, self._wire().columns(terms))
-        return {} if self.teacher is None else self.teacher(batch.teacher())
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Leave stages out that do not train the logits, unless the metric is about features."""
-        trains_logits = any(term.student == LOGITS for term in self._stage.each_term())
-        if not trains_logits and "boundary_agreement" not in (self.args.metric_for_best_model or ""):
-            return False
-        is_best: bool = super()._determine_best_metric(metrics, trial)
-        return is_best
 
     def compute_loss(
         self,
@@ -303,132 +497,53 @@ class DistillationTrainer(WiredTrainer):
         Shapes: the loss is (); with `return_outputs` also a dictionary with `logits` (N, K). Without labels the loss
         of an evaluation is None.
         """
-        outputs = (self._train_on if model.training else self._evaluate_on)(model, inputs)
+        outputs = self._training_outputs(model, inputs) if model.training else self._evaluation.outputs(model, inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
-    def _train_on(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        stage, terms = self._stage, self._stage.all_terms()
-        step, count = self._micro_batch
-        count = count + 1 if step == self.state.global_step else 0
-        self._micro_batch = (self.state.global_step, count)
+    def _training_outputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         self._follow_route()
-        augmentation = self.augmentation
-        augment = None
-        if augmentation is not None:
-
-            def augment(images: Tensor, samples: Tensor | None) -> Tensor:
-                return augmentation(images, self._draws(images, samples, count))
-
-        batch = self._batch(inputs, augment)
-        targets, progress = self._targets(stage, batch), self._span.progress(self.state.global_step)
-        if (extender := self._extenders[id(stage)]) is not None:
-            draws = self._draws(batch.canvas, batch.samples, count).apart("extension")
-            autocast, targets_of = self.accelerator.autocast, partial(self._targets, stage)
-            batch, targets, counts = extender(batch, targets, targets_of, terms, progress, draws, autocast)
-            self._meter.count(counts)
-        if self._channels_last:
-            images = self.model.main_input_name
-            batch.student[images] = batch.student[images].contiguous(memory_format=torch.channels_last)
-        if count == 0 and isinstance(self._distiller, Distiller):
-            measured = self._balance.measure(self._distiller, batch, targets, progress, self.accelerator)
-            if measured is not None:
-                self.log(measured)
-        # Made on the CPU: a copy that waits for the device would hold up every step.
-        weights = torch.tensor([term.weight_at(progress) for term in terms])
-        weights = weights.to(self.args.device, non_blocking=True)
-        outputs: dict[str, Tensor] = model(batch.student, targets, batch.labels, weights, batch.rows)
-        self._meter.add(outputs["terms"], outputs.get("agreement"), 1 / self.current_gradient_accumulation_steps)
-        return outputs
+        step, done = self._running_step, self.state.global_step
+        progress, share = self._runner.span.progress(done), 1 / self.current_gradient_accumulation_steps
+        return step(model, inputs, step=done, progress=progress, share=share, log=self.log)
 
     @property
-    def augmentation_seed(self) -> int:
-        """The seed of the views: that of a cached teacher, the one that was asked for, or that of the run."""
-        if self.cache is not None:
-            return self.cache.seed
-        return self.args.seed if self.args.augmentation_seed is None else self.args.augmentation_seed
-
-    def _run_epoch(self, model: nn.Module, epoch: int, *positional: Any, **named: Any) -> Any:
-        """Choose the view of this epoch; see `transformers.Trainer`."""
-        number = math.ceil(self._span.first_epoch) + epoch
-        views = self.args.augmentation_views if self.cache is None else self.cache.views
-        self._view_number = number if views is None else number % views
-        # Before the workers of the data loader, which read the targets of this view, begin with the epoch.
-        self._cached_view.fill_(self._view_number)
-        if isinstance(self.train_dataset, PairedDomains):
-            self.train_dataset.set_epoch(number)
-        return super()._run_epoch(model, epoch, *positional, **named)
-
-    def _draws(self, images: Tensor, samples: Tensor | None, count: int) -> Draws:
-        """Return the random numbers of this batch's views: functions of what repeats in a resumed run.
-
-        Of images with ids, of seed, image and epoch; of others, of seed, process, step and micro-batch.
-        """
-        if samples is not None:
-            return Draws.of_views(self.augmentation_seed, samples, self._view_number)
-        position = (self.augmentation_seed, self.args.process_index, self.state.global_step, count)
-        return Draws.of_batch(len(images), *position, device=images.device)
-
-    def _init_training_state(
-        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
-    ) -> tuple[int, int]:
-        """Place a resumed run inside its stage; see `hf_abkd.training.staged_trainer.StagedTrainer`."""
-        result = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
-        self._micro_batch = (-1, 0)
-        state = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
-        self._balance.start(self._span.index, self._stage.each_term(), state)
-        return result
-
-    def stage_modules(self) -> dict[str, nn.Module]:
-        """Return what a checkpoint holds beside the student: the terms, and a teacher that is trained."""
-        own = {"teacher": self.teacher.model} if self._adapts_teacher and self.teacher is not None else {}
-        return {**super().stage_modules(), **own}
-
-    def run_state(self) -> dict[str, Any]:
-        """Return the position and the make-up of the run, for the checkpoint's state file."""
-        routes = None if self._follower is None else self._follower.state()
-        own = {"teacher": self._teacher_reference, "balance": self._balance.state(), "routes": routes}
-        return {**super().run_state(), **own}
-
-    def _check_same_run(self, there: Mapping[str, Any], here: Mapping[str, Any], checkpoint: Path) -> None:
-        theirs, ours = ((state["teacher"] or {}).get("fingerprint") for state in (there, here))
-        if theirs != ours:
-            raise ValueError(
-                f"{checkpoint} was made with another teacher: {there['teacher']} there, {here['teacher']} here. "
-                "Pass the teacher of that run, or start a new run in another output_dir."
-            )
-        theirs, ours = ((state.get("routes") or {}).get("anchors") for state in (there, here))
-        if theirs != ours:
-            raise ValueError(
-                f"{checkpoint} was made with other weights for the teacher to take on. Give the stages the anchors of "
-                "that run, or start a new run in another output_dir."
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the student and its processor, and which layers were paired; into a checkpoint what resuming needs."""
-        super()._save(output_dir, state_dict)
-        if self._wiring is not None and (plan := plan_of(self._terms)) is not None:
-            plan.save(Path(self.args.output_dir if output_dir is None else output_dir) / PLAN_NAME)
-
-    # ---- Logging ----
+    def _running_step(self) -> Step:
+        if self._step is None:
+            raise RuntimeError("no stage is running; call `train()`")
+        return self._step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean of every term and agreement since the last line; see `transformers.Trainer.log`."""
-        if "loss" in logs and (means := self._meter.drain()) is not None:
-            # One reduction and one read of the device for all of them.
-            values = self.accelerator.reduce(means, "mean").tolist()
-            terms, span = self._stage.all_terms(), self._span
-            names = [term.name for term in terms]
-            names += [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
-            logs = {**logs, **dict(zip(names, values, strict=True))}
+        if "loss" in logs and self._step is not None:
             # Of the step that was done, like the logged learning rate.
-            progress = span.progress(self.state.global_step - 1)
-            changing = [term for term in terms if not isinstance(term.weight, (int, float)) or term.balance != 1]
-            logs.update({f"weight/{term.name}": term.weight_at(progress) for term in changing})
-            if (extension := self._stage.extension) is not None and (counts := self._meter.drain_counts()) is not None:
-                logs.update(extension.summary(self.accelerator.reduce(counts, "sum").tolist()))
-            if span.count > 1:
-                logs["stage"] = span.index + 1
+            span = self._runner.span
+            told = self._step.told(span.progress(self.state.global_step - 1))
+            logs = {**logs, **told, **({"stage": span.index + 1} if told and span.count > 1 else {})}
         super().log(logs, start_time)
+
+    # ---- Optimiser ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the parameters with weight decay: those of two dimensions or more, or all if the arguments say so."""
+        return decayed_names(model, self.args)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Set up the optimiser; see `transformers.Trainer.create_optimizer`.
+
+        Raises:
+            ValueError: If an optimiser given to the trainer leaves a trainable parameter out.
+        """
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        check_optimizer(optimizer, self.model if model is None else model)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Set up the learning rate schedule; see `transformers.Trainer.create_scheduler`."""
+        if self.lr_scheduler is not None or not self.args.lr_milestones:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = milestone_schedule(optimizer or self.optimizer, self.args, num_training_steps)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     # ---- Evaluation ----
 
@@ -440,48 +555,44 @@ class DistillationTrainer(WiredTrainer):
         Raises:
             ValueError: If there is no teacher, no labelled data, or the teacher predicts other classes.
         """
-        if self.teacher is None:
+        if self.source.live is None:
             raise ValueError("there is no teacher to evaluate")
         dataset = first_dataset(self.eval_dataset if eval_dataset is None else eval_dataset)
         if dataset is None:
             raise ValueError("give an eval_dataset to evaluate the teacher on")
-        self.teacher.select({})
-        right, truth = [], []
-        try:
-            for batch in self.get_eval_dataloader(dataset):
-                prepared = self._batch(self._prepare_inputs(batch))
-                if prepared.labels is None:
-                    raise ValueError("the evaluation set has no labels to measure the teacher against")
-                logits = self.teacher(prepared.teacher())[LOGITS]
-                match = self._label_match(logits)
-                if match.kind in ("disjoint", "unknown"):
-                    raise ValueError(f"the teacher's accuracy is not defined: {match.describe()}")
-                matches, labels = self.accelerator.gather_for_metrics(
-                    (match.teacher_in_student_space(logits).argmax(1) == prepared.labels, prepared.labels)
-                )
-                right.append(matches)
-                truth.append(labels)
-        finally:
-            # A callback may ask in the middle of a stage.
-            if self._distiller is not None:
-                self._select_targets(self._stage)
-        all_labels = torch.cat(truth)
-        return {
-            "teacher_accuracy": torch.cat(right).float().mean().item(),
-            "chance_accuracy": (all_labels.bincount().max() / len(all_labels)).item(),
-        }
+        loader = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
+        with self._asked_meanwhile():
+            return self._evaluation.teacher_scores(self.model, loader)
 
-    def _label_match(self, teacher_logits: Tensor) -> LabelMatch:
-        if self._labels is None and self.teacher is not None:
-            own = self.model.config.num_labels
-            self._labels = label_match(self.model, self.teacher.model, own, teacher_logits.shape[1])
-        if self._labels is None:
+    @contextmanager
+    def _asked_meanwhile(self) -> Iterator[None]:
+        """Have the teacher give afterwards what the running stage reads: a callback may ask in the middle of it."""
+        try:
+            yield
+        finally:
+            if self._step is not None:
+                self.source.begin(wanted_of(self._step.parts.stage))
+
+    def label_match(self) -> LabelMatch:
+        """Return which classes of the live teacher are which of the student's; runs it on a batch if need be.
+
+        Raises:
+            RuntimeError: If there is no live teacher.
+        """
+        if self.source.live is None:
             raise RuntimeError("there is no teacher")
-        return self._labels
+        with torch.no_grad():
+            logits = self.source.live.logits(self.sample_batch().teacher())
+        return self._evaluation.label_match(self.model, logits)
+
+    def _divergence(self, dataset: Any) -> float:
+        """Return the mean divergence of the student from the teacher on a data set, in nats, as both are now."""
+        self.synchronize_buffers()
+        return self._evaluation.divergence(self.model, map(self._prepare_inputs, self.get_test_dataloader(dataset)))
 
     def _before_first_step(self) -> list[dict[str, float]]:
         """Measure the teacher before the first step: a teacher that guesses is the commonest silent mistake."""
-        if self._proposed and self.plan is not None and self.is_world_process_zero():
+        if self._traces is not None and self.plan is not None and self.is_world_process_zero():
             # Chosen for the user, who should see it.
             tqdm.write(f"Layers paired automatically:\n{self.plan.table()}")
         scores = self._teacher_scores()
@@ -490,8 +601,7 @@ class DistillationTrainer(WiredTrainer):
         # An earlier call of `train` left its last step.
         self.state.global_step, self.state.epoch = 0, None
         self.log(dict(scores))
-        near_chance = is_near_chance(scores["teacher_accuracy"], scores["chance_accuracy"])
-        if self.is_world_process_zero() and near_chance:
+        if self.is_world_process_zero() and is_near_chance(scores["teacher_accuracy"], scores["chance_accuracy"]):
             logger.warning(
                 "the teacher's accuracy is %.3f, and always answering the commonest class gives %.3f: is it trained, "
                 "and are its preprocessing and label order those of this data set? (evaluate_teacher=False skips this)",
@@ -504,14 +614,14 @@ class DistillationTrainer(WiredTrainer):
     def _teacher_scores(self) -> dict[str, float] | None:
         """Evaluate the teacher with the weights that it has now; None if that is not asked for or not defined."""
         dataset = first_dataset(self.eval_dataset)
-        if not self.args.evaluate_teacher or self.teacher is None or dataset is None:
+        if not self.args.evaluate_teacher or self.source.live is None or dataset is None:
             return None
         batch = self._first_rows(dataset)
         if batch.labels is None:
             return None
         with torch.no_grad():
-            match = self._label_match(self.teacher.logits(batch.teacher()))
-        if match.kind in ("disjoint", "unknown"):
+            match = self._evaluation.label_match(self.model, self.source.live.logits(batch.teacher()))
+        if match.kind in INCOMPARABLE:
             logger.info("the teacher's accuracy is not measured: %s", match.describe())
             return None
         return self.evaluate_teacher()
@@ -524,51 +634,283 @@ class DistillationTrainer(WiredTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate the student; with `eval_agreement` also how far it agrees with the teacher."""
-        measured = self.args.eval_agreement and self.teacher is not None
-        with self._measuring_agreement() if measured else nullcontext():
-            output: EvalLoopOutput = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-            if self._agreement is not None and self._agreements:
-                names = ["teacher_agreement", *self._agreement.agreement_names]
-                means = dict(zip(names, torch.cat(self._agreements).mean(0).tolist(), strict=True))
-                # Not a number: the teacher predicts other classes than the student.
-                output.metrics.update({f"{metric_key_prefix}_{n}": m for n, m in means.items() if not math.isnan(m)})
+        """Evaluate the same student in every process; with `eval_agreement` also how far it agrees with the teacher."""
+        self.synchronize_buffers()
+        if not self.accelerator._models:
+            # Outside of training Accelerate would put autocast into the student's own `forward`, and leave it there:
+            # a copy of the student would then call the original, and connectors would meet half precision.
+            # `prediction_step` has autocast, so there is nothing to prepare.
+            self.accelerator._models.append(self.model)
+        run = partial(
+            super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if not self.args.eval_agreement or self.source.live is None:
+            return run()
+        with self._asked_meanwhile(), self._evaluation.measuring_agreement(self.model, self.setup) as agreement:
+            output: EvalLoopOutput = run()
+            output.metrics.update(agreement.means(metric_key_prefix))
         return output
 
-    @contextmanager
-    def _measuring_agreement(self) -> Iterator[None]:
-        """Run the teacher beside the student, and compare every boundary that a stage of the run names."""
-        wiring = self._wire()
-        terms = [term for term in self._terms if term.objective.boundary]
-        if self.teacher is not None:
-            points = wiring.teacher_points(terms)
-            self.teacher.select(points, boundaries=points)
-        self._agreement = Distiller(self.model, terms, wiring.student, wiring.overwritten).attach().eval()
-        self._agreements = []
-        try:
-            yield
-        finally:
-            self._agreement.detach()
-            self._agreement = None
-            if self._distiller is not None:
-                self._select_targets(self._stage)
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return loss, logits and labels of a batch; never features or hidden states, which would fill the memory."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, outputs["logits"].float(), inputs.get(self.label_names[0])
 
-    def _evaluate_on(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        batch = self._batch(inputs)
-        if self._agreement is None or self.teacher is None:
-            logits = logits_of(model(**batch.student), model, "student")
+    def synchronize_buffers(self) -> None:
+        """Give every process the buffers of the first: those of the student and of what is checkpointed beside it."""
+        if self.args.world_size > 1:
+            for module in (self.model, *self.stage_modules().values()):
+                checkpoints.synchronize_buffers(module)
+
+    # ---- Checkpoints ----
+
+    def stage_modules(self) -> dict[str, nn.Module]:
+        """Return what a checkpoint holds beside the student, by name: the terms, and a teacher that is trained."""
+        named: dict[nn.Module, str] = {}
+        for index, stage in enumerate(self.stages):
+            for position, term in enumerate(stage.all_terms()):
+                named.setdefault(term, f"{index}.{position}")
+        return {**{name: term for term, name in named.items()}, **self.source.modules()}
+
+    def run_state(self, index: int | None = None) -> dict[str, Any]:
+        """Return the position and the make-up of the run, for the checkpoint's state file.
+
+        Args:
+            index: The stage that runs; by default the one that does.
+        """
+        index = self._runner.span.index if index is None else index
+        return {
+            **self._runner.describe(self.stages, index),
+            "world_size": self.args.world_size,
+            "teacher": self._teacher_identity,
+            "balance": self._balance.state(),
+            "routes": self.source.state(),
+        }
+
+    # ---- Publishing ----
+
+    def card_facts(self) -> CardFacts:
+        """Return what the model card says of this run."""
+        optimizer, scheduler = self._given_optimizers
+        teacher = self.source.identify() if self._teacher_identity is None else self._teacher_identity
+        if teacher is not None and self.source.model is not None:
+            parameters = sum(parameter.numel() for parameter in self.source.model.parameters())
+            teacher = {**teacher, "parameters": parameters}
+        plan = None if self._setup is None else self._setup.plan
+        return card_facts(
+            RunRecord(
+                student=self.model,
+                args=self.args,
+                repo_id=self.hub_model_id,
+                has_processor=self.processing_class is not None,
+                state=self.state,
+                stages=self.stages,
+                spans=self.spans,
+                arguments=self._arguments,
+                optimizer=optimizer,
+                optimizer_class=self._given_optimizer_class,
+                scheduler=scheduler,
+                augmentation=self.augmentation,
+                teacher=teacher,
+                plan=None if plan is None else plan.to_yaml(),
+                balance=self._balance.factors,
+            )
+        )
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write `README.md` into the output folder; see `transformers.Trainer.create_model_card`."""
+        if self.is_world_process_zero():
+            facts = in_words_of(
+                self.card_facts(),
+                name=model_name,
+                base_model=finetuned_from,
+                language=language,
+                license_name=license,
+                tags=tags,
+                tasks=tasks,
+                datasets=dataset,
+                dataset_tags=dataset_tags,
+                dataset_args=dataset_args,
+            )
+            self._publisher.write_card(facts)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Upload the student, its processor and its card, and nothing else; see `transformers.Trainer.push_to_hub`."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        self._finish_current_push()
+        message = commit_message or "End of training"
+        return self._publisher.push(self.hub_model_id, message=message, token=token, revision=revision, wait=blocking)
+
+    # ---- Private methods of Trainer ----
+    #
+    # Each is overridden because no public hook does the same. All were seen in transformers 5.23; setup.cfg bounds
+    # transformers below 6, and tests/training fails where one of them is no longer called.
+
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
+        """Return a student made by `model_init`, checked; of a `PeftModel` the model inside, its adapters in place.
+
+        Public, but undocumented: Trainer calls it in its constructor too.
+        """
+        return checked_student(super().call_model_init(trial))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that this trainer reads beside those of the model's `forward`."""
+        super()._set_signature_columns_if_needed()
+        images = [SAMPLE_IDS, TARGET_IMAGES, TARGET_IDS, *([] if self.reader.views is None else [TEACHER_IMAGES])]
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.label_names, *images]))
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """Leave a data set with a transform as it is: the transform reads columns that the model does not."""
+        if dataset.format["type"] == "custom":
+            return dataset
+        return super()._remove_unused_columns(dataset, description)
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Keep the state of the run from stage to stage, and place a resumed run inside its stage."""
+        self._runner.fit(max_steps)
+        span, before = self._runner.span, self.state
+        epochs, skipped = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial
+        )
+        if resume is not None:
+            accumulation = 0 if self.args.ignore_data_skip else self.args.gradient_accumulation_steps
+            epochs, skipped = self._runner.skipped(self.state.global_step, num_update_steps_per_epoch, accumulation)
+        elif span.index > 0:
+            self.state = before
+            self.state.global_step = span.start
+            self.state.init_training_references(self, max_steps, num_train_epochs, trial)
         else:
-            targets = self.teacher(batch.teacher())
-            weights = torch.zeros(len(self._agreement.terms), device=self.args.device)
-            outputs = self._agreement(batch.student, targets, batch.labels, weights)
-            logits, taught = outputs["logits"], targets[LOGITS]
-            match = self._label_match(taught)
-            if match.kind in ("disjoint", "unknown"):
-                same = logits.new_full((len(logits),), math.nan)
-            else:
-                same = (logits.argmax(1) == match.teacher_in_student_space(taught).argmax(1)).float()
-            parts = [same[:, None], *([outputs["agreement"]] if "agreement" in outputs else [])]
-            self._agreements.append(self.accelerator.gather_for_metrics(torch.cat(parts, dim=1)))
-        return {"loss": self.evaluation_loss(logits, batch.labels), "logits": logits}
+            self.state.log_history = list(self._early_logs)
+        self._runner.number(self.state, self.args, resumed=resume is not None)
+        # A smaller batch may have been chosen, and the stage begun again.
+        parts = self._running_step.parts
+        self._step = Step(replace(parts, meter=Meter()))
+        balance = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
+        self._balance.start(span.index, parts.stage.terms, balance)
+        return epochs, skipped
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume: str | None) -> tuple[nn.Module, Any]:
+        """Hand the module of the stage to Accelerate; to everything else the model is the student."""
+        handler = self.accelerator.ddp_handler
+        if handler is not None and self.args.ddp_find_unused_parameters is None:
+            # Unreached parameters are frozen, so DDP need not search for them in every step.
+            handler.find_unused_parameters = False
+        student = self.model
+        self.model = self.model_wrapped = self._running_step.parts.module
+        try:
+            prepared: tuple[nn.Module, Any] = super()._prepare_for_training(max_steps, train_dataloader, resume)
+        finally:
+            self.model = student
+        self.callback_handler.model = student
+        return prepared
+
+    def _run_epoch(self, model: nn.Module, epoch: int, *positional: Any, **named: Any) -> Any:
+        """Choose the view that this epoch of the run shows."""
+        number = math.ceil(self._runner.span.first_epoch) + epoch
+        # Before the workers of the data loader, which read the targets of this view, begin with the epoch.
+        self.views.begin_epoch(number)
+        if isinstance(self.train_dataset, PairedDomains):
+            self.train_dataset.set_epoch(number)
+        return super()._run_epoch(model, epoch, *positional, **named)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Leave stages out that do not train the logits, unless the metric is about features."""
+        trains_logits = self._running_step.parts.module.trains_logits
+        if not trains_logits and "boundary_agreement" not in (self.args.metric_for_best_model or ""):
+            return False
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        return is_best
+
+    def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
+        """Report on the run when its last stage is over; an earlier stage only hands its sums on."""
+        sums, step = self._runner.sums, self.state.global_step
+        if not sums.start_time:
+            sums.first_step, sums.start_time = self._initial_global_step, start_time
+        sums.loss += self._total_loss_scalar + self._tr_loss.item()
+        if self._runner.hands_on(step):
+            return TrainOutput(step, sums.loss / max(step - sums.first_step, 1), {})
+        self._total_loss_scalar, self._tr_loss = sums.loss, torch.zeros_like(self._tr_loss)
+        self._initial_global_step = sums.first_step
+        samples = sum(span.samples for span in self.spans)
+        output: TrainOutput = super()._finalize_training(trial, samples, sums.start_time)
+        return output
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write what a resumed run needs into the checkpoint, too: first, as `trainer_state.json` ends it."""
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            checkpoints.begin_checkpoint(folder, self.model, self.stage_modules(), self.run_state())
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the student and its processor whole, and which layers were paired; no pickled arguments."""
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        self._publisher.saved = save_student(self.model, self.processing_class, folder)
+        if self._setup is not None and (plan := self._setup.plan) is not None:
+            plan.save(folder / PLAN_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read every tensor back, or fail: Trainer passes over those that a family saves under other names."""
+        load_student(self.model, Path(resume_from_checkpoint))
+        checkpoints.load_modules(self.stage_modules(), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Read every tensor of the best checkpoint back, for the same reason."""
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload the student of a checkpoint while training goes on; the checkpoint itself if the strategy says so."""
+        # Every process has a random state in the checkpoint, and it goes up with it.
+        self.accelerator.wait_for_everyone()
+        uploads, ends = self.push_in_progress, self.control.should_training_stop
+        if not self.is_world_process_zero() or not self._publisher.has_to_push(uploads, training_ends=ends):
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.create_model_card()
+        message = f"Training in progress, step {self.state.global_step}"
+        jobs = self._publisher.push_checkpoint(self.hub_model_id, Path(checkpoint_folder), message)
+        if is_busy(uploads):
+            self.push_in_progress.jobs.extend(jobs)
+        else:
+            self.push_in_progress = PushInProgress(jobs)
+
+
+def first_dataset(dataset: Any) -> Any:
+    """Return a data set, or the first of several that have names."""
+    return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import Capture, CapturePoint, leaves_pixels_out, parse_name, resolve_boundaries
+from hf_abkd.layers.capture import Capture, CapturePoint, parse_name, resolve_boundaries
+from hf_abkd.layers.connection import Side
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.tracing import Trace, trace
+from hf_abkd.layers.tracing import Trace
 from hf_abkd.models.kept_state import evaluating, leaving_no_trace
 from hf_abkd.models.label_spaces import LabelMatch, label_match
 from hf_abkd.models.outputs import LOGITS, logits_of
-from hf_abkd.stages.term import Term
+from hf_abkd.stages.term import Names, Term
 from hf_abkd.teachers.cache.table import Column
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.joint_distiller import JointDistiller
-
-logger = logging.getLogger(__name__)
+from hf_abkd.training.run_term import RunTerm, Tensors
+from hf_abkd.training.trial import check_channels, first_run, last_layer, layouts_of, other_size, trace_model
 
 
 @dataclass(frozen=True)
@@ -46,91 +46,46 @@ class Wiring:
     labels: LabelMatch | None = None
     cached: dict[str, Column] = field(default_factory=dict)
 
-    def columns(self, terms: Sequence[Term]) -> dict[str, Column]:
+    def columns(self, terms: Sequence[RunTerm]) -> dict[str, Column]:
         """Return the columns of a cached teacher that these terms need."""
-        return {name: column for name, column in self.cached.items() if any(term.teacher == name for term in terms)}
+        needed = teacher_names(terms)
+        return {name: column for name, column in self.cached.items() if name in needed}
 
-    def teacher_points(self, terms: Sequence[Term]) -> dict[str, CapturePoint]:
+    def teacher_points(self, terms: Sequence[RunTerm]) -> dict[str, CapturePoint]:
         """Return the tensors of the teacher that these terms need besides its logits."""
-        return {name: point for name, point in self.teacher.items() if any(term.teacher == name for term in terms)}
+        needed = teacher_names(terms)
+        return {name: point for name, point in self.teacher.items() if name in needed}
 
 
-def check_names(student: nn.Module, teacher: nn.Module | TeacherCache | None, terms: Sequence[Term]) -> None:
+def check_names(student: nn.Module, teacher: nn.Module | TeacherCache | None, terms: Sequence[Term | RunTerm]) -> None:
     """Check that every module named in the terms exists; needs no data.
 
     Raises:
         ValueError: If a name is wrong, a term needs a teacher and there is none, or one that was cached without it.
     """
     for term in terms:
-        if term.student != LOGITS:
-            parse_name(student, term.student)
-        if term.teacher is None:
+        for name in term.student_names:
+            if name != LOGITS:
+                parse_name(student, name)
+        if not term.wants_teacher:
             continue
         if teacher is None:
             raise ValueError(f"term {term.name!r} compares with a teacher, and `teacher` is None")
-        if isinstance(teacher, TeacherCache):
-            teacher.column(term.teacher, boundary=term.objective.boundary, reader=f"term {term.name!r}")
-        elif term.teacher != LOGITS:
-            parse_name(teacher, term.teacher)
+        if isinstance(teacher, TeacherCache) and "teacher_head" in term.objective.needs:
+            raise ValueError(
+                f"term {term.name!r} needs the teacher's last layer, and a cache holds only what the teacher said. "
+                "Pass the teacher itself."
+            )
+        for name in term.teacher_names:
+            if isinstance(teacher, TeacherCache):
+                teacher.column(name, boundary=term.objective.boundary, reader=f"term {term.name!r}")
+            elif name != LOGITS:
+                parse_name(teacher, name)
 
 
-def check_channels(model: nn.Module, role: str, images: Tensor) -> None:
-    """Check the channels of a batch of images against what a model's config says it was made for.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    channels = getattr(getattr(model, "config", None), "num_channels", None)
-    if isinstance(channels, int) and channels != images.shape[1]:
-        raise ValueError(
-            f"the {role} {type(model).__name__} takes images of {channels} channels, the batch has {images.shape[1]}: "
-            f"pixel_values {tuple(images.shape)}. Convert the images, or use a {role} for {images.shape[1]} channels."
-        )
-
-
-def other_size(teacher: nn.Module, images: Tensor) -> str | None:
-    """Return a sentence if a teacher gets images of another size than its config names, else None.
-
-    A student learns at any size that it can run; a trained teacher is at its best at its own.
-    """
-    size = getattr(getattr(teacher, "config", None), "image_size", None)
-    if size is None:
-        return None
-    expected = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if tuple(images.shape[2:]) == expected:
-        return None
-    return (
-        f"the teacher {type(teacher).__name__} was made for images of {expected[0]}x{expected[1]} pixels "
-        f"(config.image_size), the batch has {images.shape[2]}x{images.shape[3]}. Give the trainer the teacher's own "
-        "processor (`teacher_processor`), or set the processor's size to the teacher's."
-    )
-
-
-def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object], images: Tensor) -> Trace:
-    """Trace a model; see `hf_abkd.layers.tracing.trace`.
-
-    Raises:
-        ValueError: If it cannot run the images.
-    """
-    # A data set of one row is enough to wire; tracing has to tell the batch from other dimensions.
-    images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
-    found: Trace = _run(role, model, lambda: trace(model, forward, images))
-    if found.functional:
-        seen = sum(not site.left_out for site in found.sites)
-        module, function, _ = found.functional[0]
-        # A few inside attention are usual; where they are half of a model or more, the rest is not all it computes by.
-        level = logging.WARNING if len(found.functional) >= seen else logging.INFO
-        logger.log(
-            level,
-            "activations of the %s are function calls, which cannot be captured, in %d modules "
-            "(%s in %r, for example); layers are paired among its %d activation modules",
-            role,
-            len(found.functional),
-            function,
-            module or type(model).__name__,
-            seen,
-        )
-    return found
+def teacher_names(terms: Iterable[Term | RunTerm]) -> set[str]:
+    """Return the tensors of the teacher that some terms compare with, the logits among them."""
+    return {name for term in terms for name in term.teacher_names}
 
 
 def propose_plan(
@@ -168,7 +123,7 @@ def propose_plan(
 def wire(
     student: nn.Module,
     teacher: LiveTeacher | TeacherCache | None,
-    terms: Sequence[Term],
+    terms: Sequence[RunTerm],
     inputs: Mapping[str, Any],
     teacher_inputs: Mapping[str, Any] | None = None,
     images: str = "pixel_values",
@@ -190,124 +145,165 @@ def wire(
     Raises:
         ValueError: If a name, an image size or a pair of shapes is not possible, or a model cannot run the batch.
     """
-    teacher_inputs = inputs if teacher_inputs is None else teacher_inputs
-    check_channels(student, "student", inputs[images])
-    with evaluating(student), torch.no_grad():
-        logits = logits_of(_first_run("student", student, lambda: student(**inputs)), student, "student")
-        student_points = _points(student, [(term.student, term) for term in terms], lambda: student(**inputs))
-        with Capture(student, student_points.values()) as capture:
-            captured = capture.probe(lambda: student(**inputs))
+    ours = _run_student(student, terms, inputs, images)
+    device = ours.tensors[LOGITS].device
     for term in terms:
-        term.to(logits.device)
-    for term in terms:
-        if term.objective.target == "domains":
-            shape = logits.shape if term.student == LOGITS else captured[student_points[term.student]].shape
-            term.connect_domains(shape)
-            term.to(logits.device)
-    student_tensors = {LOGITS: logits, **{name: captured[point] for name, point in student_points.items()}}
+        if not term.wants_teacher:
+            term.connect(ours.sides(term.student_names))
+            term.to(device)
     if teacher is None:
-        return Wiring(student_points, {}, capture.overwritten)
-    side: _TeacherSide
+        return Wiring(ours.points, {}, ours.overwritten)
     if isinstance(teacher, TeacherCache):
-        side = _stored(teacher, terms, len(logits), logits.device)
+        theirs = _read_cache(teacher, terms, len(ours.tensors[LOGITS]), device)
     else:
-        side = _run_teacher(teacher, terms, teacher_inputs, images, None if traces is None else traces[1])
-    student_layouts: dict[CapturePoint, Layout] = {}
-    if _connected(terms):
-        student_layouts = _layouts(
-            "student",
-            student,
-            student_points,
-            lambda pixels: student(**{**inputs, images: pixels}),
-            inputs[images],
-            None if traces is None else traces[0],
+        theirs = _run_teacher(teacher, terms, inputs if teacher_inputs is None else teacher_inputs, images, traces)
+    if _connects_layers(terms):
+        known = None if traces is None else traces[0]
+        ours.find_layouts(
+            "student", student, lambda pixels: student(**{**inputs, images: pixels}), inputs[images], known
         )
     labels = label_match(
-        student, teacher if isinstance(teacher, TeacherCache) else teacher.model, logits.shape[1], side.classes
+        student,
+        teacher if isinstance(teacher, TeacherCache) else teacher.model,
+        ours.tensors[LOGITS].shape[1],
+        theirs.classes,
     )
     for term in terms:
-        if term.teacher is None:
-            continue
-        student_tensor, target = student_tensors[term.student], side.targets[term.teacher]
-        if term.student == term.teacher == LOGITS and term.connector_kind == "auto":
-            labels.check_logits(term.name)
-            if labels.kind not in ("same", "assumed"):
-                term.connect_classes(labels.student_classes, labels.teacher_classes)
-        term.connect(
-            student_tensor.shape,
-            target.shape,
-            student_layouts.get(student_points[term.student]) if term.student != LOGITS else None,
-            side.layouts.get(term.teacher),
-        )
-        term.to(logits.device)
-        # An objective may keep statistics of what it saw.
-        with leaving_no_trace(term), evaluating(term), torch.no_grad():
-            try:
-                term(term.adapt(student_tensor), term.view(target))
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the connector of term {term.name!r} ({term.pair}) cannot take {tuple(student_tensor.shape)}: "
-                    f"{error}"
-                ) from error
-    return Wiring(student_points, side.points, capture.overwritten, labels, side.columns)
+        if term.wants_teacher:
+            _connect(term, ours, theirs, labels)
+            term.to(device)
+            _try_out(term, ours, theirs)
+    return Wiring(ours.points, theirs.points, ours.overwritten, labels, theirs.columns)
 
 
-@dataclass(frozen=True)
-class _TeacherSide:
-    """What the names of the teacher's tensors stand for, with an example of each, and how they lie."""
+@dataclass
+class _Observed:
+    """What one batch shows of a model.
 
-    targets: dict[str, Tensor]
-    layouts: dict[str, Layout | None]
+    Args:
+        points: What the names in the terms stand for.
+        tensors: An example of each tensor, and of the logits.
+        classes: How many classes the model has.
+        overwritten: The tensors that a later operation overwrites in place.
+        layouts: How the tensors lie, as far as it was found out.
+        columns: The column of a cached teacher behind each name.
+        head: The last layer of a teacher, where a term needs it.
+    """
+
+    points: dict[str, CapturePoint]
+    tensors: dict[str, Tensor]
     classes: int
-    points: dict[str, CapturePoint] = field(default_factory=dict)
+    overwritten: set[CapturePoint] = field(default_factory=set)
+    layouts: dict[str, Layout | None] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
+    head: nn.Module | None = None
+
+    def sides(self, names: Sequence[str]) -> list[Side]:
+        """Return what is known of some tensors."""
+        return [Side(tuple(self.tensors[name].shape), self.layouts.get(name)) for name in names]
+
+    def named(self, names: Names) -> Tensors:
+        """Return the tensor of a term, or the tensors."""
+        return self.tensors[names] if isinstance(names, str) else tuple(self.tensors[name] for name in names)
+
+    def find_layouts(
+        self,
+        role: str,
+        model: nn.Module,
+        forward: Callable[[Tensor], object],
+        images: Tensor,
+        known: Trace | None,
+    ) -> None:
+        """Find out how the tensors lie."""
+        found = layouts_of(role, model, self.points, forward, images, known)
+        self.layouts = {name: found.get(point) for name, point in self.points.items()}
+
+
+def _run_student(student: nn.Module, terms: Sequence[RunTerm], inputs: Mapping[str, Any], images: str) -> _Observed:
+    check_channels(student, "student", inputs[images])
+    named = [(name, term) for term in terms for name in term.student_names]
+    with evaluating(student), torch.no_grad():
+        logits = logits_of(first_run("student", student, lambda: student(**inputs)), student, "student")
+        points = _points(student, named, lambda: student(**inputs))
+        with Capture(student, points.values()) as capture:
+            captured = capture.probe(lambda: student(**inputs))
+    tensors = {LOGITS: logits, **{name: captured[point] for name, point in points.items()}}
+    return _Observed(points, tensors, logits.shape[1], capture.overwritten)
 
 
 def _run_teacher(
-    teacher: LiveTeacher, terms: Sequence[Term], inputs: Mapping[str, Any], images: str, known: Trace | None
-) -> _TeacherSide:
+    teacher: LiveTeacher,
+    terms: Sequence[RunTerm],
+    inputs: Mapping[str, Any],
+    images: str,
+    traces: tuple[Trace, Trace] | None,
+) -> _Observed:
     check_channels(teacher.model, "teacher", inputs[images])
     hint = other_size(teacher.model, inputs[images])
+    named = [(name, term) for term in terms for name in term.teacher_names]
     with torch.no_grad():
         try:
-            _first_run("teacher", teacher.model, lambda: teacher.logits(inputs))
+            first_run("teacher", teacher.model, lambda: teacher.logits(inputs))
         except ValueError as error:
             raise ValueError(f"{error} {hint or ''}".rstrip()) from error
-        points = _points(
-            teacher.model,
-            [(term.teacher, term) for term in terms if term.teacher is not None],
-            lambda: teacher.logits(inputs),
-        )
+        points = _points(teacher.model, named, lambda: teacher.logits(inputs))
+        head = None
+        if any(term.needs("teacher_head") for term in terms):
+            head = last_layer(teacher.model, lambda: teacher.logits(inputs))
     teacher.select(points)
     targets = teacher.probe(inputs)
-    layouts: dict[CapturePoint, Layout] = {}
-    if _connected(terms):
-        layouts = _layouts(
-            "teacher",
-            teacher.model,
-            points,
-            lambda pixels: teacher.logits({**inputs, images: pixels}),
-            inputs[images],
-            known,
+    observed = _Observed(points, targets, targets[LOGITS].shape[1], head=head)
+    if _connects_layers(terms):
+        known = None if traces is None else traces[1]
+        observed.find_layouts(
+            "teacher", teacher.model, lambda pixels: teacher.logits({**inputs, images: pixels}), inputs[images], known
         )
-    named = {name: layouts.get(point) for name, point in points.items()}
-    return _TeacherSide(targets, named, targets[LOGITS].shape[1], points)
+    return observed
 
 
-def _stored(cache: TeacherCache, terms: Sequence[Term], count: int, device: torch.device) -> _TeacherSide:
+def _read_cache(cache: TeacherCache, terms: Sequence[RunTerm], count: int, device: torch.device) -> _Observed:
     columns = {
-        term.teacher: cache.column(term.teacher, boundary=term.objective.boundary)
-        for term in terms
-        if term.teacher is not None
+        name: cache.column(name, boundary=term.objective.boundary) for term in terms for name in term.teacher_names
     }
     targets = {name: cache.example(column, count).to(device) for name, column in columns.items()}
     layouts = {name: cache.layout(column) for name, column in columns.items()}
-    return _TeacherSide(targets, layouts, cache.classes, columns=columns)
+    return _Observed({}, targets, cache.classes, layouts=layouts, columns=columns)
 
 
-def _connected(terms: Sequence[Term]) -> bool:
+def _connects_layers(terms: Sequence[RunTerm]) -> bool:
     """Whether a connector between layers has to be chosen."""
-    return any(term.teacher not in (None, LOGITS) and term.connector_kind is not None for term in terms)
+    return any(set(term.teacher_names) - {LOGITS} and term.connector_kind is not None for term in terms)
+
+
+def _connect(term: RunTerm, student: _Observed, teacher: _Observed, labels: LabelMatch) -> None:
+    """Make the connector of a term that compares with a teacher."""
+    if term.compares_logits and term.connector_kind == "auto":
+        labels.check_logits(term.name)
+        if labels.kind not in ("same", "assumed"):
+            term.connect_classes(labels.student_classes, labels.teacher_classes)
+    term.connect(student.sides(term.student_names), teacher.sides(term.teacher_names))
+    if term.needs("teacher_head") and teacher.head is not None:
+        term.give_head(teacher.head)
+
+
+def _try_out(term: RunTerm, student: _Observed, teacher: _Observed) -> None:
+    """Run a term on the example, so that a connector that does not fit fails here and by its name."""
+    given = student.named(term.student)
+    first = given if isinstance(given, Tensor) else given[0]
+    # Numbers of any value will do: only the shapes are tried out.
+    numbers = torch.zeros(len(first), dtype=torch.long, device=first.device)
+    needed: dict[str, Tensors] = {name: numbers for name in ("labels", "domains", "sample_ids") if term.needs(name)}
+    if term.teacher is not None:
+        needed["teacher"] = teacher.named(term.teacher)
+    # An objective may keep statistics of what it saw.
+    with leaving_no_trace(term), evaluating(term), torch.no_grad():
+        try:
+            term(term.adapt(given), **term.formed(needed))
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in ([given] if isinstance(given, Tensor) else given))
+            raise ValueError(
+                f"the connector of term {term.name!r} ({term.term.pair}) cannot take {shapes}: {error}"
+            ) from error
 
 
 def unreached(
@@ -316,6 +312,7 @@ def unreached(
     targets: Mapping[str, Any],
     labels: Tensor | None,
     rows: Mapping[str, slice] | None = None,
+    samples: Tensor | None = None,
 ) -> set[str]:
     """Return the names of the trainable parameters that get no gradient from any term.
 
@@ -325,7 +322,7 @@ def unreached(
     trainable = {name: parameter for name, parameter in distiller.named_parameters() if parameter.requires_grad}
     weights = torch.ones(len(distiller.terms), device=next(distiller.parameters()).device)
     with leaving_no_trace(distiller), evaluating(distiller), torch.enable_grad():
-        loss = distiller(inputs, targets, labels, weights, rows)["loss"]
+        loss = distiller(inputs, targets, labels, weights, rows, samples)["loss"]
         gradients = (
             torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
             if loss.requires_grad
@@ -341,7 +338,7 @@ def unreached(
 
 
 def _points(
-    model: nn.Module, named: Sequence[tuple[str, Term]], forward: Callable[[], object]
+    model: nn.Module, named: Sequence[tuple[str, RunTerm]], forward: Callable[[], object]
 ) -> dict[str, CapturePoint]:
     boundaries = [name for name, term in named if name != LOGITS and term.objective.boundary]
     points = resolve_boundaries(model, boundaries, forward) if boundaries else {}
@@ -355,59 +352,3 @@ def _points(
                 f"{name!r} is a boundary in one term and a plain output in another; write '{name}:output' in the latter"
             )
     return points
-
-
-def _first_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
-    """Run a model, and warn of pixels that it does not look at."""
-    found: dict[str, str] = {}
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: tuple[object, ...]) -> None:
-            if given and isinstance(value := given[0], Tensor) and leaves_pixels_out(module, value):
-                found[name] = f"{value.shape[-2]}x{value.shape[-1]} into patches of {_by(module.stride)}"
-
-        return hook
-
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in model.named_modules()]
-    try:
-        output = _run(role, model, forward)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, what in found.items():
-        logger.warning(
-            "%r of the %s cuts its input of %s and leaves the last rows or columns out; an image size that is a "
-            "multiple of the patch would use all pixels",
-            name,
-            role,
-            what,
-        )
-    return output
-
-
-def _by(sizes: Any) -> str:
-    return "x".join(map(str, sizes))
-
-
-def _run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
-    try:
-        return forward()
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"the {role} {type(model).__name__} cannot run a batch of the data set: {error}") from error
-
-
-def _layouts(
-    role: str,
-    model: nn.Module,
-    points: Mapping[str, CapturePoint],
-    forward: Callable[[Tensor], object],
-    images: Tensor,
-    known: Trace | None,
-) -> dict[CapturePoint, Layout]:
-    """Return how the tensors at these points lie."""
-    wanted = set(points.values())
-    if known is None or not wanted <= {site.point for site in known.sites}:
-        images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
-        known = _run(role, model, lambda: trace(model, forward, images, wanted))
-    layouts = {site.point: site.layout for site in known.sites if site.point in wanted and site.layout is not None}
-    return {**known.layouts, **layouts}

@@ -1,7 +1,5 @@
 """Boundaries behind a linear map in one pass: the numbers of the two steps, and where it must not be taken."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from hf_abkd.boundaries.mapped_boundary import mapped_boundary
 from hf_abkd.layers.connectors import MapConnector, TokenConnector
 from hf_abkd.layers.layout import Layout
 from hf_abkd.objectives import boundary_agreement
+from hf_abkd.training.run_term import RunTerm
 
 
 def case(shape=(5, 4, 3), wide=20, positions=(4, 3), seed=0):
@@ -114,10 +113,11 @@ def test_a_term_says_the_same_in_one_pass_and_in_two(name, training, monkeypatch
     student, sides = torch.randn(shape), torch.randn(wide) > 0
     results = []
     for fused in (True, False):
-        own, given = copy.deepcopy(connector), student.clone().requires_grad_()
-        term = Term(ActivationBoundary(), student="a", teacher="b", connector=own)
-        monkeypatch.setattr("hf_abkd.stages.term.fits", lambda *_, fused=fused: fused)
-        value, agreement = term.compare(given, sides)
+        given = student.clone().requires_grad_()
+        term = RunTerm(Term(ActivationBoundary(), student="a", teacher="b", connector=connector))
+        own = term.connector
+        monkeypatch.setattr("hf_abkd.objectives.activation_boundary.fits", lambda *_, fused=fused: fused)
+        value, agreement = term.compare(given, {"teacher": sides})
         value.backward()
         results.append(
             [
@@ -145,13 +145,13 @@ def test_where_it_must_not_be_taken():
 
     def name(objective=None, given=student, target=sides, hook=False, swap=False, half=False):
         connector = MapConnector(6, 40)
-        if hook:
-            connector.register_forward_hook(lambda *_: None)
         if swap:
             connector.normalization = nn.SyncBatchNorm(40).eval()
-        term = Term(objective or ActivationBoundary(), student="a", teacher="b", connector=connector)
+        term = RunTerm(Term(objective or ActivationBoundary(), student="a", teacher="b", connector=connector))
+        if hook:
+            term.connector.register_forward_hook(lambda *_: None)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            return term.compare(given, target)[0].grad_fn.name()
+            return term.compare(given, {"teacher": target})[0].grad_fn.name()
 
     assert "Mapped" in name()
     assert "Mapped" not in name(Other())
@@ -163,9 +163,9 @@ def test_where_it_must_not_be_taken():
 
 def test_shapes_that_do_not_fit_are_told_as_ever():
     """The message with both shapes is that of the term."""
-    term = Term(ActivationBoundary(), student="a", teacher="b", connector=MapConnector(6, 40))
+    term = RunTerm(Term(ActivationBoundary(), student="a", teacher="b", connector=MapConnector(6, 40)))
     with pytest.raises(ValueError, match=r"compares \(5, 40, 4, 4\) with \(5, 41, 4, 4\)"):
-        term.compare(torch.randn(5, 6, 4, 4), torch.randn(5, 41, 4, 4) > 0)
+        term.compare(torch.randn(5, 6, 4, 4), {"teacher": torch.randn(5, 41, 4, 4) > 0})
 
 
 def test_agreement_of_the_two_steps_is_the_same():

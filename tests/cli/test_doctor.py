@@ -30,6 +30,8 @@ from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models import saving
 from hf_abkd.models.loading import ModelArguments
 from hf_abkd.stages.schedules import Linear
+from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.run_term import RunTerm
 
 NAMES = ["ant", "bee", "cat", "dog"]
 LAYER = "resnet.encoder.stages.1"
@@ -298,7 +300,8 @@ def test_term_that_is_too_large_is_named_with_the_weight_that_balances_it(tmp_pa
 
 def test_schedule_that_starts_at_zero_is_examined_where_it_is_not(tmp_path):
     """Every gradient would be 0 otherwise, and every tensor suspected."""
-    assert doctor.weights_of(Stage([Term(CrossEntropy(), weight=Linear(start=0.0, end=1.0))])) == [0.5]
+    stage = Stage([Term(CrossEntropy(), weight=Linear(start=0.0, end=1.0))])
+    assert doctor.weights_of(RunStage(stage, (RunTerm(stage.terms[0]),))) == [0.5]
 
 
 # ---- Accumulation ----

@@ -27,6 +27,7 @@ from hf_abkd.layers.capture import (
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy
 from hf_abkd.stages.term import Term
+from hf_abkd.training.run_term import RunTerm
 from hf_abkd.training.wiring import wire
 
 
@@ -689,5 +690,6 @@ def test_wiring_finds_what_is_overwritten_in_the_student():
     model = in_place(regnet())
     name = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)][-1] + ":output"
     terms = [Term(ActivationBoundary(), student=name, teacher=name), Term(CrossEntropy())]
+    terms = [RunTerm(term) for term in terms]
     wiring = wire(model, None, terms, {"pixel_values": images()})
     assert wiring.overwritten == {wiring.student[name]}

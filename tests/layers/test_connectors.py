@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hf_abkd.layers.connectors import AsMap, ClassSelection, LinearHead, MapConnector, TokenConnector, connect
+from hf_abkd.layers.connection import connect
+from hf_abkd.layers.connectors import AsMap, ClassSelection, LinearHead, MapConnector, TokenConnector
 from hf_abkd.layers.layout import Layout
 
 CELLS = torch.arange(24.0).view(4, 6)
@@ -76,13 +77,13 @@ def test_any_layout_is_connected_with_any_other(student, teacher):
     maps, target = noise(2, 8, 4, 6), noise(2, 16, 3, 3, seed=1)
     features = lay(maps, own).requires_grad_()
     output = connection.connector(features)
-    torch.testing.assert_close(connection.target_view(lay(target, other)), target, rtol=0, atol=0)
+    torch.testing.assert_close(connection.target_form(lay(target, other)), target, rtol=0, atol=0)
     assert output.shape == target.shape
     plain = copy.deepcopy(connection.connector)
     plain.as_map = nn.Identity()
     torch.testing.assert_close(output, plain(maps))
     output.square().mul(noise(*output.shape)).sum().backward()
-    assert not list(connection.target_view.parameters())
+    assert not list(connection.target_form.parameters())
     gradients = AsMap(own)(features.grad)
     assert gradients.flatten(1).ne(0).all(), "every position of the image is reached"
     assert features.grad.ne(0).sum() == gradients.ne(0).sum(), "special tokens are not"
@@ -127,7 +128,7 @@ def test_shapes_alone_choose_a_connector(student, teacher, kind):
     """A connector without gradient leaves the layers before it untrained; a needless one adds weights."""
     connection = connect(student, teacher)
     connector = connection.connector
-    assert type(connector) is kind and type(connection.target_view) is nn.Identity
+    assert type(connector) is kind and type(connection.target_form) is nn.Identity
     assert connection.parameters == sum(parameter.numel() for parameter in connector.parameters())
     features = noise(*student).requires_grad_()
     output = connector(features)
@@ -163,7 +164,7 @@ def test_identity_needs_the_same_places_not_the_same_layout():
     asked = connect((2, 8, 8, 8), (2, 8, 8, 8), student_layout=nchw, teacher_layout=nhwc, kind="identity")
     assert asked.parameters == 0
     maps = noise(2, 8, 8, 8)
-    torch.testing.assert_close(asked.target_view(lay(maps, nhwc)), asked.connector(maps), rtol=0, atol=0)
+    torch.testing.assert_close(asked.target_form(lay(maps, nhwc)), asked.connector(maps), rtol=0, atol=0)
     with pytest.raises(ValueError, match="identity cannot connect .*: grid and channels differ"):
         connect((2, 8, 4, 4), (2, 8, 8, 8), kind="identity")
 

@@ -6,7 +6,7 @@ import traced
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from hf_abkd.layers.capture import Capture
-from hf_abkd.layers.connectors import connect
+from hf_abkd.layers.connection import connect
 from hf_abkd.layers.pairing import propose
 from hf_abkd.objectives import ActivationBoundary
 
@@ -57,7 +57,7 @@ def losses(student_family, teacher_family):
         for pair in pairs
     ]
     targets = [
-        connection.target_view(targets[pair.teacher.point]) for connection, pair in zip(connections, pairs, strict=True)
+        connection.target_form(targets[pair.teacher.point]) for connection, pair in zip(connections, pairs, strict=True)
     ]
     parameters = [*student.parameters(), *(p for each in connections for p in each.connector.parameters())]
     optimizer = torch.optim.Adam(parameters, lr=3e-3, fused=True)

@@ -5,9 +5,10 @@ from tiny import arguments
 
 from hf_abkd.methods import GreedyRoute, activation_boundary, equal_interval, knowledge_distillation, route_constrained
 from hf_abkd.objectives import ActivationBoundary
-from hf_abkd.stages.stage import Stage, own_terms, stage_arguments
+from hf_abkd.stages.stage import Stage, stage_arguments
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.route.route import TeacherRoute
+from hf_abkd.training.run_stage import run_stages
 
 ANCHORS = ["c1", "c2", "c3", "c4"]
 NAMES = [f"checkpoint-{step}" for step in range(100, 1100, 100)]
@@ -163,14 +164,15 @@ def test_restarted_stages_of_several_stages_keep_their_lengths(tmp_path):
         route_constrained(["x", "y", "z"], stages=short, restart=True)
 
 
-def test_connectors_go_on_from_anchor_to_anchor():
+def test_connectors_go_on_from_anchor_to_anchor(tmp_path):
     """A connector that is made anew for every anchor undoes what the one before taught."""
     hint = Term(ActivationBoundary(), student="a", teacher="b")
     open_pairs = PairedTerms(ActivationBoundary())
     for term in (hint, open_pairs):
         stages = route_constrained(ANCHORS, stages=[Stage([term])], restart=True)
         assert {id(stage.terms[0]) for stage in stages} == {id(term)}
-    copied = own_terms(route_constrained(ANCHORS, stages=[Stage([hint])], restart=True))
+    stages = route_constrained(ANCHORS, stages=[Stage([hint])], restart=True)
+    copied = run_stages(stages, arguments(tmp_path))
     assert len({id(stage.terms[0]) for stage in copied}) == 1
 
 

@@ -4,8 +4,9 @@ import tiny
 from hf_abkd.methods import CLASSIFICATION_SCHEDULE, activation_boundary, knowledge_distillation
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
 from hf_abkd.stages.schedules import Linear
-from hf_abkd.stages.stage import own_terms, stage_arguments
+from hf_abkd.stages.stage import stage_arguments
 from hf_abkd.stages.term import Term
+from hf_abkd.training.run_stage import run_stages
 
 LAYERS = [("student.a", "teacher.a"), ("student.b", "teacher.b"), ("student.c", "teacher.c")]
 
@@ -17,7 +18,7 @@ def test_activation_boundaries_are_two_stages():
     assert [(term.student, term.teacher) for term in first.terms] == LAYERS
     assert all(isinstance(term.objective, ActivationBoundary) for term in first.terms)
     assert {term.objective.margin for term in first.terms} == {1.0}
-    assert {term.connector_kind for term in first.terms} == {"auto"}
+    assert {term.connector for term in first.terms} == {"auto"}
     (term,) = second.terms
     assert isinstance(term.objective, KnowledgeDistillation)
     assert (term.objective.temperature, term.objective.temperature_squared, term.weight) == (3.0, False, 1.0)
@@ -63,21 +64,21 @@ def test_changing_one_runs_arguments_does_not_change_the_next():
     assert CLASSIFICATION_SCHEDULE["lr_gamma"] == 0.2
 
 
-def test_the_transfer_head_is_one_term_of_both_stages():
+def test_the_transfer_head_is_one_term_of_both_stages(tmp_path):
     """Made anew, the head of the second stage would be random again and undo what the first one taught."""
     first, second = activation_boundary(LAYERS, transfer_head="classifier:input")
     head = first.terms[-1]
     assert second.terms[-1] is head
     assert isinstance(head.objective, CenteredLogits)
-    assert (head.student, head.teacher, head.weight, head.connector_kind) == (
+    assert (head.student, head.teacher, head.weight, head.connector) == (
         "classifier:input",
         "logits",
         10,
         "linear",
     )
     assert isinstance(second.terms[0].objective, CrossEntropy), "the teacher has no probabilities for these classes"
-    copied = own_terms([first, second])
-    assert copied[0].terms[-1] is copied[1].terms[-1] is not head
+    copied = run_stages([first, second], tiny.arguments(tmp_path))
+    assert copied[0].terms[-1] is copied[1].terms[-1] and copied[0].terms[-1].term is head
 
 
 def test_the_second_stage_can_be_chosen():
@@ -123,4 +124,4 @@ def test_knowledge_distillation_is_one_stage():
 def test_without_a_label_weight_no_labels_are_needed():
     """A term of weight 0 would still refuse a data set without labels."""
     (only,) = knowledge_distillation(label_weight=0)
-    assert [term.objective.target for term in only.terms] == ["teacher"]
+    assert [set(term.objective.needs) for term in only.terms] == [{"teacher"}]

@@ -5,8 +5,8 @@ import tiny
 import torch
 from torch import nn
 
-from hf_abkd.objectives import ActivationBoundary, CrossEntropy, KnowledgeDistillation
-from hf_abkd.stages.stage import STAGE_ARGUMENTS, Stage, frozen_parts, own_terms, stage_arguments
+from hf_abkd.objectives import ActivationBoundary, CrossEntropy
+from hf_abkd.stages.stage import STAGE_ARGUMENTS, Stage, frozen_parts, stage_arguments
 from hf_abkd.stages.term import Term
 
 
@@ -211,20 +211,6 @@ def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(ValueError, match=r"freeze='embedder' matches no module .*parts are \['resnet', 'classifier'\]"):
         frozen_parts(tiny.resnet(), ["embedder"])
     assert frozen_parts(tiny.resnet(), []) == ([], set())
-
-
-# ---- Terms of several stages ----
-
-
-def test_copies_keep_what_stages_share():
-    """A head that stands in two stages must go on where it was, and two trainers must share nothing."""
-    shared, own = Term(KnowledgeDistillation(), connector=nn.Linear(4, 4)), Term(CrossEntropy())
-    given = [stage(terms=[shared]), stage(terms=[own, shared])]
-    first, second = own_terms(given), own_terms(given)
-    assert first[0].terms[0] is first[1].terms[1]
-    assert first[0].terms[0] is not shared and first[0].terms[0] is not second[0].terms[0]
-    assert first[0].terms[0].connector.weight is not shared.connector.weight
-    assert torch.equal(first[0].terms[0].connector.weight, shared.connector.weight)
 
 
 def test_description_holds_what_defines_a_stage():

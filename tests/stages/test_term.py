@@ -1,14 +1,14 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from hf_abkd.layers.connectors import LinearHead, MapConnector
-from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
+from hf_abkd.objectives import ActivationBoundary, CrossEntropy, KnowledgeDistillation, Objective
 from hf_abkd.stages.schedules import Linear
-from hf_abkd.stages.term import Term
+from hf_abkd.stages.term import PairedTerms, Term
 
 
 def boundary(**settings):
@@ -92,73 +92,6 @@ def test_a_custom_objective_is_named_after_its_class():
     assert Term(Angle()).name == "Angle"
 
 
-def test_shapes_that_differ_are_refused_with_both_names():
-    """Broadcasting would compare every unit with every other and give a number."""
-    with pytest.raises(ValueError, match=r"compares \(2, 1\) with \(2, 5\) \(student 'layer', teacher 'layer'\)"):
-        boundary()(torch.zeros(2, 1), torch.zeros(2, 5))
-    with pytest.raises(ValueError, match="label spaces of different sizes"):
-        Term(KnowledgeDistillation())(torch.zeros(2, 3), torch.zeros(2, 5))
-
-
-def test_connectors_are_made_once():
-    """A second wiring that made them anew would throw away what was learnt."""
-    term = boundary()
-    term.connect(torch.Size((2, 4, 3, 3)), torch.Size((2, 8, 3, 3)))
-    first = term.connector
-    term.connect(torch.Size((2, 4, 3, 3)), torch.Size((2, 8, 3, 3)))
-    assert type(first) is MapConnector and term.connector is first
-
-
-def test_a_linear_head_maps_features_to_the_teachers_classes():
-    """The transfer head reads the student's pooled features, in either shape that models give them."""
-    for shape in ((2, 4), (2, 4, 1, 1)):
-        term = Term(CenteredLogits(), student="pool", teacher="logits", connector="linear")
-        term.connect(torch.Size(shape), torch.Size((2, 7)))
-        assert type(term.connector) is LinearHead
-        assert term.adapt(torch.zeros(shape)).shape == (2, 7)
-
-
-def test_a_given_connector_is_kept():
-    """A user's connector replaced by the automatic one would be trained by nobody."""
-    own = nn.Conv2d(4, 8, 3, padding=1)
-    term = boundary(connector=own)
-    term.connect(torch.Size((2, 4, 3, 3)), torch.Size((2, 8, 3, 3)))
-    assert term.connector is own
-    assert term.adapt(torch.zeros(2, 4, 3, 3)).shape == (2, 8, 3, 3)
-
-
-def test_a_pair_without_connector_is_refused_by_its_name():
-    """With ten layers, an error that does not name the pair leaves nine to search."""
-    with pytest.raises(ValueError, match=r"term 'activation_boundary/layer' \(student 'layer', teacher 'layer'\): no"):
-        boundary().connect((2, 4, 3, 3), (2, 8, 2))
-
-
-def test_value_leaves_autocast():
-    """Under autocast a linear objective would run in half precision although its inputs are float32."""
-
-    class Dot(Objective):
-        def forward(self, student, target):
-            return (student @ target.T).mean()
-
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(4, 64, generator=generator), torch.randn(4, 64, generator=generator)
-    term = Term(Dot(), student="a", teacher="b")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = term(term.adapt(student), teacher)
-        assert (student @ teacher.T).dtype == torch.bfloat16
-    assert value.dtype == torch.float32
-    assert torch.equal(value, Dot()(student, teacher))
-
-
-def test_connector_takes_part_in_autocast_and_gives_float32():
-    """The connector is a layer of the student: in float32 it would cost what half precision saves."""
-    term = boundary(connector=nn.Linear(4, 8))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        adapted = term.adapt(torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
-    assert adapted.dtype == torch.float32
-    assert torch.equal(adapted, adapted.bfloat16().float()), "the linear map ran in bfloat16"
-
-
 def test_description_changes_with_every_setting():
     """Checkpoints compare descriptions: a setting that is not in them could change on resume unseen."""
     variants = [
@@ -181,3 +114,55 @@ def test_names_of_other_log_entries_are_refused(name):
     """A term named `loss` would overwrite the loss in every log line."""
     with pytest.raises(ValueError, match=f"cannot be named '{name}'"):
         Term(CrossEntropy(), name=name)
+
+
+def test_a_term_cannot_be_changed():
+    """A term that changes after it was given would be another one in the next trainer."""
+    term = boundary()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        term.weight = 2.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PairedTerms(ActivationBoundary()).weight = 2.0
+    assert dataclasses.replace(term, weight=2).weight == 2.0 and term.weight == 1.0
+
+
+def test_terms_that_say_the_same_are_equal():
+    """Whether two runs have the same terms must not depend on who made the objects."""
+    assert boundary() == boundary() == copy.copy(boundary()) == copy.deepcopy(boundary())
+    assert hash(boundary()) == hash(boundary())
+    different = [boundary(weight=2), boundary(name="x"), boundary(student="other"), boundary(rows="base")]
+    different += [boundary(connector="map"), boundary(connector=nn.Identity()), Term(CrossEntropy())]
+    different += [Term(ActivationBoundary(margin=2.0), student="layer", teacher="layer"), "no term"]
+    assert all(boundary() != other for other in different)
+
+
+def test_a_term_shows_what_was_written():
+    """What is printed in a notebook is what the user copies into the next cell."""
+    text = repr(boundary(weight=0.5, rows="base"))
+    assert text == (
+        "Term(ActivationBoundary(margin=1.0, reduction='mean'), student='layer', teacher='layer', weight=0.5, "
+        "rows='base')"
+    )
+
+
+class Flow(Objective):
+    """An objective of two layers a side."""
+
+    layers = 2
+
+    def forward(self, student, teacher):
+        return sum((one - other).square().mean() for one, other in zip(student, teacher, strict=True))
+
+
+def test_several_layers_are_named_in_a_list():
+    """One name too few, and a layer would be compared with nothing."""
+    term = Term(Flow(), student=["a", "b"], teacher=["c", "d"])
+    assert (term.student_names, term.teacher_names) == (("a", "b"), ("c", "d"))
+    assert (term.name, term.describe()["student"], term.describe()["teacher"]) == ("Flow/a, b", "a, b", "c, d")
+    for names in ("a", ["a"], ["a", "b", "c"]):
+        with pytest.raises(ValueError, match="Flow compares 2 layers at once; give student a list of their names"):
+            Term(Flow(), student=names, teacher=["c", "d"])
+    with pytest.raises(ValueError, match="ActivationBoundary compares one tensor of the teacher"):
+        boundary(teacher=["c", "d"])
+    with pytest.raises(TypeError, match="Flow compares several layers at once; write its terms out"):
+        PairedTerms(Flow())

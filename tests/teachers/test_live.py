@@ -10,6 +10,7 @@ from hf_abkd.objectives import ActivationBoundary, KnowledgeDistillation
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.fast_copy import SpeedUps
 from hf_abkd.teachers.live import LiveTeacher, fingerprint, is_near_chance, reference
+from hf_abkd.training.run_term import RunTerm
 
 POINT = CapturePoint("resnet.encoder.stages.0.layers.0.activation", "input")
 
@@ -157,7 +158,7 @@ def test_a_half_precision_teacher_takes_float32_images(make, dtype):
     logits = LiveTeacher(make(classes=7).to(dtype))(inputs())["logits"]
     assert logits.dtype == dtype
     torch.testing.assert_close(logits.float(), exact, rtol=0.05, atol=0.02)
-    value = Term(KnowledgeDistillation())(torch.zeros(2, 7, requires_grad=True), logits)
+    value = RunTerm(Term(KnowledgeDistillation()))(torch.zeros(2, 7, requires_grad=True), teacher=logits)
     assert value.dtype == torch.float32 and value.isfinite()
 
 
@@ -191,9 +192,10 @@ def test_targets_made_under_inference_mode_can_be_learnt_from():
     teacher.select({"feature": CapturePoint(f"model.{POINT.module}", "input")})
     targets = teacher(inputs())
     student = torch.zeros_like(targets["feature"], requires_grad=True)
-    Term(ActivationBoundary(), student="feature", teacher="feature")(student, targets["feature"]).backward()
+    boundary = RunTerm(Term(ActivationBoundary(), student="feature", teacher="feature"))
+    boundary(student, teacher=targets["feature"]).backward()
     logits = torch.zeros(2, tiny.CLASSES, requires_grad=True)
-    Term(KnowledgeDistillation())(logits, targets["logits"]).backward()
+    RunTerm(Term(KnowledgeDistillation()))(logits, teacher=targets["logits"]).backward()
     assert student.grad.abs().sum() > 0 and logits.grad.abs().sum() > 0
 
 

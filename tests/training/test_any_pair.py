@@ -96,7 +96,7 @@ def test_one_plan_serves_all_stages_and_keeps_their_connectors(tmp_path):
     paired = PairedTerms(ActivationBoundary(), weight=0.1)
     stages = [Stage([paired], "first"), Stage([paired, Term(CrossEntropy())], "second")]
     trainer = unlike(tmp_path, stages=stages)
-    first, second = (stage.each_term() for stage in trainer.stages)
+    first, second = (stage.terms for stage in trainer.stages)
     assert [id(term) for term in first] == [id(term) for term in second[:-1]] and len(second) == 3
 
 
@@ -304,7 +304,7 @@ def test_a_shared_view_is_the_same_picture_for_both(tmp_path, processors):
         term_gradient_steps=0,
     )
     trainer.train()
-    views = trainer._views
+    views = trainer.reader.views
     for mine, yours in zip(seen[-3:], teacher.images[-3:], strict=True):
         torch.testing.assert_close(views.teacher(mine), yours)
 

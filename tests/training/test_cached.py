@@ -104,7 +104,7 @@ def test_cached_and_live_teacher_train_the_same_student(tmp_path, teachers, cach
     cached = cached_run(tmp_path / "cached", caches[kind], boundary_and_kd(), **settings)
     assert cached.state.epoch > 3 and cached.teacher is None
     if kind == "vit":
-        views = [term.target_view for term in cached.stages[0].terms]
+        views = [term.target_form for term in cached.stages[0].terms]
         assert all(not isinstance(view, torch.nn.Identity) for view in views)
     (first, then), (expected, expected_then) = split(cached), split(live)
     assert len(first) == 7 and first == expected
@@ -155,7 +155,7 @@ def test_label_spaces_are_matched_as_with_a_live_teacher(tmp_path, caches, teach
 
     live, cached = run(live_run, teachers["resnet"], caches["resnet"]), run(cached_run, caches["resnet"])
     assert tiny.losses(cached) == pytest.approx(tiny.losses(live), rel=2e-3)
-    assert cached._wiring.labels == live._wiring.labels and cached._wiring.labels.kind != "same"
+    assert cached.setup.labels == live.setup.labels and cached.setup.labels.kind != "same"
 
 
 def test_disjoint_classes_are_refused_for_logits_and_fine_for_boundaries(tmp_path, caches):
@@ -223,7 +223,7 @@ class Seen(TrainerCallback):
         self.trainer, self.views = None, []
 
     def on_step_begin(self, *_, **__):
-        self.views.append((self.trainer._view_number, int(self.trainer._cached_view)))
+        self.views.append(int(self.trainer.views.current))
 
 
 @pytest.mark.filterwarnings(FORK)
@@ -241,25 +241,27 @@ def test_epoch_shows_its_view_to_student_and_teacher(tmp_path, caches, monkeypat
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
     )
-    seen.trainer, targets = trainer, trainer._targets
+    seen.trainer, targets = trainer, trainer.source.targets
 
-    def spied(stage, batch):
+    def spied(batch):
         if batch.cached is not None and seen.views:
-            drawn.append((trainer._view_number, batch.cached))
-        return targets(stage, batch)
+            drawn.append((int(trainer.views.current), batch.cached))
+        return targets(batch)
 
     inputs = []
-    train_on = trainer._train_on
-    monkeypatch.setattr(trainer, "_targets", spied)
-    monkeypatch.setattr(trainer, "_train_on", lambda model, given: inputs.append(given) or train_on(model, given))
+    train_on = trainer._training_outputs
+    monkeypatch.setattr(trainer.source, "targets", spied)
+    monkeypatch.setattr(
+        trainer, "_training_outputs", lambda model, given: inputs.append(given) or train_on(model, given)
+    )
     trainer.train()
     # Six steps are an epoch. The second stage begins with the third epoch, and its view.
     stop = trainer.spans[0].stop
-    assert stop == 12 and all(one == other for one, other in seen.views)
-    assert [view for view, _ in seen.views] == [*[0] * 6, *[1] * 6, *[2] * 6, *[0] * 2]
+    assert stop == 12
+    assert seen.views == [*[0] * 6, *[1] * 6, *[2] * 6, *[0] * 2]
     columns = {step: list(given["cached_targets"]) for step, given in enumerate(inputs)}
     for step, given in enumerate(inputs):
-        places = cache.table.rows(given["sample_id"].numpy(), seen.views[step][0])
+        places = cache.table.rows(given["sample_id"].numpy(), seen.views[step])
         expected = cache.table.read(places, columns[step])
         for name in columns[step]:
             np.testing.assert_array_equal(given["cached_targets"][name].numpy(), expected[name])

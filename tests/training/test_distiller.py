@@ -8,6 +8,7 @@ from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller, check_rows
+from hf_abkd.training.run_term import RunTerm
 from hf_abkd.training.term_gradients import gradient_norms
 from hf_abkd.training.wiring import wire
 
@@ -25,6 +26,7 @@ def build(student=None, *, frozen=(), layers=tiny.RESNET_LAYERS, teacher=None):
     terms += [Term(KnowledgeDistillation()), Term(CrossEntropy())]
     teacher = LiveTeacher(tiny.resnet(8, seed=1) if teacher is None else teacher)
     inputs, labels = batch()
+    terms = [RunTerm(term) for term in terms]
     wiring = wire(student, teacher, terms, inputs)
     teacher.select(wiring.teacher_points(terms))
     modules, _ = frozen_parts(student, frozen)
@@ -53,7 +55,7 @@ def test_boundary_terms_are_those_of_the_hidden_states_before_the_activation():
     result = distiller.eval()(inputs, targets, labels, WEIGHTS)
     layer = distiller.student.resnet.encoder.stages[0].layers[0]
     hidden = distiller.student.resnet.embedder(inputs["pixel_values"])
-    response = distiller.connectors[0].connector(layer.layer(hidden) + layer.shortcut(hidden))
+    response = distiller.terms[0].connector(layer.layer(hidden) + layer.shortcut(hidden))
     target = targets[tiny.RESNET_LAYERS[0][1]]
     assert (target < 0).any() and (response < 0).any()
     torch.testing.assert_close(result["terms"][0], ActivationBoundary()(response, target).detach())
@@ -69,7 +71,7 @@ def test_gradients_reach_the_student_and_every_connector(family):
         distiller, inputs, targets, labels = build()
     else:
         distiller, inputs, targets, labels = build(tiny.vit(), layers=tiny.VIT_LAYERS, teacher=tiny.vit(16, seed=1))
-    connectors = [name for name, _ in distiller.named_parameters() if name.startswith("connectors.")]
+    connectors = [name for name, _ in distiller.named_parameters() if name.startswith("terms.")]
     assert len(connectors) == 2 * 3
     distiller.train()(inputs, targets, labels, torch.ones(4))["loss"].backward()
     for name, parameter in distiller.named_parameters():
@@ -83,10 +85,10 @@ def test_each_term_trains_its_own_part_only():
     distiller, inputs, targets, labels = build()
     distiller.eval()(inputs, targets, labels, torch.tensor([1.0, 0.0, 0.0, 0.0]))["loss"].backward()
     reached = {n for n, p in distiller.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert any(name.startswith("connectors.0.") for name in reached)
+    assert any(name.startswith("terms.0.") for name in reached)
     assert any(name.startswith("student.resnet.encoder.stages.0.") for name in reached)
     assert not any(
-        name.startswith(("connectors.1.", "student.classifier", "student.resnet.encoder.stages.1")) for name in reached
+        name.startswith(("terms.1.", "student.classifier", "student.resnet.encoder.stages.1")) for name in reached
     )
 
 
@@ -95,7 +97,7 @@ def test_connectors_are_trained_and_saved_as_part_of_the_module():
     distiller, *_ = build()
     names = [name for name, _ in distiller.named_parameters()]
     assert len(names) == len(set(names))
-    assert all(name.startswith(("student.", "connectors.")) for name in distiller.state_dict())
+    assert all(name.startswith(("student.", "terms.")) for name in distiller.state_dict())
     assert len(list(distiller.parameters())) == len(list(distiller.student.parameters())) + 6
 
 
@@ -107,7 +109,7 @@ def test_frozen_modules_stay_in_eval_mode():
     for mode in (True, False, True):
         distiller.train(mode)
         assert not any(module.training for module in embedder.modules())
-        assert stages[0].training is mode and distiller.connectors[0].training is mode
+        assert stages[0].training is mode and distiller.terms[0].training is mode
     distiller(inputs, targets, labels, WEIGHTS)
     assert not tiny.differing(before, tiny.tensors(embedder))
     assert any("running_mean" in name for name in tiny.differing(moving, tiny.tensors(stages)))
@@ -162,6 +164,7 @@ def boundaries_only(student=None, layers=tiny.RESNET_LAYERS, teacher=None):
     terms = [Term(ActivationBoundary(), student=a, teacher=b) for a, b in layers]
     teacher = LiveTeacher(tiny.resnet(8, seed=1) if teacher is None else teacher)
     inputs, _ = batch()
+    terms = [RunTerm(term) for term in terms]
     wiring = wire(student, teacher, terms, inputs)
     teacher.select(wiring.teacher_points(terms), boundaries=wiring.teacher, logits=False)
     distiller = Distiller(student, terms, wiring.student, wiring.overwritten).attach()
@@ -283,9 +286,7 @@ def test_compiled_equals_eager(family):
             result["loss"].backward()
         gradients = {name: parameter.grad for name, parameter in distiller.named_parameters()}
         results[compiled] = result, gradients, dict(distiller.named_buffers())
-    assert results[False][1][
-        "connectors.0.connector." + ("linear" if family == "vit" else "convolution") + ".weight"
-    ].any()
+    assert results[False][1]["terms.0.connector." + ("linear" if family == "vit" else "convolution") + ".weight"].any()
     assert 0 < results[False][0]["agreement"].mean() < 1
     torch.testing.assert_close(results[True], results[False])
 
@@ -314,6 +315,7 @@ def build_rows():
         Term(KnowledgeDistillation()),
     ]
     inputs, labels = batch(5)
+    terms = [RunTerm(term) for term in terms]
     wiring = wire(student, teacher, terms, inputs)
     teacher.select(wiring.teacher_points(terms))
     distiller = Distiller(student, terms, wiring.student, wiring.overwritten).attach()
@@ -323,7 +325,7 @@ def build_rows():
 def test_a_term_compares_only_the_rows_it_names():
     """With the rows of another group, a student is taught labels that do not exist, or the wrong domain."""
     distiller, inputs, targets, labels = build_rows()
-    distiller.connectors.train()
+    distiller.terms.train()
     distiller.student.eval()
     rows = {"old": slice(0, 3), "new": slice(3, 5)}
     # The names tell the same objective on other rows apart in the log.
@@ -342,7 +344,7 @@ def test_a_term_compares_only_the_rows_it_names():
     torch.testing.assert_close(result["terms"][1:], torch.stack(expected).detach())
     layer = tiny.RESNET_LAYERS[0][0]
     _, captured = distiller.capture.run(lambda: distiller.student(**inputs))
-    response = distiller.connectors[0].connector(captured[distiller.points[layer]][3:])
+    response = distiller.terms[0].connector(captured[distiller.points[layer]][3:])
     torch.testing.assert_close(result["terms"][0], ActivationBoundary()(response, targets[layer][3:]).detach())
     torch.testing.assert_close(result["agreement"], boundary_agreement(response, targets[layer][3:]).mean()[None, None])
     for count, name in ((3, "old"), (2, "new")):
@@ -357,7 +359,7 @@ def test_a_group_without_rows_is_worth_nothing_and_still_reaches_its_parameters(
     result = distiller.train()(inputs, targets, labels.clamp(min=0), torch.ones(4), rows)
     assert result["terms"][:2].tolist() == [0, 0] and (result["terms"][2:] > 0).all()
     result["loss"].backward()
-    connector = list(distiller.connectors[0].connector.parameters())
+    connector = list(distiller.terms[0].connector.parameters())
     assert connector and all(p.grad is not None and p.grad.abs().sum() == 0 for p in connector)
     assert sum(p.grad.abs().sum() for p in distiller.student.parameters()) > 0
 

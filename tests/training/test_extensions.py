@@ -30,7 +30,7 @@ def test_the_student_learns_from_samples_at_the_teachers_boundary(tmp_path):
     assert len(seen) == 12
     gaps = []
     low, high = -1.0, 1.0  # a mean and a deviation of a half
-    for inputs, targets, labels, _, rows in seen:
+    for inputs, targets, labels, _, rows, *_ in seen:
         images, base, boundary = inputs["pixel_values"], rows["base"], rows["boundary"]
         assert (base.start, base.stop, boundary.start) == (0, 16, 16) and boundary.stop == len(images) == len(labels)
         assert boundary.stop - boundary.start <= 4 and (labels[boundary] == -100).all() and (labels[base] >= 0).all()
@@ -72,7 +72,7 @@ def test_the_first_loss_is_the_published_one(tmp_path):
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     trainer.args.max_steps = 1
     trainer.train()
-    inputs, targets, labels, weights, rows = seen[0]
+    inputs, targets, labels, weights, rows, *_ = seen[0]
     assert weights.tolist() == [1, 4, 2]
     student.load_state_dict(before)
     logits = student.train()(**inputs).logits.double()
@@ -156,10 +156,10 @@ def test_models_with_processors_of_their_own_see_one_moved_image(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     teacher = trained(resnet(6, seed=1), own=own)
     trainer = extended(tmp_path, teacher=teacher, stages=stages, extra=extra, max_steps=1)
-    seen, views = Forwards().follow(trainer), trainer._views
+    seen, views = Forwards().follow(trainer), trainer.reader.views
     trainer.train()
-    ((inputs, targets, _, _, rows),) = seen
-    attack = trainer.stages[0].extension.attack
+    ((inputs, targets, _, _, rows, *_),) = seen
+    attack = trainer.stages[0].stage.extension.attack
     boundary, found = rows["boundary"], attack.found
     moved, classes = found.images[found.reached], attack.other[found.reached]
     assert len(moved) > 0 and views.canvas_size == (24, 24) and inputs["pixel_values"].shape[2:] == (16, 16)
@@ -204,7 +204,7 @@ def test_half_precision_moves_images_in_float32(tmp_path):
     stages = boundary_supporting_samples(samples=BoundarySamples(Watched()))
     trainer = extended(tmp_path, stages=stages, bf16=True, max_steps=1)
     trainer.train()
-    attack = trainer.stages[0].extension.attack
+    attack = trainer.stages[0].stage.extension.attack
     moved = attack.found.images
     assert len(moved) > 0 and moved.dtype == torch.float32
     with torch.no_grad():

@@ -123,11 +123,11 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     trainer = following(tmp_path, stages, term_gradient_steps=0)
 
     def connectors():
-        return {id(module) for stage in trainer.stages for term in stage.each_term() for module in term.modules()}
+        return {id(module) for stage in trainer.stages for term in stage.terms for module in term.modules()}
 
     before = set()
     trainer.add_callback(AtStart(lambda: before.update(connectors())))
-    assert len({tuple(map(id, stage.each_term())) for stage in trainer.stages}) == 1
+    assert len({tuple(map(id, stage.terms)) for stage in trainer.stages}) == 1
     trainer.train()
     assert before and connectors() >= before
     names = [name for name in asked[-1][1] if name != "logits"]

@@ -140,7 +140,7 @@ def test_an_optimiser_that_leaves_connectors_out_is_refused(tmp_path):
     stage.share = None
     before = tensors(student)
     trainer = trainer_of(tmp_path, student, stages=[stage], extra={"optimizers": (optimizer, None)})
-    with pytest.raises(ValueError, match=r"does not hold \['connectors\.0\.connector\.convolution\.weight'"):
+    with pytest.raises(ValueError, match=r"does not hold \['terms\.0\.connector\.convolution\.weight'"):
         trainer.train()
     assert trainer.state.global_step == 0 and differing(tensors(student), before) == []
     with pytest.raises(ValueError, match="`optimizers` serves one stage"):

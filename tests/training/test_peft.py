@@ -19,7 +19,7 @@ from transformers import AutoModelForImageClassification, TrainerCallback, ViTFo
 from hf_abkd import DistillationTrainer, activation_boundary
 from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.models import adapters, saving
-from hf_abkd.training import checkpoints, student_trainer
+from hf_abkd.training import checkpoints, publisher
 
 peft = pytest.importorskip("peft", minversion="0.20")
 pytestmark = [
@@ -396,7 +396,7 @@ def test_only_checkpoints_are_uploaded_with_the_adapters(tmp_path, monkeypatch, 
         uploads.append((path_in_repo, sorted(path.name for path in files)))
         return done
 
-    monkeypatch.setattr(student_trainer, "upload", upload)
+    monkeypatch.setattr(publisher, "upload", upload)
     monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **__: SimpleNamespace(repo_id=name))
     settings = {"push_to_hub": True, "hub_model_id": "user/student", "hub_strategy": strategy}
     trainer = DistillationTrainer(

@@ -111,7 +111,7 @@ def test_two_trainers_used_in_turn_train_as_alone(tmp_path):
         trainer.train()
         alone[seed] = trained_tensors(trainer), losses(trainer), trainer.evaluate()
     first, second = build(tmp_path / "1", 1), build(tmp_path / "2", 2)
-    terms = [{id(term) for stage in trainer.stages for term in stage.each_term()} for trainer in (first, second)]
+    terms = [{id(term) for stage in trainer.stages for term in stage.terms} for trainer in (first, second)]
     assert terms[0] and terms[0].isdisjoint(terms[1])
     first.evaluate()
     second.train()
@@ -121,7 +121,7 @@ def test_two_trainers_used_in_turn_train_as_alone(tmp_path):
         state, expected, metrics = alone[seed]
         assert differing(trained_tensors(trainer), state) == []
         assert losses(trainer) == expected and trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
-    assert all(term.connector is None for stage in stages for term in stage.terms)
+    assert all(term.connector == "auto" for stage in stages for term in stage.terms)
 
 
 def test_a_run_inside_a_callback_of_another_does_not_change_it(tmp_path):

@@ -11,6 +11,7 @@ from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.run_term import RunTerm
 from hf_abkd.training.term_gradients import TermGradients, balancing_weight, dominating, gradient_norms, ratios
 from hf_abkd.training.wiring import wire
 
@@ -70,6 +71,7 @@ def build(*objectives, family="resnet", frozen=(), student=None):
     terms = [Term(ActivationBoundary(), student=a, teacher=b) for a, b in layers]
     terms += [Term(objective) for objective in (*objectives, CrossEntropy())]
     inputs, labels = {"pixel_values": torch.randn(6, 3, 16, 16)}, torch.arange(6) % tiny.CLASSES
+    terms = [RunTerm(term) for term in terms]
     wiring = wire(student, teacher, terms, inputs)
     teacher.select(wiring.teacher_points(terms))
     modules, names = frozen_parts(student, frozen)
@@ -127,7 +129,7 @@ def test_the_gradient_of_a_connector_does_not_count():
     distiller, batch = build()
     norm = gradient_norms(distiller, *batch)[0]
     distiller(*batch, torch.eye(3)[0])["loss"].backward()
-    connector = torch.stack([p.grad.norm() for p in distiller.connectors.parameters() if p.grad is not None]).norm()
+    connector = torch.stack([p.grad.norm() for p in distiller.terms.parameters() if p.grad is not None]).norm()
     assert connector > 0.05 * norm
     student = torch.stack([p.grad.norm() for p in distiller.student.parameters() if p.grad is not None]).norm()
     torch.testing.assert_close(norm, student, rtol=1e-4, atol=0)
@@ -139,7 +141,7 @@ def test_a_measurement_leaves_no_trace(family):
     distiller, batch = build(Centred(), family=family, frozen=["*.embed*"])
     weights = torch.ones(4)
     distiller(*batch, weights)["loss"].backward()
-    distiller.connectors[0].eval()
+    distiller.terms[0].eval()
     before = everything(distiller)
     assert any(name.startswith("gradient of student") for name in before)
     assert any("running_mean" in name for name in before)

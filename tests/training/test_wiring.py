@@ -9,10 +9,12 @@ from hf_abkd.layers.connectors import MapConnector, TokenConnector
 from hf_abkd.layers.layout import Layout
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation, Objective
 from hf_abkd.stages.stage import frozen_parts
-from hf_abkd.stages.term import PairedTerms, Term, plan_of
+from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.wiring import check_channels, check_names, other_size, propose_plan, unreached, wire
+from hf_abkd.training.run_term import RunTerm, plan_of
+from hf_abkd.training.trial import check_channels, other_size
+from hf_abkd.training.wiring import check_names, propose_plan, unreached, wire
 
 STAGES = [f"resnet.encoder.stages.{stage}" for stage in range(2)]
 
@@ -28,8 +30,16 @@ def inputs(channels=3, size=16):
     return {"pixel_values": torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))}
 
 
+def run_term(*positional, **named):
+    return RunTerm(Term(*positional, **named))
+
+
+def paired(plan):
+    return [RunTerm(term) for term in PairedTerms(ActivationBoundary(), plan=plan).terms(plan)]
+
+
 def boundary(name=STAGES[0], teacher=None, **settings):
-    return Term(ActivationBoundary(), student=name, teacher=teacher or name, **settings)
+    return run_term(ActivationBoundary(), student=name, teacher=teacher or name, **settings)
 
 
 def wired(terms, student=None, teacher=None, batch=None):
@@ -50,7 +60,7 @@ def named_classes(model, *names):
 def test_names_are_checked_before_any_data():
     """A typing error should not cost the minutes of loading a data set."""
     student, teacher = tiny.resnet(), tiny.vit()
-    check_names(student, teacher, [Term(CrossEntropy()), boundary(teacher=tiny.VIT_LAYERS[0][1])])
+    check_names(student, teacher, [run_term(CrossEntropy()), boundary(teacher=tiny.VIT_LAYERS[0][1])])
     with pytest.raises(ValueError, match="ResNetForImageClassification has no module 'resnet.stage'"):
         check_names(student, teacher, [boundary("resnet.stage", tiny.VIT_LAYERS[0][1])])
     with pytest.raises(ValueError, match="ViTForImageClassification has no module"):
@@ -58,13 +68,13 @@ def test_names_are_checked_before_any_data():
     with pytest.raises(ValueError, match="must end in ':input'"):
         check_names(student, teacher, [boundary(f"{STAGES[0]}:in", tiny.VIT_LAYERS[0][1])])
     with pytest.raises(ValueError, match="term 'knowledge_distillation' compares with a teacher, and `teacher` is"):
-        check_names(student, None, [Term(KnowledgeDistillation())])
+        check_names(student, None, [run_term(KnowledgeDistillation())])
 
 
 def test_names_stand_for_the_tensors_of_both_models():
     """Boundaries are read before the activation, other features behind their module."""
-    feature = Term(Difference(), student=f"{STAGES[1]}:input", teacher=f"module.{STAGES[0]}:output")
-    terms = [boundary(), feature, Term(CrossEntropy())]
+    feature = run_term(Difference(), student=f"{STAGES[1]}:input", teacher=f"module.{STAGES[0]}:output")
+    terms = [boundary(), feature, run_term(CrossEntropy())]
     wiring = wired(terms)
     activation = CapturePoint(f"{STAGES[0]}.layers.0.activation", "input")
     assert wiring.student == {STAGES[0]: activation, f"{STAGES[1]}:input": CapturePoint(STAGES[1], "input")}
@@ -75,7 +85,7 @@ def test_names_stand_for_the_tensors_of_both_models():
 
 def test_a_name_that_means_two_tensors_is_refused():
     """One name would silently stand for the first term's tensor in both."""
-    terms = [boundary(), Term(Difference(), student=STAGES[0], teacher=STAGES[0])]
+    terms = [boundary(), run_term(Difference(), student=STAGES[0], teacher=STAGES[0])]
     with pytest.raises(ValueError, match=f"'{STAGES[0]}' is a boundary in one term and a plain output in another"):
         wired(terms)
 
@@ -85,7 +95,7 @@ def test_models_are_left_as_they_were():
     student, teacher = tiny.resnet().train(), tiny.resnet(8, seed=1)
     student.resnet.embedder.eval()
     before = tiny.tensors(student, teacher)
-    wired([boundary(), Term(KnowledgeDistillation())], student, teacher)
+    wired([boundary(), run_term(KnowledgeDistillation())], student, teacher)
     assert not tiny.differing(before, tiny.tensors(student, teacher))
     assert student.training and not student.resnet.embedder.training and not teacher.training
     for model in (student, teacher):
@@ -100,9 +110,9 @@ def test_label_spaces_that_cannot_be_matched_are_refused():
     for teacher in (tiny.resnet(8, classes=7), named_classes(tiny.resnet(8), "red", "green", "blue", "grey")):
         student = named_classes(tiny.resnet(), "ant", "bee", "cat", "dog")
         with pytest.raises(ValueError, match="'knowledge_distillation' compares the logits of two label spaces"):
-            wired([Term(KnowledgeDistillation())], student, teacher)
-        head = Term(CenteredLogits(), student="classifier:input", teacher="logits", connector="linear")
-        wired([boundary(), head, Term(CrossEntropy())], student, teacher)
+            wired([run_term(KnowledgeDistillation())], student, teacher)
+        head = run_term(CenteredLogits(), student="classifier:input", teacher="logits", connector="linear")
+        wired([boundary(), head, run_term(CrossEntropy())], student, teacher)
         assert head.connector[1].weight.shape == (teacher.config.num_labels, 16)
 
 
@@ -119,7 +129,7 @@ def test_logits_are_compared_class_by_class_of_the_same_name(ours, theirs, kind)
     """Index by index, the student would learn the teacher's answers for other classes; nothing would look wrong."""
     student = named_classes(tiny.resnet(classes=len(ours)), *ours)
     teacher = named_classes(tiny.resnet(8, seed=1, classes=len(theirs)), *theirs)
-    term = Term(KnowledgeDistillation())
+    term = run_term(KnowledgeDistillation())
     assert wired([term], student, teacher).labels.kind == kind
     student_logits, teacher_logits = student.eval()(**inputs()).logits, teacher.eval()(**inputs()).logits
     shared = [name for name in ours if name in theirs]
@@ -127,7 +137,7 @@ def test_logits_are_compared_class_by_class_of_the_same_name(ours, theirs, kind)
         torch.stack([student_logits[:, ours.index(name)] for name in shared], 1),
         torch.stack([teacher_logits[:, theirs.index(name)] for name in shared], 1),
     )
-    torch.testing.assert_close(term(term.adapt(student_logits), term.view(teacher_logits)), expected)
+    torch.testing.assert_close(term(term.adapt(student_logits), teacher=term.form(teacher_logits)), expected)
     assert not list(term.state_dict()), "indices follow from the models, and a checkpoint must not overrule them"
 
 
@@ -136,7 +146,7 @@ def test_the_same_order_or_unknown_names_are_taken_as_they_are(names):
     """Many models have no class names, or none of a common form; refusing them would refuse most teachers."""
     student = named_classes(tiny.resnet(), "ant", "bee", "cat", "dog")
     teacher = tiny.resnet(8) if names else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
-    wired([Term(KnowledgeDistillation())], student, named_classes(teacher, *names) if names else teacher)
+    wired([run_term(KnowledgeDistillation())], student, named_classes(teacher, *names) if names else teacher)
 
 
 # ---- Images ----
@@ -146,14 +156,14 @@ def test_the_teachers_image_size_is_checked():
     """The model's own message does not say which model it is, and what to do."""
     message = "the teacher ViT.* cannot run a batch.* was made for images of 16x16 pixels .* own processor"
     with pytest.raises(ValueError, match=message):
-        wired([Term(KnowledgeDistillation())], teacher=tiny.vit(), batch=inputs(size=32))
+        wired([run_term(KnowledgeDistillation())], teacher=tiny.vit(), batch=inputs(size=32))
 
 
 @pytest.mark.parametrize("teacher", [tiny.resnet, tiny.vit])
 def test_the_teachers_channels_are_checked(teacher):
     """Grey images for a colour teacher."""
     with pytest.raises(ValueError, match="the teacher .* takes images of 3 channels, the batch has 1"):
-        wired([Term(KnowledgeDistillation())], tiny.resnet(num_channels=1), teacher(), inputs(channels=1))
+        wired([run_term(KnowledgeDistillation())], tiny.resnet(num_channels=1), teacher(), inputs(channels=1))
 
 
 def test_pixels_that_no_patch_holds_are_warned_of(caplog):
@@ -162,12 +172,12 @@ def test_pixels_that_no_patch_holds_are_warned_of(caplog):
     teacher = ViTForImageClassification(
         ViTConfig(**{**tiny.vit().config.to_dict(), "image_size": 18, "num_labels": tiny.CLASSES})
     )
-    wired([Term(KnowledgeDistillation())], student, teacher, inputs(size=18))
+    wired([run_term(KnowledgeDistillation())], student, teacher, inputs(size=18))
     warnings = [record.message for record in caplog.records if "leaves the last rows" in record.message]
     assert len(warnings) == 1 and "of the teacher cuts its input of 18x18 into patches of 8x8" in warnings[0]
     assert not any(m._forward_pre_hooks for model in (student, teacher) for m in model.modules())
     caplog.clear()
-    wired([Term(KnowledgeDistillation())], student, tiny.vit(16))
+    wired([run_term(KnowledgeDistillation())], student, tiny.vit(16))
     assert not caplog.records
 
 
@@ -182,7 +192,7 @@ def test_sizes_may_be_rectangular_or_unknown():
     check_channels(nn.Linear(1, 1), "teacher", torch.zeros(1, 9, 50, 60))
 
 
-@pytest.mark.parametrize("terms", [[Term(KnowledgeDistillation())], [boundary()], [Term(CrossEntropy())]])
+@pytest.mark.parametrize("terms", [[run_term(KnowledgeDistillation())], [boundary()], [run_term(CrossEntropy())]])
 def test_a_student_that_cannot_run_the_batch_is_named(terms):
     """torch's message names neither the model nor the data."""
     student = tiny.resnet()
@@ -194,19 +204,19 @@ def test_a_student_that_cannot_run_the_batch_is_named(terms):
 def test_images_of_other_channels_are_refused_for_the_student_too():
     """The message of a convolution tells neither which model nor what to do."""
     with pytest.raises(ValueError, match="the student ResNet.* takes images of 3 channels, the batch has 1"):
-        wired([Term(CrossEntropy())], batch=inputs(channels=1))
+        wired([run_term(CrossEntropy())], batch=inputs(channels=1))
 
 
 def test_models_run_at_another_size_than_their_config_says():
     """Many configs name a size of pretraining, and their models take any; a ViT says no by itself."""
     student, teacher = tiny.resnet(), tiny.resnet(8)
     student.config.image_size = teacher.config.image_size = 32
-    wired([Term(KnowledgeDistillation())], student, teacher)
+    wired([run_term(KnowledgeDistillation())], student, teacher)
 
 
 def test_a_student_that_returns_a_tuple_gives_its_logits():
     """That is what `return_dict=False` makes of every model."""
-    term = Term(KnowledgeDistillation())
+    term = run_term(KnowledgeDistillation())
     wired([term], tiny.resnet(return_dict=False))
     assert type(term.connector) is nn.Identity
 
@@ -216,7 +226,7 @@ def test_a_student_that_returns_a_tuple_gives_its_logits():
 
 def test_connectors_follow_the_two_shapes():
     """A width that differs needs a map, and equal ones nothing to train."""
-    terms = [boundary(), Term(KnowledgeDistillation()), Term(CrossEntropy())]
+    terms = [boundary(), run_term(KnowledgeDistillation()), run_term(CrossEntropy())]
     wired(terms)
     assert type(terms[0].connector) is MapConnector and terms[0].connector.convolution.weight.shape[:2] == (16, 8)
     assert type(terms[1].connector) is nn.Identity and terms[2].connector is None
@@ -237,13 +247,13 @@ def test_layers_on_other_grids_are_brought_to_the_teachers():
 
 def test_layouts_are_found_out_for_named_layers():
     """A class token in the place of the first pixel would shift every boundary by one."""
-    term = Term(ActivationBoundary(), student=STAGES[0], teacher=tiny.VIT_LAYERS[0][1])
+    term = run_term(ActivationBoundary(), student=STAGES[0], teacher=tiny.VIT_LAYERS[0][1])
     wired([term], teacher=tiny.vit(16))
-    pair = term.layer_pair
+    (pair,) = term.layer_pairs
     assert (pair.teacher.layout.special_tokens, pair.teacher.layout.grid, pair.teacher.channels) == (1, (2, 2), 32)
     assert (pair.student.layout.grid, pair.student.channels) == ((4, 4), 8)
     assert pair.parameters == sum(parameter.numel() for parameter in term.connector.parameters()) > 0
-    assert term.view(torch.zeros(2, 5, 32)).shape == (2, 32, 2, 2)
+    assert term.form(torch.zeros(2, 5, 32)).shape == (2, 32, 2, 2)
 
 
 def test_a_layout_of_the_users_that_does_not_fit_is_refused():
@@ -258,12 +268,12 @@ def test_a_proposed_plan_can_be_wired():
     student, teacher = tiny.resnet(), LiveTeacher(tiny.vit(16, seed=1))
     plan, traces = propose_plan(student, teacher, inputs(), inputs(), "pixel_values")
     assert len(plan.pairs) == 2
-    terms = PairedTerms(ActivationBoundary(), plan=plan).terms(plan)
+    terms = paired(plan)
     calls = []
     student.register_forward_hook(lambda *_: calls.append(1))
     wire(student, teacher, terms, inputs(), traces=traces)
     known = len(calls)
-    wire(student, teacher, PairedTerms(ActivationBoundary(), plan=plan).terms(plan), inputs())
+    wire(student, teacher, paired(plan), inputs())
     assert len(calls) > 2 * known, "a trace that is known is not made again"
     assert [pair.student.layer for pair in plan_of(terms).pairs] == [pair.student.layer for pair in plan.pairs]
 
@@ -271,9 +281,9 @@ def test_a_proposed_plan_can_be_wired():
 def test_one_row_is_enough_to_wire():
     """A data set of one row has no second one to tell the batch from other dimensions."""
     batch = {"pixel_values": inputs()["pixel_values"][:1]}
-    term = Term(ActivationBoundary(), student=STAGES[0], teacher=tiny.VIT_LAYERS[0][1])
+    term = run_term(ActivationBoundary(), student=STAGES[0], teacher=tiny.VIT_LAYERS[0][1])
     wired([term], teacher=tiny.vit(16), batch=batch)
-    assert term.layer_pair.teacher.layout.special_tokens == 1
+    assert term.layer_pairs[0].teacher.layout.special_tokens == 1
 
 
 def test_a_given_connector_is_used():
@@ -281,7 +291,7 @@ def test_a_given_connector_is_used():
     own = nn.Conv2d(8, 32, 3, stride=2, padding=1)
     term = boundary(STAGES[0], STAGES[1], connector=own)
     wired([term])
-    assert term.connector is own
+    assert term.connector is not own and torch.equal(term.connector.weight, own.weight), "a run trains its own copy"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +319,7 @@ def test_connectors_are_moved_with_the_student():
 
     terms = [
         boundary(teacher=STAGES[0], connector=Watched()),
-        Term(CrossEntropy(), connector=Watched()),
+        run_term(CrossEntropy(), connector=Watched()),
     ]
     wired(terms, teacher=tiny.resnet(seed=1))
     assert {id(module) for module in moved} == {id(term.connector) for term in terms}
@@ -321,13 +331,13 @@ def test_connectors_are_moved_with_the_student():
 def test_connectors_are_moved_after_they_are_made(monkeypatch):
     """Made on the CPU, they would fail in the first step on any other device."""
     ready = {}
-    move = Term.to
+    move = RunTerm.to
 
     def to(term, *positional, **named):
         ready[term.name] = term.connector is not None
         return move(term, *positional, **named)
 
-    monkeypatch.setattr(Term, "to", to)
+    monkeypatch.setattr(RunTerm, "to", to)
     term = boundary()
     wired([term])
     assert ready == {term.name: True}
@@ -364,12 +374,12 @@ def test_what_no_term_reaches_is_found():
 
 def test_everything_is_reached_by_the_logits():
     """The weights of the terms do not count: a scheduled one starts at 0."""
-    assert reach([boundary(), Term(CrossEntropy(), weight=0.0)], labels=torch.tensor([0, 1]))[1] == set()
+    assert reach([boundary(), run_term(CrossEntropy(), weight=0.0)], labels=torch.tensor([0, 1]))[1] == set()
 
 
 def test_frozen_parameters_are_not_missing():
     """They are not waited for."""
-    _, missing = reach([Term(KnowledgeDistillation())], freeze=["resnet.embedder*"])
+    _, missing = reach([run_term(KnowledgeDistillation())], freeze=["resnet.embedder*"])
     assert missing == set()
 
 
@@ -392,6 +402,6 @@ def test_looking_at_an_objective_does_not_move_its_statistics():
             self.seen += 1
             return super().forward(student, target)
 
-    term = Term(Centred(), student=STAGES[0], teacher=STAGES[0])
+    term = run_term(Centred(), student=STAGES[0], teacher=STAGES[0])
     distiller, _ = reach([term])
     assert term.objective.seen == 0 and distiller.terms[0] is term

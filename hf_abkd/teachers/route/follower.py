@@ -1,4 +1,7 @@
-"""RouteFollower: gives a live teacher the anchors of the stages' routes, and its own weights back."""
+"""RouteFollower: gives a live teacher the anchors of the stages' routes, and its own weights back.
+
+A place on the way is told in plain numbers: which stage it is, how many of its steps are done, how many it has.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from hf_abkd.models.label_spaces import LabelMatch
-from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.live import LiveTeacher, fingerprint
 from hf_abkd.teachers.route.anchors import read_anchor
-from hf_abkd.training.progress import Span
+from hf_abkd.teachers.route.route import TeacherRoute
 
 logger = logging.getLogger(__name__)
+
+#: The name of each stage, and its route if it has one.
+NamedRoutes = Sequence[tuple[str, TeacherRoute | None]]
 
 
 class RouteFollower:
@@ -23,37 +27,39 @@ class RouteFollower:
 
     Args:
         teacher: The run's teacher.
-        stages: The stages, with or without routes.
+        routes: The stages in order, with or without routes.
 
     Raises:
         FileNotFoundError: If an anchor does not exist.
         ValueError: If an anchor is not complete, or not of the teacher's architecture.
     """
 
-    def __init__(self, teacher: LiveTeacher, stages: Sequence[Stage]) -> None:
+    def __init__(self, teacher: LiveTeacher, routes: NamedRoutes) -> None:
         self.teacher = teacher
-        self.routes = [stage.route for stage in stages]
+        self.names = [name for name, _ in routes]
+        self.routes = [route for _, route in routes]
         folders = dict.fromkeys(folder for route in self.routes if route is not None for folder in route.anchors)
         #: What was found in each folder. It has to be the same when the stage comes to it, hours later.
         self.fingerprints = {folder: fingerprint(read_anchor(teacher.model, folder)) for folder in folders}
         self._chosen: list[dict[int, int]] = [{} for _ in self.routes]
-        self._own: dict[str, Tensor] | None = None
+        #: The weights that the teacher was given with, while it has others.
+        self._given: dict[str, Tensor] | None = None
         self._here: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, teacher: LiveTeacher | None, stages: Sequence[Stage], *, cached: bool) -> RouteFollower | None:
-        """Return what walks the routes of some stages; None if there are none.
+    def of(cls, teacher: LiveTeacher | None, routes: NamedRoutes, *, cached: bool) -> RouteFollower | None:
+        """Return what walks the routes of some stages; None if no stage has one.
 
         Args:
             teacher: The run's teacher, if it is there itself.
-            stages: The stages.
+            routes: The stages in order, with or without routes.
             cached: Whether a cache takes its place.
 
         Raises:
             FileNotFoundError: If an anchor does not exist.
             ValueError: If there is no teacher to give the weights to, or an anchor is not one of it.
         """
-        routed = [stage.name for stage in stages if stage.route is not None]
+        routed = [name for name, route in routes if route is not None]
         if not routed:
             return None
         if teacher is None:
@@ -65,47 +71,58 @@ class RouteFollower:
                     else "there is none: pass `teacher`, a model of their architecture"
                 )
             )
-        return cls(teacher, stages)
+        return cls(teacher, routes)
 
-    def check_lengths(self, spans: Sequence[Span]) -> None:
+    def check_lengths(self, lengths: Sequence[int]) -> None:
         """Check that every part of every route has a step.
+
+        Args:
+            lengths: How many steps each stage has.
 
         Raises:
             ValueError: If one has none.
         """
-        for route, span in zip(self.routes, spans, strict=True):
+        for name, route, steps in zip(self.names, self.routes, lengths, strict=True):
             if route is not None:
                 try:
-                    route.check_length(span.stop - span.start)
+                    route.check_length(steps)
                 except ValueError as error:
-                    raise ValueError(f"stage {span.name!r}: {error}") from error
+                    raise ValueError(f"stage {name!r}: {error}") from error
 
-    def is_due(self, span: Span, step: int) -> bool:
-        """Whether the teacher needs other weights for the step of the run after this one."""
-        return self.routes[span.index] is not None and self._place(span, step) != self._here
+    def is_due(self, stage: int, done: int, steps: int) -> bool:
+        """Whether the teacher needs other weights for the next step of a stage.
+
+        Args:
+            stage: Which stage, from 0.
+            done: How many of its steps are done.
+            steps: How many it has.
+        """
+        route = self.routes[stage]
+        return route is not None and (stage, route.part_at(done, steps)) != self._here
 
     @property
     def measures(self) -> bool:
         """Whether a route asks how far the student is from its anchors."""
         return any(route is not None and route.data is not None for route in self.routes)
 
-    def move(self, span: Span, step: int, divergence: Callable[[Any], float]) -> dict[str, float] | None:
+    def move(self, stage: int, done: int, steps: int, divergence: Callable[[Any], float]) -> dict[str, float] | None:
         """Give the teacher the anchor of the next step; return what the log says of it.
 
         None of an anchor that a run had begun with before it was resumed: the log has it.
 
         Args:
-            span: Where the stage lies.
-            step: How many steps of the run are done.
+            stage: Which stage, from 0.
+            done: How many of its steps are done.
+            steps: How many it has.
             divergence: Measures the student's mean divergence from the teacher, as both are now, on a data set.
 
         Raises:
             ValueError: If the folder holds other weights than when the run began.
         """
-        route = self.routes[span.index]
+        route = self.routes[stage]
         if route is None:
-            raise RuntimeError(f"stage {span.name!r} has no route")
-        place = index, part = self._place(span, step)
+            raise RuntimeError(f"stage {self.names[stage]!r} has no route")
+        part = route.part_at(done, steps)
         measured: dict[int, float] = {}
 
         def hardness(anchor: int) -> float:
@@ -114,15 +131,16 @@ class RouteFollower:
                 measured[anchor] = divergence(route.data)
             return measured[anchor]
 
-        begins = part not in self._chosen[index]
+        chosen = self._chosen[stage]
+        begins = part not in chosen
         resumed = not begins and self._here is None
         if begins:
-            self._chosen[index][part] = route.choose(part, self._before(index, part), hardness)
-        anchor = self._chosen[index][part]
+            chosen[part] = route.choose(part, self._before(stage, part), hardness)
+        anchor = chosen[part]
         if measured:
             logger.info("divergence of the student from the anchors %s", measured)
         self._load(route.anchors[anchor])
-        self._here = place
+        self._here = stage, part
         logger.info("the teacher has the weights in %s", route.anchors[anchor])
         if resumed:
             return None
@@ -132,16 +150,16 @@ class RouteFollower:
     def restore(self) -> bool:
         """Give the teacher its own weights back; return whether it had others."""
         self._here = None
-        if self._own is None:
+        if self._given is None:
             return False
-        self.teacher.load(self._own)
-        self._own = None
+        self.teacher.load(self._given)
+        self._given = None
         return True
 
-    def tell_end(self, own: str) -> None:
+    def tell_end(self, given: str) -> None:
         """Warn of a run that ends with other weights than the teacher was given with, of which this is the digest."""
         last = None if self.routes[-1] is None else self.routes[-1].anchors[-1]
-        if last is not None and self.fingerprints[last] != own:
+        if last is not None and self.fingerprints[last] != given:
             logger.warning(
                 "the run ends with the weights in %s, and the teacher that was given has others: teacher_accuracy and "
                 "evaluations after the run are about the latter. Pass as teacher the model in that folder.",
@@ -162,14 +180,10 @@ class RouteFollower:
         saved = [[] for _ in self.routes] if state is None else state["chosen"]
         self._chosen = [dict(chosen) for chosen in saved]
 
-    def _place(self, span: Span, step: int) -> tuple[int, int]:
-        route = self.routes[span.index]
-        return span.index, 0 if route is None else route.part_at(step - span.start, span.stop - span.start)
-
-    def _before(self, index: int, part: int) -> int | None:
+    def _before(self, stage: int, part: int) -> int | None:
         """Return the anchor of the part before, in this stage or in one before that had it of the same route."""
-        anchors = route.anchors if (route := self.routes[index]) is not None else ()
-        for route, chosen in zip(reversed(self.routes[: index + 1]), reversed(self._chosen[: index + 1]), strict=True):
+        anchors = route.anchors if (route := self.routes[stage]) is not None else ()
+        for route, chosen in zip(reversed(self.routes[: stage + 1]), reversed(self._chosen[: stage + 1]), strict=True):
             if route is not None and route.anchors == anchors and part - 1 in chosen:
                 return chosen[part - 1]
         return None
@@ -178,20 +192,8 @@ class RouteFollower:
         state = read_anchor(self.teacher.model, folder)
         if fingerprint(state) != self.fingerprints[folder]:
             raise ValueError(f"the anchor {folder} was changed since the run began: it holds other weights now")
-        if self._own is None:
+        if self._given is None:
             # On the CPU, where a copy for the time of the stage costs the device nothing.
-            own = self.teacher.model.state_dict()
-            self._own = {name: tensor.detach().cpu().clone() for name, tensor in own.items()}
+            weights = self.teacher.model.state_dict()
+            self._given = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         self.teacher.load(state)
-
-
-def divergence(student: Tensor, teacher: Tensor, match: LabelMatch) -> Tensor:
-    """Return the Kullback-Leibler divergence of a student's classes from a teacher's, sum p_T log(p_T / p_S), in nats.
-
-    Of label spaces that are not the same, over the classes that both have.
-
-    Shapes: student (N, K), teacher (N, K'), logits; returns (N,).
-    """
-    ours = student.detach().float()[:, list(match.student_classes)].log_softmax(1)
-    theirs = teacher.detach().float()[:, list(match.teacher_classes)].log_softmax(1)
-    return nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)

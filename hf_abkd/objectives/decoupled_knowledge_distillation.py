@@ -1,0 +1,108 @@
+"""Decoupled knowledge distillation: how sure the teacher is, and what it thinks of the other classes, apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Set as AbstractSet
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hf_abkd.objectives.objective import Objective
+
+
+class DecoupledKnowledgeDistillation(Objective):
+    """Match the teacher's probability of the true class, and its probabilities among the other classes, apart.
+
+    The divergence of knowledge distillation is the sum of two parts: that of the pair (true class, all others), and
+    that of the distribution among the others, weighted by the probability that the teacher leaves to them. A teacher
+    that is sure leaves them next to nothing, and what it knows of them is hardly learnt. Here the second part has a
+    weight of its own.
+
+    Requirements: logits of both models over the same classes, and labels. A sample with the label -100 counts as 0.
+    Relations: `KnowledgeDistillation` is the undivided form, which needs no labels. Beside it stands `CrossEntropy`.
+    Paper: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://huggingface.co/papers/2203.08679
+        (`target_weight` is its alpha, `other_weight` its beta; it uses alpha 1, and beta from 1 to 8, by the pair of
+        models). It raises the weight of the term over the first epochs: `Term(..., weight=LinearUntil(...))`.
+    Shapes: student, teacher (N, K), logits; labels (N,), integers in [0, K) or -100; returns ().
+    Differs from the authors' code: the true class is left out of the others by its position, where they take 1000 from
+        its logit; the logarithms are never those of rounded probabilities.
+
+    Args:
+        temperature: What both sets of logits are divided by; larger is softer.
+        target_weight: The weight of the part of the true class.
+        other_weight: The weight of the part of the other classes.
+
+    Raises:
+        ValueError: If `temperature` is not positive and finite, a weight is negative or not finite, or a batch has
+            fewer than two classes.
+        TypeError: If the labels of a batch are not integers of shape (N,).
+
+    Example:
+        >>> objective = DecoupledKnowledgeDistillation(temperature=4.0, other_weight=2.0)
+        >>> logits, labels = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0])
+        >>> objective(logits, logits, labels=labels).item()
+        0.0
+    """
+
+    needs: ClassVar[AbstractSet[str]] = frozenset({"teacher", "labels"})
+    citation: ClassVar[str] = """@inproceedings{zhao2022decoupled,
+  title     = {Decoupled Knowledge Distillation},
+  author    = {Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2203.08679}
+}"""
+
+    def __init__(self, *, temperature: float = 4.0, target_weight: float = 1.0, other_weight: float = 8.0) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        for name, weight in (("target_weight", target_weight), ("other_weight", other_weight)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {weight}")
+        self.temperature = temperature
+        self.target_weight = target_weight
+        self.other_weight = other_weight
+
+    def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor) -> Tensor:
+        """Return the weighted sum of both divergences, averaged over samples, shape ()."""
+        if student.shape[1] < 2:
+            raise ValueError(
+                f"DecoupledKnowledgeDistillation needs at least 2 classes, got logits of {tuple(student.shape)}"
+            )
+        if labels.is_floating_point() or labels.shape != student.shape[:1]:
+            raise TypeError(
+                f"DecoupledKnowledgeDistillation needs one integer class per sample, shape ({len(student)},); got "
+                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}"
+            )
+        known = labels != -100
+        is_true = torch.zeros_like(student, dtype=torch.bool).scatter(1, torch.where(known, labels, 0)[:, None], True)
+        ours, theirs = (_log_probabilities(logits / self.temperature, is_true) for logits in (student, teacher))
+        of_target, of_others = (_divergence(one, other) for one, other in zip(ours, theirs, strict=True))
+        values = self.target_weight * of_target + self.other_weight * of_others
+        return (values * known).sum() * self.temperature**2 / len(student)
+
+    def extra_repr(self) -> str:
+        """Show the settings in `repr`, logs and model cards."""
+        return f"temperature={self.temperature}, target_weight={self.target_weight}, other_weight={self.other_weight}"
+
+
+def _log_probabilities(logits: Tensor, is_true: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of the true class and of all others together, (N, 2), and those among the others, (N, K).
+
+    That of the true class among the others is 0, which is the logarithm of nothing that is compared.
+    """
+    others = logits.masked_fill(is_true, -math.inf)
+    everything = logits.logsumexp(1)
+    of_true = (logits * is_true).sum(1) - everything
+    of_others = others.logsumexp(1) - everything
+    among_others = functional.log_softmax(others, dim=1).masked_fill(is_true, 0.0)
+    return torch.stack([of_true, of_others], dim=1), among_others
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return sum p_T (log p_T - log p_S) of logarithms of probabilities, (N,)."""
+    return (teacher.exp() * (teacher - student)).sum(1)

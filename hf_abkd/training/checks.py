@@ -1,0 +1,138 @@
+"""What a run is refused for before anything is made of it: its student, and how its processes were launched."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import ClassLabel
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_abkd.layers.capture import refuse_compiled
+from hf_abkd.models import adapters
+from hf_abkd.objectives import CrossEntropy
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.term import Term
+
+
+def checked_stages(
+    stages: Sequence[Stage] | None, teacher: object, trainer_arguments: Mapping[str, Any]
+) -> Sequence[Stage]:
+    """Return the stages of a run; without any, and without a teacher, the one of cross-entropy fine-tuning.
+
+    Args:
+        stages: What a user gave.
+        teacher: The teacher, or None.
+        trainer_arguments: The other arguments of the trainer.
+
+    Raises:
+        ValueError: If the stages and the other arguments do not go together.
+    """
+    if trainer_arguments.get("compute_loss_func") is not None:
+        raise ValueError(
+            "DistillationTrainer computes its loss from terms; write a subclass of Objective and put it into a "
+            "Term instead of passing compute_loss_func"
+        )
+    if stages is None:
+        if teacher is not None:
+            raise ValueError(
+                "a teacher was given, but no `stages` that say what is learnt from it; "
+                "use for example stages=activation_boundary(...) or stages=knowledge_distillation()"
+            )
+        return [Stage(terms=[Term(CrossEntropy())], name="fine-tuning")]
+    if not stages:
+        raise ValueError("`stages` is empty; leave it out for cross-entropy fine-tuning")
+    if len(stages) > 1 and tuple(trainer_arguments.get("optimizers", ())) not in ((), (None, None)):
+        raise ValueError("`optimizers` serves one stage; with several, give each Stage its own `optimizer`")
+    return stages
+
+
+def checked_student(model: nn.Module) -> PreTrainedModel:
+    """Return the student of a run, checked: of a `PeftModel` the model inside, its adapters in place."""
+    student = adapters.unwrapped(model)
+    check_student(student)
+    return student
+
+
+def check_classes(dataset: Any, student: PreTrainedModel) -> None:
+    """Check the classes of a data set, where its features tell them, against those that a student predicts.
+
+    Raises:
+        ValueError: If no column has as many classes as the student.
+    """
+    features = (getattr(dataset, "features", None) or {}).items()
+    classes = {name: feature.num_classes for name, feature in features if isinstance(feature, ClassLabel)}
+    # Several columns may hold classes, coarse and fine ones; which of them a transform reads cannot be seen here.
+    if classes and student.config.num_labels not in classes.values():
+        raise ValueError(
+            f"the data set has the classes {classes} (column: how many), and the student "
+            f"{student.config.num_labels}. Load the student with num_labels={max(classes.values())}."
+        )
+
+
+def check_student(student: nn.Module) -> None:
+    """Refuse a student that could not be saved, resumed and published.
+
+    Raises:
+        TypeError: If it is compiled, no `PreTrainedModel`, its weights are in half precision, or it has adapters that
+            cannot be merged into its weights.
+        ValueError: If it has adapters that are merged already, switched off, or not trainable.
+    """
+    refuse_compiled(student)
+    if not isinstance(student, PreTrainedModel):
+        raise TypeError(
+            f"the student must be a PreTrainedModel, got {type(student).__name__}: only then can it be saved, resumed "
+            "and published so that Auto classes load it. Wrap it in a PreTrainedModel with a config; see "
+            "examples/cifar_models.py."
+        )
+    if student.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"the student's weights are {student.dtype}: small updates would be lost in them. Load it with "
+            "dtype=torch.float32 and set bf16=True or fp16=True, which computes in half precision all the same."
+        )
+    adapters.check_adapters(student)
+
+
+def refuse_reentrant(student: nn.Module) -> None:
+    """Refuse a student whose reentrant activation checkpointing was switched on by hand.
+
+    Raises:
+        ValueError: If it is on.
+    """
+    for module in student.modules():
+        settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+        if getattr(module, "gradient_checkpointing", False) and settings.get("use_reentrant"):
+            raise ValueError(
+                "the student's activation checkpointing is reentrant, which loses the gradients of captured features; "
+                'use student.activation_checkpointing_enable({"use_reentrant": False})'
+            )
+
+
+def check_launch(args: DistillationArguments) -> None:
+    """Refuse arguments of another trainer, and a run whose processes are not what was asked for.
+
+    Raises:
+        TypeError: If the arguments are no `DistillationArguments`.
+        RuntimeError: If several GPUs are visible to one process, or the processes of a launch do not work together.
+    """
+    if not isinstance(args, DistillationArguments):
+        raise TypeError(f"args must be DistillationArguments, got {type(args).__name__}; it takes the same flags")
+    script = " ".join([os.path.relpath(sys.argv[0]) if sys.argv[0] else "script.py", *sys.argv[1:]])
+    if args.n_gpu > 1:
+        raise RuntimeError(
+            f"{args.n_gpu} GPUs are visible and there is one process: torch.nn.DataParallel would break the capture of "
+            "features. Start one process per GPU:\n"
+            f"  accelerate launch --multi_gpu --num_processes {args.n_gpu} {script}\n"
+            "or make one GPU visible: CUDA_VISIBLE_DEVICES=0"
+        )
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked != args.world_size:
+        raise RuntimeError(
+            f"{asked} processes were launched, but each of them works alone (world size {args.world_size}). Without a "
+            "GPU, pass --use_cpu (or set ACCELERATE_USE_CPU=true) so that they find each other."
+        )

@@ -1,0 +1,112 @@
+"""Publisher: the model card of a run, and uploads of its student, its processor, its card, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from hf_abkd.reports.model_card import CARD_NAME, CardFacts, model_card
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.training.upload import upload
+
+
+class Publisher:
+    """Writes cards into the folder of a run, and uploads what belongs to its student.
+
+    Args:
+        args: The training arguments of the run.
+
+    Attributes:
+        saved: The names of the files that the student was last saved as.
+    """
+
+    def __init__(self, args: DistillationArguments) -> None:
+        self.args = args
+        self.folder = Path(args.output_dir)
+        self.saved: list[str] = []
+
+    def write_card(self, facts: CardFacts) -> None:
+        """Write `README.md` into the folder of the run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        model_card(facts).save(self.folder / CARD_NAME)
+
+    def push(self, repo_id: str, *, message: str, token: str | None, revision: str | None, wait: bool) -> Any:
+        """Upload the student as it was last saved, and its card; return the commit or, without waiting, a future."""
+        names = (*self.saved, CARD_NAME)
+        files = [self.folder / name for name in names]
+        revision = self.args.hub_revision if revision is None else revision
+        return upload(files, repo_id, message=message, token=token, revision=revision, wait=wait)
+
+    def push_checkpoint(self, repo_id: str, checkpoint: Path, message: str) -> list[Any]:
+        """Begin to upload the student of a checkpoint and, if the strategy says so, the checkpoint itself."""
+        options: dict[str, Any] = {"token": self.args.hub_token, "revision": self.args.hub_revision, "wait": False}
+        files = [*(checkpoint / name for name in self.saved), self.folder / CARD_NAME]
+        jobs = [upload(files, repo_id, message=message, **options)]
+        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            jobs.append(
+                upload(
+                    [path for path in checkpoint.iterdir() if path.is_file()],
+                    repo_id,
+                    path_in_repo="last-checkpoint" if last else checkpoint.name,
+                    message=f"{message}, checkpoint",
+                    **options,
+                )
+            )
+        return jobs
+
+    def has_to_push(self, running: PushInProgress | None, *, training_ends: bool) -> bool:
+        """Whether a checkpoint is uploaded now.
+
+        While another upload is on its way there is none, unless `hub_always_push` is set or training ends here:
+        transformers skips the last one too, and then the published model is not the one that was trained.
+
+        Args:
+            running: The uploads that were begun before.
+            training_ends: Whether this is the last checkpoint of the run.
+        """
+        if self.args.hub_strategy == HubStrategy.END:
+            return False
+        return not is_busy(running) or self.args.hub_always_push or training_ends
+
+
+def is_busy(uploads: PushInProgress | None) -> bool:
+    """Whether uploads are still on their way."""
+    return uploads is not None and not uploads.is_done()
+
+
+def in_words_of(
+    facts: CardFacts,
+    *,
+    name: str | None = None,
+    base_model: str | None = None,
+    language: str | None = None,
+    license_name: str | None = None,
+    tags: str | Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
+    dataset_tags: str | Sequence[str] | None = None,
+    dataset_args: str | Sequence[str] | None = None,
+) -> CardFacts:
+    """Return the facts of a card with what a user says of the model in the place of what was found out."""
+    return replace(
+        facts,
+        name=name or facts.name,
+        base_model=base_model or facts.base_model,
+        language=language,
+        license=license_name,
+        tags=[*facts.tags, *_as_list(tags)],
+        tasks=_as_list(tasks) or facts.tasks,
+        datasets=_as_list(datasets),
+        dataset_tags=_as_list(dataset_tags),
+        dataset_args=_as_list(dataset_args),
+    )
+
+
+def _as_list(value: str | Sequence[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,172 @@
+"""From the teacher that a user gives to what a run is taught by, and what the two are refused for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BaseImageProcessor
+
+from hf_abkd.data.augment import Augmentation
+from hf_abkd.data.preprocessing import View, Views, same_preprocessing
+from hf_abkd.layers.capture import refuse_compiled
+from hf_abkd.models.kept_state import random_state_kept
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.extension import refuse_unextendable
+from hf_abkd.stages.stage import Stage
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.fast_copy import SpeedUps
+from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.route.follower import RouteFollower
+from hf_abkd.teachers.source import AdaptingSource, CachedSource, LiveSource, NoTeacher, RouteSource, TeacherSource
+from hf_abkd.training.joint_distiller import refuse_unadaptable
+from hf_abkd.training.wiring import check_names
+
+logger = logging.getLogger(__name__)
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+def teacher_source(
+    teacher: nn.Module | TeacherCache | str | Path | None,
+    stages: Sequence[Stage],
+    student: nn.Module,
+    args: DistillationArguments,
+    autocast: Context,
+) -> TeacherSource:
+    """Return what a run is taught by.
+
+    Args:
+        teacher: A model, what one said of the training set, or the folder or Hub id of that; None for no teacher.
+        stages: The stages of the run.
+        student: The student.
+        args: The training arguments.
+        autocast: Makes the context in which the student computes.
+
+    Raises:
+        FileNotFoundError: If there is no such cache, or no such weights along a route.
+        TypeError: If the teacher is compiled already.
+        ValueError: If it shares parameters with the student, or a stage has a route that it cannot take.
+    """
+    if isinstance(teacher, (str, Path)):
+        teacher = TeacherCache.load(teacher, token=args.hub_token)
+    live = None
+    if isinstance(teacher, nn.Module):
+        live = _live_teacher(teacher, student, _precision(args, autocast))
+        teacher.to(args.device)
+    cache = teacher if isinstance(teacher, TeacherCache) else None
+    routes = [(stage.name, stage.route) for stage in stages]
+    with random_state_kept():
+        follower = RouteFollower.of(live, routes, cached=cache is not None)
+    if cache is not None:
+        return CachedSource(cache)
+    if live is None:
+        return NoTeacher()
+    adapts = any(stage.teacher_terms for stage in stages)
+    source = (AdaptingSource if adapts else LiveSource)(live, _speed_ups(args))
+    return source if follower is None else RouteSource(source, follower)
+
+
+def check_stages(
+    stages: Sequence[Stage], student: nn.Module, source: TeacherSource, args: DistillationArguments
+) -> None:
+    """Check what stages ask of their models; needs no data.
+
+    Raises:
+        ValueError: If a name is wrong, or a stage needs a teacher of another kind.
+    """
+    teacher = source.model if source.cache is None else source.cache
+    cached = source.cache is not None
+    check_names(student, teacher, [term for stage in stages for term in stage.each_term()])
+    for stage in stages:
+        if stage.teacher_terms:
+            refuse_unadaptable(stage.name, teacher, args=args, cached=cached)
+        if stage.extension is not None:
+            refuse_unextendable(stage.name, stage.extension, stage.each_term(), teacher, cached=cached)
+        if source.model is not None:
+            check_names(source.model, None, stage.teacher_terms)
+
+
+def shared_views(
+    source: TeacherSource,
+    teacher_processor: BaseImageProcessor | None,
+    processor: object,
+    channels: int,
+) -> Views | None:
+    """Return the size and colours of each model's images; None if they are the same.
+
+    Args:
+        source: What teaches the student; a cached teacher brings its own processor.
+        teacher_processor: The teacher's image processor, if it needs another one than the student.
+        processor: The student's image processor, or None.
+        channels: How many channels the images have.
+
+    Raises:
+        ValueError: If the student's processor is needed and missing.
+    """
+    theirs = source.processor or teacher_processor
+    if theirs is None:
+        return None
+    if not isinstance(processor, BaseImageProcessor):
+        raise ValueError(
+            "teacher_processor needs the student's image processor too, to bring the images from the one to the "
+            f"other: pass processing_class=..., got {processor!r}"
+        )
+    return Views(View.measured(processor, channels), View.measured(theirs, channels))
+
+
+def check_cached_run(
+    cache: TeacherCache,
+    teacher_processor: BaseImageProcessor | None,
+    augmentation: Augmentation | None,
+    args: DistillationArguments,
+) -> None:
+    """Check that a run shows its student what the cached teacher saw.
+
+    Raises:
+        ValueError: If the teacher's processor, the augmentation, or the seed or number of views differs.
+    """
+    if teacher_processor is not None and not same_preprocessing(teacher_processor, cache.processor, cache.channels):
+        raise ValueError(
+            f"teacher_processor prepares images otherwise than the one that {cache.table.folder} was written "
+            "with; leave it out, a cached teacher brings its own"
+        )
+    cache.check_run(augmentation, args.augmentation_seed, args.augmentation_views)
+    if args.eval_agreement:
+        logger.info("agreement with the teacher is not measured: the teacher is a cache of the training set")
+
+
+def _live_teacher(teacher: nn.Module, student: nn.Module, precision: Context) -> LiveTeacher:
+    refuse_compiled(teacher)
+    students = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in students for parameter in teacher.parameters()):
+        raise ValueError(
+            "teacher and student share parameters: training would move the teacher. Pass a deepcopy of it."
+        )
+    return LiveTeacher(teacher, precision)
+
+
+def _precision(args: DistillationArguments, autocast: Context) -> Context:
+    """Return what makes the context of the teacher's forward passes."""
+    device, precision = args.device.type, args.teacher_precision
+    if precision == "auto":
+        return autocast
+    if precision == "fp32":
+        return lambda: torch.autocast(device, enabled=False)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return lambda: torch.autocast(device, dtype=dtype)
+
+
+def _speed_ups(args: DistillationArguments) -> SpeedUps:
+    return SpeedUps(
+        args.teacher_fold_batch_norm,
+        args.teacher_channels_last,
+        args.teacher_in_place,
+        args.teacher_compile,
+        args.teacher_quantize,
+    )

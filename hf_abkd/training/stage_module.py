@@ -1,0 +1,85 @@
+"""The module that a stage trains: student, connectors and terms, and the teacher too where it is trained."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+
+from hf_abkd.models.outputs import LOGITS
+from hf_abkd.stages.stage import frozen_parts
+from hf_abkd.teachers.source import TeacherSource, Wanted
+from hf_abkd.training.checks import refuse_reentrant
+from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.joint_distiller import JointDistiller
+from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.setup import Setup
+from hf_abkd.training.wiring import teacher_names, unreached
+
+logger = logging.getLogger(__name__)
+
+
+def wanted_of(stage: RunStage) -> Wanted:
+    """Return which tensors of the teacher a stage reads."""
+    return Wanted(
+        values=frozenset(teacher_names(term for term in stage.terms if not term.objective.boundary)),
+        boundaries=frozenset(teacher_names(term for term in stage.terms if term.objective.boundary)),
+        inside=bool(stage.teacher_terms),
+    )
+
+
+def make_stage_module(
+    student: nn.Module, setup: Setup, source: TeacherSource, stage: RunStage
+) -> Distiller | JointDistiller:
+    """Return what a stage trains, with its hooks on and everything frozen that it does not train.
+
+    DDP waits for every trainable parameter in each step, and an optimiser would decay those that get no gradient. What
+    no term reaches is therefore frozen before anything is wrapped.
+
+    Args:
+        student: The student, not wrapped.
+        setup: What the run consists of.
+        source: What teaches it; it gives what the stage reads afterwards.
+        stage: One of the stages of the setup.
+
+    Raises:
+        ValueError: If the terms reach no trainable parameter of the student, or it checkpoints activations in a way
+            that loses gradients.
+    """
+    refuse_reentrant(student)
+    frozen, names = frozen_parts(student, stage.stage.freeze)
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in names)
+    wiring = setup.wiring
+    alone = Distiller(student, stage.terms, wiring.student, wiring.overwritten, frozen)
+    module = _joined(alone, setup, source, stage) if stage.teacher_terms else alone
+    module.attach()
+    try:
+        source.begin(wanted_of(stage))
+        batch = setup.batch
+        targets = source.targets(batch)
+        left_out = unreached(module, batch.student, targets, batch.labels, batch.rows, batch.samples)
+    except BaseException:
+        module.detach()
+        raise
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in left_out)
+    if left_out:
+        logger.info("stage %r does not reach, and freezes: %s", stage.name, sorted(left_out))
+    return module
+
+
+def _joined(student: Distiller, setup: Setup, source: TeacherSource, stage: RunStage) -> JointDistiller:
+    """Return a module in which the teacher is trained too."""
+    if source.live is None or setup.teacher_wiring is None:
+        raise RuntimeError("there is no teacher to train")
+    points = setup.wiring.teacher_points(stage.terms)
+    teacher = Distiller(
+        source.live.model.requires_grad_(True),
+        stage.teacher_terms,
+        setup.teacher_wiring.student,
+        setup.teacher_wiring.overwritten | source.live.overwritten,
+        further=points.values(),
+        logits=LOGITS in teacher_names(stage.terms),
+    )
+    return JointDistiller(student, teacher, points)

@@ -1,0 +1,146 @@
+"""Step: what one training batch goes through, from the data loader to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hf_abkd.data.batch import Batch, BatchReader
+from hf_abkd.stages.extension import Extender
+from hf_abkd.teachers.source import TeacherSource
+from hf_abkd.training.augmented_views import AugmentedViews
+from hf_abkd.training.balance import TermBalance
+from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.joint_distiller import JointDistiller
+from hf_abkd.training.meter import Meter
+from hf_abkd.training.run_stage import RunStage
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """What a step hands on to.
+
+    Args:
+        stage: The stage that runs.
+        module: What it trains, neither wrapped nor compiled.
+        source: What teaches it.
+        reader: Makes a batch of what the data loader gives.
+        views: Which view of each image is shown.
+        extender: What extends the batches; None for nothing.
+        balance: What measures the terms against each other in the first steps.
+        meter: What keeps their means for the log.
+        accelerator: For autocast, the device and the mean over processes.
+        channels_last: Whether the student takes its images with their channels together in memory.
+    """
+
+    stage: RunStage
+    module: Distiller | JointDistiller
+    source: TeacherSource
+    reader: BatchReader
+    views: AugmentedViews
+    extender: Extender | None
+    balance: TermBalance
+    meter: Meter
+    accelerator: Accelerator
+    channels_last: bool
+
+
+class Step:
+    """Computes the loss of one training batch after another, in one stage.
+
+    Args:
+        parts: What it hands on to.
+    """
+
+    def __init__(self, parts: StepParts) -> None:
+        self.parts = parts
+        # How many steps of the run were done at the last batch, and which batch of its step that was.
+        self._step, self._micro_batch = -1, 0
+
+    def __call__(
+        self,
+        module: nn.Module,
+        inputs: Mapping[str, Any],
+        *,
+        step: int,
+        progress: float,
+        share: float,
+        log: Callable[[dict[str, float]], None],
+    ) -> dict[str, Tensor]:
+        """Return what the module says of a batch: see `Distiller.forward`.
+
+        Args:
+            module: The module of the stage, as Accelerate wrapped it.
+            inputs: What the data loader gives, on the device.
+            step: How many steps of the run are done.
+            progress: How much of the stage is done, from 0 to 1.
+            share: Which share of an optimiser step this batch is.
+            log: Takes what was measured of the terms.
+        """
+        parts = self.parts
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
+        self._step = step
+        batch = parts.reader.read(
+            inputs, lambda images, samples: parts.views.augmented(images, samples, step, self._micro_batch)
+        )
+        targets: Mapping[str, Any] = parts.source.targets(batch)
+        if parts.extender is not None:
+            batch, targets = self._extended(parts.extender, batch, targets, progress)
+        if parts.channels_last:
+            images = batch.student[batch.images]
+            batch.student[batch.images] = images.contiguous(memory_format=torch.channels_last)
+        if self._micro_batch == 0 and isinstance(parts.module, Distiller):
+            measured = parts.balance.measure(parts.module, batch, targets, progress, parts.accelerator)
+            if measured is not None:
+                log(measured)
+        # Made on the CPU: a copy that waits for the device would hold up every step.
+        weights = torch.tensor([term.weight_at(progress) for term in parts.stage.all_terms()])
+        weights = weights.to(parts.accelerator.device, non_blocking=True)
+        outputs: dict[str, Tensor] = module(batch.student, targets, batch.labels, weights, batch.rows, batch.samples)
+        parts.meter.add(outputs["terms"], outputs.get("agreement"), share)
+        return outputs
+
+    def _extended(
+        self, extender: Extender, batch: Batch, targets: Mapping[str, Any], progress: float
+    ) -> tuple[Batch, Mapping[str, Any]]:
+        """Return the batch with further images behind it, and what the teacher says of all."""
+        parts = self.parts
+        draws = parts.views.draws(batch.canvas, batch.samples, self._step, self._micro_batch).apart("extension")
+        batch, targets, counts = extender(
+            batch,
+            targets,
+            parts.source.targets,
+            parts.stage.all_terms(),
+            progress,
+            draws,
+            parts.accelerator.autocast,
+        )
+        parts.meter.count(counts)
+        return batch, targets
+
+    def told(self, progress: float) -> dict[str, float]:
+        """Return the means of the terms and agreements since the last call, over all processes, as the log names them.
+
+        Args:
+            progress: How much of the stage was done at the last step.
+        """
+        parts, terms = self.parts, self.parts.stage.all_terms()
+        means = parts.meter.drain()
+        if means is None:
+            return {}
+        # One reduction and one read of the device for all of them.
+        values = parts.accelerator.reduce(means, "mean").tolist()
+        names = [term.name for term in terms]
+        names += [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
+        told = dict(zip(names, values, strict=True))
+        changing = [term for term in terms if not isinstance(term.weight, (int, float)) or term.balance != 1]
+        told.update({f"weight/{term.name}": term.weight_at(progress) for term in changing})
+        extension, counts = parts.stage.stage.extension, parts.meter.drain_counts()
+        if extension is not None and counts is not None:
+            told.update(extension.summary(parts.accelerator.reduce(counts, "sum").tolist()))
+        return told

@@ -1,0 +1,158 @@
+"""Trial runs: one batch through a model before anything is trained, what is refused there, and how its tensors lie."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from hf_abkd.layers.capture import CapturePoint, leaves_pixels_out
+from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.tracing import Trace, trace
+from hf_abkd.wording import by
+
+logger = logging.getLogger(__name__)
+
+
+def check_channels(model: nn.Module, role: str, images: Tensor) -> None:
+    """Check the channels of a batch of images against what a model's config says it was made for.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    channels = getattr(getattr(model, "config", None), "num_channels", None)
+    if isinstance(channels, int) and channels != images.shape[1]:
+        raise ValueError(
+            f"the {role} {type(model).__name__} takes images of {channels} channels, the batch has {images.shape[1]}: "
+            f"pixel_values {tuple(images.shape)}. Convert the images, or use a {role} for {images.shape[1]} channels."
+        )
+
+
+def other_size(teacher: nn.Module, images: Tensor) -> str | None:
+    """Return a sentence if a teacher gets images of another size than its config names, else None.
+
+    A student learns at any size that it can run; a trained teacher is at its best at its own.
+    """
+    size = getattr(getattr(teacher, "config", None), "image_size", None)
+    if size is None:
+        return None
+    expected = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if tuple(images.shape[2:]) == expected:
+        return None
+    return (
+        f"the teacher {type(teacher).__name__} was made for images of {expected[0]}x{expected[1]} pixels "
+        f"(config.image_size), the batch has {images.shape[2]}x{images.shape[3]}. Give the trainer the teacher's own "
+        "processor (`teacher_processor`), or set the processor's size to the teacher's."
+    )
+
+
+def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object], images: Tensor) -> Trace:
+    """Trace a model; see `hf_abkd.layers.tracing.trace`.
+
+    Raises:
+        ValueError: If it cannot run the images.
+    """
+    # A data set of one row is enough to wire; tracing has to tell the batch from other dimensions.
+    images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
+    found: Trace = trial_run(role, model, lambda: trace(model, forward, images))
+    if found.functional:
+        seen = sum(not site.left_out for site in found.sites)
+        module, function, _ = found.functional[0]
+        # A few inside attention are usual; where they are half of a model or more, the rest is not all it computes by.
+        level = logging.WARNING if len(found.functional) >= seen else logging.INFO
+        logger.log(
+            level,
+            "activations of the %s are function calls, which cannot be captured, in %d modules "
+            "(%s in %r, for example); layers are paired among its %d activation modules",
+            role,
+            len(found.functional),
+            function,
+            module or type(model).__name__,
+            seen,
+        )
+    return found
+
+
+def first_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
+    """Run a model, and warn of pixels that it does not look at."""
+    found: dict[str, str] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[object, ...]) -> None:
+            if given and isinstance(value := given[0], Tensor) and leaves_pixels_out(module, value):
+                found[name] = (
+                    f"{value.shape[-2]}x{value.shape[-1]} into patches of {by(cast('Sequence[int]', module.stride))}"
+                )
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        output = trial_run(role, model, forward)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, what in found.items():
+        logger.warning(
+            "%r of the %s cuts its input of %s and leaves the last rows or columns out; an image size that is a "
+            "multiple of the patch would use all pixels",
+            name,
+            role,
+            what,
+        )
+    return output
+
+
+def trial_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
+    """Run a model; an error says that it was the model that cannot run the batch."""
+    try:
+        return forward()
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"the {role} {type(model).__name__} cannot run a batch of the data set: {error}") from error
+
+
+def layouts_of(
+    role: str,
+    model: nn.Module,
+    points: Mapping[str, CapturePoint],
+    forward: Callable[[Tensor], object],
+    images: Tensor,
+    known: Trace | None,
+) -> dict[CapturePoint, Layout]:
+    """Return how the tensors at these points lie."""
+    wanted = set(points.values())
+    if known is None or not wanted <= {site.point for site in known.sites}:
+        images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
+        known = trial_run(role, model, lambda: trace(model, forward, images, wanted))
+    layouts = {site.point: site.layout for site in known.sites if site.point in wanted and site.layout is not None}
+    return {**known.layouts, **layouts}
+
+
+def last_layer(model: nn.Module, forward: Callable[[], Tensor]) -> nn.Module:
+    """Return the module of a classifier whose output its logits are.
+
+    Raises:
+        ValueError: If there is none: the logits are computed from several.
+    """
+    made: list[tuple[nn.Module, Tensor]] = []
+
+    def remember(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            made.append((module, output))
+
+    handles = [module.register_forward_hook(remember) for module in model.modules()]
+    try:
+        logits = forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    # Inner modules are done before those that contain them.
+    for module, output in made:
+        if output is logits and module is not model:
+            return module
+    raise ValueError(
+        f"{type(model).__name__} has no last layer: no module of it returns its logits as they are. Objectives that "
+        "need the teacher's head cannot be used with it."
+    )
