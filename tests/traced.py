@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from families import FAMILIES, LEFT_OUT, build  # noqa: E402
 
-__all__ = ["FAMILIES", "LEFT_OUT", "build", "images", "of_family", "of_model", "site", "used"]
+__all__ = ["FAMILIES", "LEFT_OUT", "build", "fresh", "images", "of_family", "of_model", "site", "used"]
 
 
 def images(*size: int, count: int = 3, seed: int = 0) -> Tensor:
@@ -32,9 +33,19 @@ def of_model(model: nn.Module, pixels: Tensor | None = None, points: object = ()
 
 
 @cache
+def _made(name: str, seed: int) -> nn.Module:
+    return build(name, seed=seed)
+
+
+def fresh(name: str, seed: int = 0) -> nn.Module:
+    """A copy of the tiny model of a family, which takes longer to make than to copy."""
+    return copy.deepcopy(_made(name, seed))
+
+
+@cache
 def of_family(name: str) -> Trace:
     """What tracing shows of the tiny model of a family."""
-    return of_model(build(name))
+    return of_model(fresh(name))
 
 
 def used(found: Trace) -> list[Site]:

@@ -65,5 +65,5 @@ def loaded_verifier(
     name: str, models: ModelArguments, device: torch.device
 ) -> tuple[nn.Module, BaseImageProcessor | None]:
     """Return a model that judges images, and its own image processor if it comes with one."""
-    hub = {option: getattr(models, option) for option in ("trust_remote_code", "cache_dir", "token")}
+    hub = models.hub().for_models()
     return load_teacher(name, labels=None, **hub).to(device), own_processor(name, **hub)

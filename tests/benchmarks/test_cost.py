@@ -1,6 +1,7 @@
 """The benchmarks of steps, caches and whole runs, at sizes that show that they still run."""
 
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import cache
 import epochs
 import step_time
+
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
@@ -50,24 +53,13 @@ def test_the_loop_by_hand_has_the_loss_of_ours():
     torch.testing.assert_close(step_time.published(student, teacher), ActivationBoundary()(student, teacher))
 
 
-def test_writing_reading_and_memory_of_a_cache_are_measured(tmp_path):
+def test_writing_reading_and_memory_of_a_cache_are_measured(tmp_path, monkeypatch):
     """Likewise."""
+    # A process that begins anew would import everything once more.
+    monkeypatch.setattr(multiprocessing, "get_context", lambda *_: FORK)
     file = tmp_path / "cache.json"
-    words = [
-        "--images",
-        "8",
-        "--rows",
-        "50",
-        "--turns",
-        "1",
-        "--views",
-        "1",
-        "2",
-        "--workers",
-        "0",
-        "--json",
-        str(file),
-    ]
+    sizes = ["--images", "8", "--rows", "50", "--turns", "1", "--views", "1", "2", "--workers", "0"]
+    words = [*sizes, "--json", str(file)]
     assert cache.main(words) == 0
     found = json.loads(file.read_text())
     assert found["write_over_teacher"] > 0 and found["reading"]["rows_per_second"] > 0

@@ -97,7 +97,7 @@ def test_methods_differ_in_their_stages_alone(tmp_path):
     alone, kd, ab = (trainer_of(tmp_path, method, run) for method in runs.METHODS)
     assert alone.teacher is None and [term.name for term in alone.stages[0].terms] == ["cross_entropy"]
     assert [stage.name for stage in ab.stages] == ["initialization", "classification"]
-    assert ab.stages[0].share == 0.5
+    assert ab.stages[0].stage.share == 0.5
     assert ab.stages[1].describe()["terms"] == kd.stages[0].describe()["terms"]
     assert [term.weight for term in kd.stages[0].terms] == pytest.approx([0.7, 0.3])
     assert kd.stages[0].terms[0].objective.temperature == 2.0

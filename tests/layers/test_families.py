@@ -10,7 +10,7 @@ from hf_abkd.layers.connection import connect
 from hf_abkd.layers.pairing import propose
 from hf_abkd.objectives import ActivationBoundary
 
-STEPS, BATCH = 10, 3
+STEPS, BATCH = 8, 3
 # Layouts and hierarchies in all combinations: NCHW, NHWC, tokens with 0 to 5 special ones, reordered tokens.
 MIXED = [
     ("vit", "deit"),
@@ -41,7 +41,8 @@ def losses(student_family, teacher_family):
     """Pair, connect and train a student on one batch; return the value of every pair, step by step."""
     pairs = propose(traced.of_family(student_family), traced.of_family(teacher_family))
     assert len(pairs) >= (1 if "perceiver" in (student_family, teacher_family) else 2)
-    student, teacher = traced.build(student_family).train(), traced.build(teacher_family, seed=1)
+    student, teacher = (traced.fresh(*model) for model in ((student_family, 0), (teacher_family, 1)))
+    student.train()
     images = traced.images(count=BATCH, seed=5)
     with Capture(teacher, [pair.teacher.point for pair in pairs]) as capture, torch.no_grad():
         targets = capture.probe(lambda: teacher(pixel_values=images))
@@ -59,7 +60,7 @@ def losses(student_family, teacher_family):
         connection.target_form(targets[pair.teacher.point]) for connection, pair in zip(connections, pairs, strict=True)
     ]
     parameters = [*student.parameters(), *(p for each in connections for p in each.connector.parameters())]
-    optimizer = torch.optim.Adam(parameters, lr=3e-3)
+    optimizer = torch.optim.Adam(parameters, lr=3e-3, fused=True)
     objective = ActivationBoundary()
     values = []
     with Capture(student, [pair.student.point for pair in pairs]) as capture:

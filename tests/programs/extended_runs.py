@@ -1,18 +1,16 @@
 """Runs whose batches are extended by boundary samples; `test_extensions.py` compares them, some on two processes."""
 
-import gc
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
-from killed_runs import Interrupt
 from PIL import Image as PILImage
-from tiny import CLASSES, SIZE, arguments, resnet, tensors
+from tiny import CLASSES, SIZE, resnet
+from tiny_runs import outcome, trainer_of
 from transformers import ViTImageProcessorPil
 
-from hf_abkd import DistillationTrainer
 from hf_abkd.data.augment import RandomHorizontalFlip
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods import boundary_supporting_samples
@@ -49,49 +47,26 @@ def trained(model, steps=25, seed=0, own=None):
     return model.eval()
 
 
-def trainer_for(
-    folder, *, stages=None, teacher=None, student=None, callbacks=(), extra=None, augmentation=FLIP, **settings
-):
-    defaults = {
-        "max_steps": STEPS,
-        "per_device_train_batch_size": 16,
-        "logging_steps": 1,
-        "seed": 5,
-        "term_gradient_steps": 0,
-    }
-    given = {"train_dataset": prepare(pictures(), ImageTransform(processor())), "processing_class": processor()}
-    return DistillationTrainer(
-        trained(resnet(4), steps=8) if student is None else student,
-        arguments(folder, **{**defaults, **settings}),
-        teacher=trained(resnet(6, seed=1)) if teacher is None else teacher,
-        stages=boundary_supporting_samples() if stages is None else stages,
-        augmentation=augmentation,
-        callbacks=list(callbacks),
-        **{**given, **(extra or {})},
+def extended(folder, student=..., teacher=..., stages=..., *, augmentation=FLIP, extra=None, **settings):
+    """A trainer of a run whose batches are extended by boundary samples; its models know the pictures a little."""
+    defaults = {"max_steps": STEPS, "per_device_train_batch_size": 16, "seed": 5, "term_gradient_steps": 0}
+    given = {"data": prepare(pictures(), ImageTransform(processor())), **defaults, **settings}
+    return trainer_of(
+        folder,
+        trained(resnet(4), steps=8) if student is ... else student,
+        trained(resnet(6, seed=1)) if teacher is ... else teacher,
+        boundary_supporting_samples() if stages is ... else stages,
+        extra={"processing_class": processor(), "augmentation": augmentation, **(extra or {})},
+        **given,
     )
 
 
-def outcome(trainer):
-    speed = ("runtime", "per_second", "train_loss", "preparation_time")
-    log = [{k: v for k, v in entry.items() if not k.endswith(speed)} for entry in trainer.state.log_history]
-    return {"student": tensors(trainer.model), "teacher": tensors(trainer.teacher.model), "log": log}
-
-
 def main(folder):
-    trainer = trainer_for(folder / "joint", per_device_train_batch_size=8)
+    trainer = extended(folder / "joint", per_device_train_batch_size=8)
     trainer.train()
     torch.save(outcome(trainer), folder / f"rank{torch.distributed.get_rank()}.pt")
 
 
-def stopped_and_resumed(folder, step):
-    saving = {"save_strategy": "steps", "save_steps": 4}
-    trainer_for(folder, callbacks=[Interrupt(step, kill=False)], **saving).train()
-    resumed = trainer_for(folder, **saving)
-    resumed.train(resume_from_checkpoint=True)
-    return resumed
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    gc.freeze()
     main(Path(sys.argv[1]))

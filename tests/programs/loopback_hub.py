@@ -128,20 +128,20 @@ class LoopbackHub:
     """A context manager that serves an empty Hub, kept in memory, on a free port.
 
     Attributes:
-        endpoint: The address, as for HF_ENDPOINT; set once the context is entered.
+        endpoint: The address, as for HF_ENDPOINT; without a port, a free one is taken once the context is entered.
         requests: "METHOD /path" of every request so far.
     """
 
-    endpoint: str
-
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
+        self.endpoint = f"http://127.0.0.1:{port}"
         self.requests: list[str] = []
         self._repos: dict[tuple[str, str], Repo] = {}
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> LoopbackHub:
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", self._port), _Handler)
         self._server.hub = self
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)

@@ -4,143 +4,15 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+from launched import forked_on, hub_port
 from loopback_hub import TOKEN, HubError, LoopbackHub
 from PIL import Image
-
-PUSH = """
-import json, sys, warnings
-from pathlib import Path
-import torch
-from datasets import Dataset
-from huggingface_hub import HfApi, ModelCard, errors
-from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
-from transformers import Trainer, TrainerCallback, TrainingArguments
-
-warnings.simplefilter("error", UserWarning)
-torch.set_num_threads(1)
-home, facts, api = Path(sys.argv[1]), {}, HfApi()
-
-def error_of(action, *args, **kwargs):
-    try:
-        return f"no error, but {action(*args, **kwargs)}"
-    except Exception as error:
-        return type(error).__name__
-
-facts["whoami"] = api.whoami()["name"]
-facts["url"] = str(api.create_repo("user/model", private=True))
-facts["url again"] = str(api.create_repo("user/model", exist_ok=True))
-facts["created twice"] = error_of(api.create_repo, "user/model")
-
-torch.manual_seed(0)
-config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=2)
-model = ResNetForImageClassification(config)
-for stem in ("model", "more"):
-    folder = home / stem
-    model.save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 8}).save_pretrained(folder)
-    (folder / "pictures").mkdir()
-    (folder / "pictures" / "curve.png").write_bytes((home / "curve.png").read_bytes())
-(home / "more" / "notes.txt").write_text("caf\\u00e9 " * 100)
-card = "---\\nlicense: mit\\ntags: [distilled]\\npipeline_tag: image-classification\\n---\\n# A student\\n"
-first = api.upload_folder(repo_id="user/model", folder_path=home / "model", commit_message="first", run_as_future=True)
-again = api.upload_folder(repo_id="user/model", folder_path=home / "model", commit_message="same", run_as_future=True)
-more = api.upload_folder(repo_id="user/model", folder_path=home / "more", commit_message="more", run_as_future=True)
-facts["oids"] = [job.result().oid for job in (first, again, more)]
-ModelCard(card).push_to_hub("user/model", commit_message="card")
-api.upload_file(repo_id="user/model", path_in_repo="old/a.bin", path_or_fileobj=b"", commit_message="add old")
-api.delete_folder(repo_id="user/model", path_in_repo="old", commit_message="delete old")
-x = {"repo_id": "user/model", "path_in_repo": "x", "path_or_fileobj": b"x"}
-facts["stale parent"] = error_of(api.upload_file, **x, parent_commit=facts["oids"][0])
-facts["no branch"] = error_of(api.upload_file, **x, revision="v2")
-facts["bad card"] = error_of(ModelCard("---\\nbase_model: /home/me/teacher\\n---\\n").push_to_hub, "user/model")
-readme = {"path_in_repo": "README.md", "path_or_fileobj": b"---\\n{a: [\\n---\\n"}
-facts["bad yaml"] = error_of(api.upload_file, **{**x, **readme})
-facts["bad token"] = error_of(HfApi(token="hf_other").create_repo, "user/other")
-facts["gone"] = str(api.create_repo("user/gone")) and api.delete_repo("user/gone") or api.repo_exists("user/gone")
-facts["delete missing"] = error_of(api.delete_file, "no.txt", "user/model")
-
-class Patience(TrainerCallback):
-    # Steps are faster than pushes here: without waiting, a push finds the files of the next step.
-    def on_save(self, args, state, control, **kwargs):
-        if trainer.push_in_progress is not None:
-            trainer.push_in_progress.wait_until_done()
-
-rows = [{"pixel_values": torch.full((3, 8, 8), float(i)), "labels": i % 2} for i in range(8)]
-for strategy in ("end", "every_save", "checkpoint", "all_checkpoints"):
-    args = TrainingArguments(
-        output_dir=str(home / strategy), max_steps=4, save_steps=2, per_device_train_batch_size=2, use_cpu=True,
-        push_to_hub=True, hub_model_id=f"user/{strategy}", hub_strategy=strategy, hub_always_push=True,
-        disable_tqdm=True, hub_private_repo=True,
-    )
-    trainer = Trainer(model, args, train_dataset=rows, callbacks=[Patience()])
-    trainer.train()
-    trainer.push_to_hub()
-    model.save_pretrained(home / f"trained_{strategy}")
-
-images = {"label": [0, 1, 1], "pixels": [[[1, 2], [3, 4]]] * 3}
-Dataset.from_dict(images).push_to_hub("user/digits", private=True)
-Dataset.from_dict(images).push_to_hub("user/digits", split="test")
-(home / "facts.json").write_text(json.dumps(facts))
-"""
-
-PULL = """
-import json, sys
-from pathlib import Path
-from datasets import load_dataset
-from huggingface_hub import HfApi, HfFileSystem, ModelCard, errors, hf_hub_download, snapshot_download
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-home, facts, api = Path(sys.argv[1]), {}, HfApi()
-
-def error_of(action, *args, **kwargs):
-    try:
-        return f"no error, but {action(*args, **kwargs)}"
-    except Exception as error:
-        return type(error).__name__
-
-model, loading = AutoModelForImageClassification.from_pretrained("user/model", output_loading_info=True)
-facts["not loaded"] = sorted(loading["missing_keys"]) + sorted(loading["unexpected_keys"])
-model.save_pretrained(home / "pulled")
-facts["processor"] = AutoImageProcessor.from_pretrained("user/model").size["shortest_edge"]
-for strategy in ("end", "every_save", "checkpoint", "all_checkpoints"):
-    AutoModelForImageClassification.from_pretrained(f"user/{strategy}").save_pretrained(home / f"pulled_{strategy}")
-facts["listed"] = sorted(api.list_repo_files("user/model"))
-facts["folders"] = sorted(item.path for item in api.list_repo_tree("user/model"))
-facts["paths"] = [item.path for item in api.get_paths_info("user/model", ["pictures", "config.json", "no"])]
-facts["snapshot"] = snapshot_download("user/model")
-info = api.model_info("user/model", files_metadata=True)
-facts["info"] = [info.id, info.private, info.pipeline_tag, info.tags, info.card_data.license, info.sha]
-facts["lfs"] = sorted(file.rfilename for file in info.siblings if file.lfs)
-facts["titles"] = [commit.title for commit in api.list_repo_commits("user/model")]
-facts["card"] = ModelCard.load("user/model").text
-facts["head"] = api.list_repo_refs("user/model").branches[0].target_commit
-first = api.list_repo_commits("user/model")[-2].commit_id
-facts["at first"] = sorted(api.list_repo_files("user/model", revision=first))
-with HfFileSystem().open("user/model/model.safetensors", "rb", block_size=64) as file:
-    file.seek(10)
-    facts["range"] = file.read(20).hex()
-facts["rows"] = {split: rows.to_dict() for split, rows in load_dataset("user/digits").items()}
-facts["errors"] = {
-    "no repository": error_of(api.model_info, "user/none"),
-    "no repository, old name": error_of(api.model_info, "none"),
-    "no repository for a file": error_of(hf_hub_download, "user/none", "config.json"),
-    "no revision": error_of(api.model_info, "user/model", revision="v2"),
-    "no file": error_of(hf_hub_download, "user/model", "none.json"),
-    "private": error_of(api.model_info, "user/model", token=False),
-    "private file": error_of(hf_hub_download, "user/model", "config.json", token=False, local_dir=home / "none"),
-    "no model": error_of(AutoModelForImageClassification.from_pretrained, "user/none"),
-    "other kind": error_of(api.dataset_info, "user/model"),
-}
-(home / "facts.json").write_text(json.dumps(facts))
-"""
 
 
 class Exchange:
@@ -150,21 +22,19 @@ class Exchange:
         self.hub, self.home = hub, home
         image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8))
         image.save(home / "curve.png")
-        self.pushed = self.run(PUSH, home / "cache_1")
+        self.pushed = self.run("hub_push.py")
         self.requests_to_push = list(hub.requests)
-        self.pulled = self.run(PULL, home / "cache_2")
+        self.pulled = self.run("hub_pull.py")
 
-    def run(self, script: str, cache: Path) -> dict:
-        environment = {**self.hub.environment(cache), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", script, str(self.home)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
-        assert done.returncode == 0, done.stderr[-4000:]
+    def run(self, script: str) -> dict:
+        code, output = forked_on(self.hub, script, self.home)
+        assert code == 0, output[-4000:]
         return json.loads((self.home / "facts.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory):
-    with LoopbackHub() as hub:
+    with LoopbackHub(hub_port()) as hub:
         yield Exchange(hub, tmp_path_factory.mktemp("exchange"))
 
 

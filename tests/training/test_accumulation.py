@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from tiny import RESNET_LAYERS, VIT_LAYERS, arguments, images, losses, resnet, tensors, vit
-from torch import nn
+from tiny import RESNET_LAYERS, images, losses, tensors
+from tiny_runs import boundaries, connectors_of, reproducible, trainer_of
 
 from hf_abkd import (
-    ActivationBoundary,
     CrossEntropy,
-    DistillationTrainer,
     KnowledgeDistillation,
     Stage,
     Term,
@@ -16,15 +14,6 @@ from hf_abkd import (
 )
 
 STEPS = 3
-FROZEN = ["*normalization*"]
-
-
-def boundary_terms(layers, connectors):
-    """Terms of activation boundaries; a given connector has no BatchNorm, which would see the split of the batch."""
-    return [
-        Term(ActivationBoundary(), student=student, teacher=teacher, connector=connector)
-        for (student, teacher), connector in zip(layers, connectors, strict=True)
-    ]
 
 
 def sure(teacher):
@@ -36,13 +25,9 @@ def sure(teacher):
 
 
 def models(kind):
-    """A student, a wider teacher, the pairs of layers, connectors without BatchNorm, and what must be frozen."""
-    if kind == "resnet":
-        maps = [nn.Conv2d(8, 12, 1), nn.Conv2d(16, 24, 1)]
-        return resnet(4), sure(resnet(6, seed=1)), RESNET_LAYERS, maps, FROZEN
-    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    maps = [nn.Linear(16, 24), nn.Linear(16, 24)]
-    return vit(8, **plain), sure(vit(12, seed=1, **plain)), VIT_LAYERS, maps, []
+    """Models of `reproducible`, with a teacher that is sure of what it says."""
+    student, teacher, *others = reproducible(kind)
+    return student, sure(teacher), *others
 
 
 def train(folder, kind, method, batch, accumulation, clip):
@@ -53,12 +38,16 @@ def train(folder, kind, method, batch, accumulation, clip):
     else:
         taught = [Term(KnowledgeDistillation()), Term(CrossEntropy())]
         stages = [
-            Stage(terms=boundary_terms(layers, maps), freeze=freeze, steps=STEPS),
+            Stage(terms=boundaries(layers, maps), freeze=freeze, steps=STEPS),
             Stage(terms=taught, freeze=freeze, steps=STEPS),
         ]
     before = tensors(student)
-    args = arguments(
+    trainer = trainer_of(
         folder / f"{batch}x{accumulation}",
+        student,
+        teacher,
+        stages,
+        data=images(64),
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         max_steps=STEPS * len(stages),
@@ -66,11 +55,9 @@ def train(folder, kind, method, batch, accumulation, clip):
         optim="sgd",
         # Clipped steps are short; longer ones show a difference better.
         learning_rate=0.5 if clip else 0.05,
-        logging_steps=1,
     )
-    trainer = DistillationTrainer(student, args, teacher=teacher, stages=stages, train_dataset=images(64))
     trainer.train()
-    return before, tensors(student), tensors(*trainer.stage_modules().values()), trainer
+    return before, tensors(student), connectors_of(trainer), trainer
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05], ids=["not clipped", "clipped"])
@@ -107,10 +94,8 @@ def test_connectors_move_by_the_same_update_too(tmp_path):
 def test_the_logged_terms_add_up_to_the_loss_with_a_shorter_last_accumulation(tmp_path):
     """An epoch of 6 batches accumulated by 4 ends in a step of 2; terms averaged per batch would not add up then."""
     stages = [Stage(terms=[Term(KnowledgeDistillation(), weight=0.7), Term(CrossEntropy(), weight=0.3)])]
-    args = arguments(
-        tmp_path, gradient_accumulation_steps=4, max_steps=4, logging_steps=2, learning_rate=0.05, optim="sgd"
-    )
-    trainer = DistillationTrainer(resnet(4), args, teacher=resnet(6, seed=1), stages=stages, train_dataset=images(24))
+    settings = {"gradient_accumulation_steps": 4, "logging_steps": 2, "learning_rate": 0.05, "optim": "sgd"}
+    trainer = trainer_of(tmp_path, stages=stages, data=images(24), **settings)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logs) == 2
@@ -121,9 +106,6 @@ def test_the_logged_terms_add_up_to_the_loss_with_a_shorter_last_accumulation(tm
 
 def test_default_connectors_train_with_accumulation(tmp_path):
     """The published stages must not need a connector of one's own to be accumulated."""
-    args = arguments(tmp_path, gradient_accumulation_steps=2, logging_steps=1)
-    trainer = DistillationTrainer(
-        resnet(4), args, teacher=resnet(6, seed=1), stages=activation_boundary(RESNET_LAYERS), train_dataset=images(32)
-    )
+    trainer = trainer_of(tmp_path, stages=activation_boundary(RESNET_LAYERS), gradient_accumulation_steps=2)
     trainer.train()
     assert trainer.state.global_step == 4 and all(value > 0 for value in losses(trainer))

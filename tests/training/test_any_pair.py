@@ -6,6 +6,7 @@ import tiny
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
+from tiny_runs import trainer_of
 from torch import nn
 from transformers import AutoModelForImageClassification, MobileViTImageProcessorPil, ViTImageProcessorPil
 
@@ -34,15 +35,10 @@ def named(model, *names):
     return model
 
 
-def trainer_of(folder, student=None, teacher=None, stages=None, *, data=None, extra=None, **settings):
-    return DistillationTrainer(
-        tiny.resnet(4) if student is None else student,
-        tiny.arguments(folder, **{"logging_steps": 1, **settings}),
-        teacher=tiny.vit(16, seed=1) if teacher is None else teacher,
-        stages=activation_boundary() if stages is None else stages,
-        train_dataset=tiny.images(32) if data is None else data,
-        **(extra or {}),
-    )
+def unlike(folder, student=..., teacher=..., stages=..., **settings):
+    """A trainer of a student and a teacher that have nothing in common, without the name of a layer."""
+    teacher = tiny.vit(16, seed=1) if teacher is ... else teacher
+    return trainer_of(folder, student, teacher, activation_boundary() if stages is ... else stages, **settings)
 
 
 def logged(trainer, prefix):
@@ -58,7 +54,7 @@ def test_a_run_without_a_layer_name_trains_every_layer_it_pairs(tmp_path, pair):
     student, _, teacher = pair.split()
     student = tiny.vit(hidden_dropout_prob=0.0) if student == "vit" else tiny.resnet(4)
     teacher = tiny.vit(16, seed=1) if teacher == "vit" else tiny.resnet(8, seed=1)
-    trainer = trainer_of(tmp_path, student, teacher, activation_boundary(initialization_share=0.9), max_steps=40)
+    trainer = unlike(tmp_path, student, teacher, activation_boundary(initialization_share=0.9), max_steps=40)
     names = [term.name for term in trainer.stages[0].terms]
     assert len(names) == 2 and all(name.startswith("activation_boundary/") for name in names)
     trainer.train()
@@ -69,7 +65,7 @@ def test_a_run_without_a_layer_name_trains_every_layer_it_pairs(tmp_path, pair):
 
 def test_the_plan_is_printed_saved_quoted_and_taken_back(tmp_path, capsys):
     """What was chosen for the user must be seen, kept with the weights, and possible to change."""
-    trainer = trainer_of(tmp_path / "first")
+    trainer = unlike(tmp_path / "first")
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()
@@ -77,7 +73,7 @@ def test_the_plan_is_printed_saved_quoted_and_taken_back(tmp_path, capsys):
     plan = Plan.load(tmp_path / "first" / PLAN_NAME)
     assert plan.without_connections() == trainer.plan.without_connections() and len(plan.pairs) == 2
     assert trainer.plan.to_yaml().rstrip() in (tmp_path / "first" / "README.md").read_text()
-    again = trainer_of(tmp_path / "second", stages=activation_boundary(plan))
+    again = unlike(tmp_path / "second", stages=activation_boundary(plan))
     assert again.plan == trainer.plan
     again.train()
     assert "paired automatically" not in capsys.readouterr().out, "the user knows the plan"
@@ -89,7 +85,7 @@ def test_the_plan_is_printed_saved_quoted_and_taken_back(tmp_path, capsys):
 
 def test_weights_of_a_plan_are_factors(tmp_path):
     """A plan that was saved with a weight of the method in it would count it twice when it is taken back."""
-    trainer = trainer_of(tmp_path, stages=activation_boundary(weight=0.5))
+    trainer = unlike(tmp_path, stages=activation_boundary(weight=0.5))
     plan = trainer.plan
     assert [pair.weight for pair in plan.pairs] == [1.0, 1.0]
     assert [term.weight for term in trainer.stages[0].terms] == [0.5, 0.5]
@@ -99,7 +95,7 @@ def test_one_plan_serves_all_stages_and_keeps_their_connectors(tmp_path):
     """Two proposals cost twice, and a second connector would start again from noise."""
     paired = PairedTerms(ActivationBoundary(), weight=0.1)
     stages = [Stage([paired], "first"), Stage([paired, Term(CrossEntropy())], "second")]
-    trainer = trainer_of(tmp_path, stages=stages)
+    trainer = unlike(tmp_path, stages=stages)
     first, second = (stage.terms for stage in trainer.stages)
     assert [id(term) for term in first] == [id(term) for term in second[:-1]] and len(second) == 3
 
@@ -128,9 +124,9 @@ def test_activations_that_cannot_be_seen_are_said_plainly(tmp_path):
     """Silently pairing what is left would teach the student next to nothing."""
     message = "activations are function calls .relu in the model,.*Name 'conv:output' as the layer"
     with pytest.raises(ValueError, match=message):
-        trainer_of(tmp_path, teacher=Functional())
+        unlike(tmp_path, teacher=Functional())
     stages = activation_boundary([("resnet.encoder.stages.0", "conv:output")])
-    trainer_of(tmp_path, teacher=Functional(), stages=stages).train()
+    unlike(tmp_path, teacher=Functional(), stages=stages).train()
 
 
 class Mostly(Functional):
@@ -147,17 +143,17 @@ class Mostly(Functional):
 
 def test_activations_that_are_mostly_function_calls_are_warned_of(tmp_path, caplog):
     """What is left is paired, and the user thinks the whole teacher is taught."""
-    trainer = trainer_of(tmp_path, teacher=Mostly())
+    trainer = unlike(tmp_path, teacher=Mostly())
     assert [pair.teacher.layer for pair in trainer.plan.pairs] == ["act"]
     assert [record for record in caplog.records if "activations of the teacher are function calls" in record.message]
 
 
 def test_a_plan_whose_grid_was_deleted_finds_it_out_again(tmp_path):
     """A user who edits a plan for another image size deletes what depends on it."""
-    text = trainer_of(tmp_path / "first").plan.to_yaml()
+    text = unlike(tmp_path / "first").plan.to_yaml()
     edited = "\n".join(line for line in text.splitlines() if "grid:" not in line)
     assert edited != text
-    again = trainer_of(tmp_path / "second", stages=activation_boundary(Plan.from_yaml(edited)))
+    again = unlike(tmp_path / "second", stages=activation_boundary(Plan.from_yaml(edited)))
     assert [pair.teacher.layout.grid for pair in again.plan.pairs] == [(2, 2), (2, 2)]
 
 
@@ -177,7 +173,7 @@ class Twice(nn.Module):
 
 def test_an_activation_that_runs_twice_is_not_paired(tmp_path):
     """Its input is two tensors, and the first would stand for both."""
-    trainer = trainer_of(tmp_path, teacher=Twice())
+    trainer = unlike(tmp_path, teacher=Twice())
     assert [pair.teacher.layer for pair in trainer.plan.pairs] == ["last"]
     trainer.train()
 
@@ -187,7 +183,7 @@ def test_a_frozen_backbone_is_refused_where_it_leaves_nothing_to_learn(tmp_path)
     stages = activation_boundary()
     stages[0].freeze = ["resnet"]
     with pytest.raises(ValueError, match="reach no trainable parameter of the student"):
-        trainer_of(tmp_path, stages=stages).train()
+        unlike(tmp_path, stages=stages).train()
     stages = activation_boundary()
     for stage in stages:
         stage.freeze = ["resnet.embedder", "resnet.encoder.stages.0"]
@@ -195,7 +191,7 @@ def test_a_frozen_backbone_is_refused_where_it_leaves_nothing_to_learn(tmp_path)
     before = tiny.tensors(student.resnet.embedder, student.resnet.encoder.stages[0])
     later = tiny.tensors(student.resnet.encoder.stages[1])
     # The first pair lies in the frozen part: its connector learns, and the last pair teaches the rest.
-    trainer_of(tmp_path, student, stages=stages).train()
+    unlike(tmp_path, student, stages=stages).train()
     assert not tiny.differing(before, tiny.tensors(student.resnet.embedder, student.resnet.encoder.stages[0]))
     assert tiny.differing(later, tiny.tensors(student.resnet.encoder.stages[1]))
 
@@ -250,7 +246,7 @@ def test_each_model_gets_its_own_size_and_colours_of_one_view(tmp_path, larger, 
         flips.append(images.clone())
         return RandomHorizontalFlip()(images, draws)
 
-    trainer = trainer_of(
+    trainer = unlike(
         tmp_path,
         student,
         teacher,
@@ -294,7 +290,7 @@ def test_a_shared_view_is_the_same_picture_for_both(tmp_path, processors):
     teacher, student = Seen(tiny.vit(16, seed=1)), tiny.resnet(4)
     seen = []
     student.register_forward_pre_hook(lambda _, __, named: seen.append(named["pixel_values"].clone()), with_kwargs=True)
-    trainer = trainer_of(
+    trainer = unlike(
         tmp_path,
         student,
         teacher,
@@ -319,7 +315,7 @@ def test_images_of_the_students_processor_serve_a_teacher_of_other_colours(tmp_p
     theirs = MobileViTImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     teacher = Seen(tiny.resnet(8, seed=1))
     data = pictures(count=4, size=16)
-    trainer = trainer_of(
+    trainer = unlike(
         tmp_path,
         teacher=teacher,
         stages=knowledge_distillation(),
@@ -343,7 +339,7 @@ def test_pixels_without_the_second_processor_are_refused(tmp_path, processors):
     """Whole numbers from 0 to 255 in the place of normalised colours train, badly."""
     ours, theirs = processors
     data = prepare(pictures(), ImageTransform(ours, teacher_processor=theirs))
-    trainer = trainer_of(
+    trainer = unlike(
         tmp_path, teacher=tiny.resnet(6), stages=knowledge_distillation(), data=data, extra={"processing_class": ours}
     )
     with pytest.raises(ValueError, match="pixels .* for two processors; pass the teacher's to the trainer too"):
@@ -351,9 +347,9 @@ def test_pixels_without_the_second_processor_are_refused(tmp_path, processors):
     apart = prepare(pictures(), ImageTransform(ours, teacher_processor=theirs, shared=False))
     extra = {"processing_class": ours, "teacher_processor": theirs, "augmentation": RandomHorizontalFlip()}
     with pytest.raises(ValueError, match="images for the teacher alone .*shared=True"):
-        trainer_of(tmp_path, stages=knowledge_distillation(), data=apart, extra=extra).train()
+        unlike(tmp_path, stages=knowledge_distillation(), data=apart, extra=extra).train()
     with pytest.raises(ValueError, match="needs the student's image processor too"):
-        trainer_of(tmp_path, teacher=tiny.resnet(6), data=data, extra={"teacher_processor": theirs})
+        unlike(tmp_path, teacher=tiny.resnet(6), data=data, extra={"teacher_processor": theirs})
 
 
 def test_a_teacher_whose_images_are_enlarged_is_warned_of(tmp_path, caplog):
@@ -363,8 +359,7 @@ def test_a_teacher_whose_images_are_enlarged_is_warned_of(tmp_path, caplog):
     for transform, warned in ((ImageTransform(ours), True), (ImageTransform(ours, teacher_processor=theirs), False)):
         caplog.clear()
         data = prepare(pictures(), transform)
-        trainer = trainer_of(tmp_path, stages=knowledge_distillation(), data=data, extra=extra)
-        assert trainer.setup
+        unlike(tmp_path, stages=knowledge_distillation(), data=data, extra=extra, max_steps=1).train()
         assert any("enlarged from 8x8" in record.message for record in caplog.records) is warned
 
 
@@ -372,13 +367,13 @@ def test_a_teacher_of_another_size_is_warned_of_where_it_has_no_processor_of_its
     """A convolutional teacher runs at any size, and is much worse at those it was not trained on."""
     teacher = tiny.resnet(6, seed=1)
     teacher.config.image_size = 32
-    trainer_of(tmp_path, teacher=teacher, stages=knowledge_distillation()).train()
+    unlike(tmp_path, teacher=teacher, stages=knowledge_distillation()).train()
     assert [record for record in caplog.records if "made for images of 32x32 pixels" in record.message]
     caplog.clear()
     ours, theirs = small(16), small(32)
     data = prepare(pictures(), ImageTransform(ours, teacher_processor=theirs))
     extra = {"processing_class": ours, "teacher_processor": theirs}
-    trainer_of(tmp_path, teacher=teacher, stages=knowledge_distillation(), data=data, extra=extra).train()
+    unlike(tmp_path, teacher=teacher, stages=knowledge_distillation(), data=data, extra=extra).train()
     assert not [record for record in caplog.records if "made for images of" in record.message]
 
 
@@ -400,7 +395,7 @@ def test_a_teacher_with_other_classes_teaches_those_of_the_same_name(tmp_path):
     teacher = named(tiny.resnet(8, seed=1, classes=6), *words)
     student = named(tiny.resnet(4), *CLASSES)
     data = labelled(CLASSES)
-    trainer = trainer_of(
+    trainer = unlike(
         tmp_path,
         student,
         teacher,
@@ -433,11 +428,11 @@ def test_disjoint_classes_leave_the_features(tmp_path, caplog):
     student, data = named(tiny.resnet(4), *CLASSES), labelled(CLASSES)
     stages = activation_boundary(classification=[Term(CrossEntropy())])
     extra = {"eval_dataset": data}
-    trainer = trainer_of(tmp_path, student, teacher, stages, data=data, extra=extra, evaluate_teacher=True)
+    trainer = unlike(tmp_path, student, teacher, stages, data=data, extra=extra, evaluate_teacher=True)
     trainer.train()
     assert not logged(trainer, "teacher_accuracy")
     with pytest.raises(ValueError, match="two label spaces.*terms on features"):
-        trainer_of(tmp_path, student, teacher, knowledge_distillation(), data=data).train()
+        unlike(tmp_path, student, teacher, knowledge_distillation(), data=data).train()
     with pytest.raises(ValueError, match="accuracy is not defined: none of the student's 4 classes"):
         trainer.evaluate_teacher()
 
@@ -451,7 +446,7 @@ def heavy(factor=1000.0):
 
 def test_a_term_that_dominates_is_named_with_the_weight_that_balances_it(tmp_path, caplog):
     """A feature term a thousand times too strong: worse than no distillation, and the loss falls all the same."""
-    trainer = trainer_of(tmp_path, stages=heavy(), max_steps=6)
+    trainer = unlike(tmp_path, stages=heavy(), max_steps=6)
     trainer.train()
     ratio = logged(trainer, "gradient_ratio/")
     assert len(ratio) == 1 and ratio[0]["step"] == 2
@@ -463,7 +458,7 @@ def test_a_term_that_dominates_is_named_with_the_weight_that_balances_it(tmp_pat
 
 def test_balance_terms_sets_that_weight_and_the_log_and_the_card_say_so(tmp_path, caplog):
     """A weight that was changed behind the user's back could never be reproduced."""
-    trainer = trainer_of(tmp_path, stages=heavy(), max_steps=6, balance_terms=True)
+    trainer = unlike(tmp_path, stages=heavy(), max_steps=6, balance_terms=True)
     trainer.train()
     balanced = 1000 / logged(trainer, "gradient_ratio/")[0]["gradient_ratio/kd"]
     logs = logged(trainer, "weight/kd")
@@ -482,7 +477,7 @@ def test_measuring_changes_nothing(tmp_path):
         student = tiny.vit(seed=3)
         stages = [Stage([Term(KnowledgeDistillation()), Term(CrossEntropy())])]
         teacher = tiny.resnet(8, seed=1)
-        trainer_of(tmp_path / str(steps), student, teacher, stages, term_gradient_steps=steps, max_steps=5).train()
+        unlike(tmp_path / str(steps), student, teacher, stages, term_gradient_steps=steps, max_steps=5).train()
         runs[steps] = tiny.tensors(student)
     assert not tiny.differing(runs[0], runs[3])
 
@@ -493,10 +488,10 @@ def test_a_run_stopped_while_it_measures_goes_on_as_if_never_stopped(tmp_path, s
     results = {}
     for name in ("straight", "resumed"):
         settings = {"max_steps": 6, "balance_terms": True, "save_strategy": "steps", "save_steps": 1}
-        trainer = trainer_of(tmp_path / name, tiny.resnet(4), tiny.resnet(8, seed=1), heavy(), **settings)
+        trainer = unlike(tmp_path / name, tiny.resnet(4), tiny.resnet(8, seed=1), heavy(), **settings)
         trainer.train()
         if name == "resumed":
-            trainer = trainer_of(tmp_path / name, tiny.resnet(4, seed=9), tiny.resnet(8, seed=1), heavy(), **settings)
+            trainer = unlike(tmp_path / name, tiny.resnet(4, seed=9), tiny.resnet(8, seed=1), heavy(), **settings)
             trainer.train(resume_from_checkpoint=str(tmp_path / name / f"checkpoint-{stop}"))
         results[name] = tiny.tensors(trainer.model), logged(trainer, "gradient_ratio/"), logged(trainer, "weight/kd")
     assert not tiny.differing(results["straight"][0], results["resumed"][0])
@@ -507,7 +502,7 @@ def test_a_gradient_that_is_not_finite_is_an_error(tmp_path):
     """Training would go on with NaN in every weight."""
     stages = [Stage([Term(KnowledgeDistillation(), weight=1.0), Term(CrossEntropy(), connector=Broken())])]
     with pytest.raises(RuntimeError, match="gradient on the student is not finite"):
-        trainer_of(tmp_path, teacher=tiny.resnet(8, seed=1), stages=stages).train()
+        unlike(tmp_path, teacher=tiny.resnet(8, seed=1), stages=stages).train()
 
 
 class Broken(nn.Module):
@@ -520,7 +515,7 @@ class Broken(nn.Module):
 
 def test_the_student_of_an_automatic_run_loads_as_any_other(tmp_path):
     """Nothing of pairing, connectors or views may be in what is published."""
-    trainer = trainer_of(tmp_path)
+    trainer = unlike(tmp_path)
     trainer.train()
     trainer.save_model()
     loaded, info = AutoModelForImageClassification.from_pretrained(tmp_path, output_loading_info=True)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from killed_runs import stages, trainer_for
-from tiny import RESNET_LAYERS, VIT_LAYERS, differing, images, resnet, tensors, vit
+from killed_runs import augmented
+from tiny import RESNET_LAYERS, differing, images, tensors, vit
+from tiny_runs import accuracy, pieces, stopped_and_resumed
 from transformers import EarlyStoppingCallback, LevitConfig, LevitForImageClassification, TrainerCallback
 
 from hf_abkd import CrossEntropy, Stage, Term
@@ -32,16 +33,6 @@ class Spoil(TrainerCallback):
         self.seen[state.global_step] = tensors(model)
 
 
-def accuracy(prediction):
-    return {"accuracy": float((prediction.predictions.argmax(1) == prediction.label_ids).mean())}
-
-
-def pieces(kind):
-    if kind == "vit":
-        return vit(8), vit(12, seed=1), stages(VIT_LAYERS)
-    return resnet(4), resnet(6, seed=1), stages(RESNET_LAYERS)
-
-
 def run(folder, kind="resnet", after=9, parts=None, callbacks=(), **settings):
     spoil = Spoil(after)
     given = {
@@ -54,7 +45,7 @@ def run(folder, kind="resnet", after=9, parts=None, callbacks=(), **settings):
         "extra": {"eval_dataset": images(16, seed=2), "compute_metrics": accuracy},
         **settings,
     }
-    trainer = trainer_for(kind, folder, parts=parts or pieces(kind), **given)
+    trainer = augmented(folder, *(parts or pieces(kind)), **given)
     for callback in (spoil, *callbacks):
         trainer.add_callback(callback)
     trainer.train()
@@ -150,7 +141,7 @@ def test_a_request_to_stop_between_the_stages_ends_the_run(tmp_path, event):
 
     trainer, _ = run(tmp_path, callbacks=[StopAtLastStepOf(event), Ended()])
     assert trainer.state.global_step == BOUNDARY and ended == [True]
-    resumed = trainer_for("resnet", tmp_path, parts=pieces("resnet"), max_steps=STEPS)
+    resumed = augmented(tmp_path, max_steps=STEPS)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == STEPS
 
@@ -190,13 +181,14 @@ def test_the_limit_of_checkpoints_keeps_the_best(tmp_path, limit):
 def test_the_best_model_is_remembered_over_an_interruption(tmp_path):
     """A resumed run that forgets its best step would load a worse one."""
     settings = {"eval_strategy": "steps", "eval_steps": EVERY, "save_steps": EVERY, "load_best_model_at_end": True}
-    extra = {"eval_dataset": images(16, seed=2)}
-    whole = trainer_for("vit", tmp_path / "whole", parts=pieces("vit"), max_steps=STEPS, **settings, extra=extra)
+    settings |= {"max_steps": STEPS, "extra": {"eval_dataset": images(16, seed=2)}}
+    whole = augmented(tmp_path / "whole", *pieces("vit"), **settings)
     whole.train()
-    stopped = trainer_for("vit", tmp_path / "b", 10, parts=pieces("vit"), max_steps=STEPS, **settings, extra=extra)
-    stopped.train()
-    resumed = trainer_for("vit", tmp_path / "b", parts=pieces("vit"), max_steps=STEPS, **settings, extra=extra)
-    resumed.train(resume_from_checkpoint=True)
+
+    def make(callbacks):
+        return augmented(tmp_path / "stopped", *pieces("vit"), callbacks=callbacks, **settings)
+
+    resumed = stopped_and_resumed(make, 10)
     assert resumed.state.best_metric == whole.state.best_metric
     assert differing(tensors(resumed.model), tensors(whole.model)) == []
 

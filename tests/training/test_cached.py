@@ -1,13 +1,12 @@
 """A student that learns from a cached teacher learns what the live teacher would have taught it, or nothing."""
 
+import functools
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import learning_from_caches
 import numpy as np
 import pytest
 import tiny
@@ -25,9 +24,11 @@ from cached_runs import (
     teacher_of,
     write,
 )
-from launched import in_two_processes
+from launched import forked_on, hub_port, in_two_processes
+from learning_from_caches import COUNT, boundary_and_kd, cached_run, images_for, live_run, taught_by
 from loopback_hub import LoopbackHub
 from PIL import Image as PILImage
+from tiny_runs import AtStart, EndWorkers, assert_equal, outcome, stopped_and_resumed
 from transformers import SwinConfig, SwinForImageClassification, TrainerCallback
 
 from hf_abkd import (
@@ -46,11 +47,9 @@ from hf_abkd.layers.plan import Plan
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.table.target_table import TargetTable
 
-TESTS = Path(__file__).parents[1]
 FORK = "ignore:.*multi-threaded, use of fork:DeprecationWarning"
 POOLED = "resnet.embedder.pooler"
-# Not one batch is a whole number of epochs, and the last batch of an epoch is short.
-COUNT, VIEWS = 22, 3
+VIEWS = 3
 # Not that of the runs.
 SEED = 7
 
@@ -76,55 +75,6 @@ def caches(tmp_path_factory, teachers):
     }
 
 
-def trainer_of(folder, teacher, data, stages=None, *, student=None, own=None, augmentation=AUGMENTATION, **settings):
-    extra = settings.pop("extra", {})
-    return DistillationTrainer(
-        named(tiny.resnet(4) if student is None else student),
-        tiny.arguments(folder, **{"logging_steps": 1, "max_steps": 9, **settings}),
-        teacher=teacher,
-        stages=activation_boundary() if stages is None else stages,
-        augmentation=augmentation,
-        train_dataset=data,
-        processing_class=processor() if own is None else own,
-        **extra,
-    )
-
-
-def images_for(cache, own=None, data=None):
-    own = processor() if own is None else own
-    return prepare(rows(COUNT) if data is None else data, cache.transform(own))
-
-
-def cached_run(folder, cache, stages=None, **settings):
-    data = settings.pop("data", None)
-    trainer = trainer_of(folder, cache, images_for(cache, settings.get("own"), data), stages, **settings)
-    trainer.train(resume_from_checkpoint=settings.pop("resume", None))
-    return trainer
-
-
-def live_run(folder, teacher, cache, stages=None, **settings):
-    data = settings.pop("data", None)
-    # As it is, without copies that round otherwise.
-    settings = {"teacher_fold_batch_norm": False, "teacher_channels_last": False, **settings}
-    trainer = trainer_of(
-        folder,
-        teacher,
-        images_for(cache, settings.get("own"), data),
-        stages,
-        augmentation_views=cache.views,
-        augmentation_seed=cache.seed,
-        extra={"teacher_processor": cache.processor},
-        **settings,
-    )
-    trainer.train()
-    return trainer
-
-
-def boundary_and_kd():
-    taught = [Term(KnowledgeDistillation(), weight=0.9), Term(CrossEntropy(), weight=0.1)]
-    return activation_boundary(initialization_share=0.6, classification=taught)
-
-
 def split(trainer):
     """The losses of the first and of the second stage."""
     stop = trainer.spans[0].stop
@@ -147,6 +97,7 @@ def test_cached_and_live_teacher_train_the_same_student(tmp_path, teachers, cach
         "dataloader_num_workers": workers,
         "dataloader_persistent_workers": workers > 0,
         "student": tiny.resnet(4),
+        "callbacks": [EndWorkers()],
     }
     live = live_run(tmp_path / "live", teachers[kind], caches[kind], boundary_and_kd(), **settings)
     settings["student"] = tiny.resnet(4)
@@ -199,7 +150,7 @@ def test_label_spaces_are_matched_as_with_a_live_teacher(tmp_path, caches, teach
     def run(kind, *given, **settings):
         student = named(tiny.resnet(4, classes=len(order)), order)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys.modules[__name__], "named", lambda model: model)
+            patch.setattr(learning_from_caches, "named", lambda model: model)
             return kind(tmp_path / kind.__name__, *given, knowledge_distillation(), student=student, data=data)
 
     live, cached = run(live_run, teachers["resnet"], caches["resnet"]), run(cached_run, caches["resnet"])
@@ -280,12 +231,12 @@ class Seen(TrainerCallback):
 def test_epoch_shows_its_view_to_student_and_teacher(tmp_path, caches, monkeypatch, workers):
     """The view in the batch is the one the image is augmented by, also of workers that live through all epochs."""
     cache, seen, drawn = caches["resnet"], Seen(), []
-    trainer = trainer_of(
+    trainer = taught_by(
         tmp_path,
         cache,
         images_for(cache),
         boundary_and_kd(),
-        extra={"callbacks": [seen]},
+        callbacks=[seen, EndWorkers()],
         max_steps=20,
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
@@ -326,58 +277,35 @@ def test_a_stage_reads_what_its_terms_compare_and_one_of_labels_reads_nothing(tm
     one = [Term(ActivationBoundary(), student=STAGE, teacher=ACTIVATION)]
     stages = [Stage(one, "one", share=0.3), Stage([Term(CrossEntropy())], "labels", share=0.3)]
     stages += [Stage([Term(KnowledgeDistillation())], "kd")]
-    trainer = trainer_of(tmp_path, caches["resnet"], images_for(caches["resnet"]), stages, max_steps=10)
-    assert trainer.setup
-    asked.clear()
+    trainer = taught_by(tmp_path, caches["resnet"], images_for(caches["resnet"]), stages, max_steps=10)
+    trainer.add_callback(AtStart(asked.clear))
     trainer.train()
     # A batch is fetched ahead; of the stage of labels none is.
     assert set(asked) == {("pixels", f"{ACTIVATION}:input"), ("pixels", "logits")}
     assert asked == sorted(asked, key=lambda names: names[1] == "logits") and 7 <= len(asked) <= 10
     asked.clear()
-    only = trainer_of(
-        tmp_path / "only", caches["resnet"], images_for(caches["resnet"]), [Stage([Term(CrossEntropy())])]
-    )
-    assert only.setup
-    asked.clear()
+    only = taught_by(tmp_path / "only", caches["resnet"], images_for(caches["resnet"]), [Stage([Term(CrossEntropy())])])
+    only.add_callback(AtStart(asked.clear))
     only.train()
     assert asked == []
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_save(self, args, state, control, **_):
-        control.should_training_stop = state.global_step == self.step
 
 
 @pytest.mark.parametrize("step", [4, 10, 16])
 def test_resumed_in_the_middle_of_an_epoch_it_is_the_run_that_was_never_stopped(tmp_path, caches, step):
     """The image, its view and its target all have to go on where they were."""
     settings = {"max_steps": 20, "save_strategy": "steps", "save_steps": 2}
-    straight = cached_run(tmp_path / "straight", caches["vit"], boundary_and_kd(), student=tiny.vit(), **settings)
-    stopped = trainer_of(
-        tmp_path / "stopped",
-        caches["vit"],
-        images_for(caches["vit"]),
-        boundary_and_kd(),
-        student=tiny.vit(),
-        extra={"callbacks": [StopAt(step)]},
-        **settings,
-    )
-    stopped.train()
-    assert stopped.state.global_step == step and (step / 6) % 1
-    resumed = trainer_of(
-        tmp_path / "stopped",
-        caches["vit"],
-        images_for(caches["vit"]),
-        boundary_and_kd(),
-        student=tiny.vit(),
-        **settings,
-    )
-    resumed.train(resume_from_checkpoint=True)
-    assert tiny.losses(resumed) == tiny.losses(straight)
-    assert tiny.differing(tiny.tensors(resumed.model), tiny.tensors(straight.model)) == []
+
+    def make(folder, callbacks=()):
+        data, student = images_for(caches["vit"]), tiny.vit()
+        return taught_by(
+            folder, caches["vit"], data, boundary_and_kd(), student=student, callbacks=callbacks, **settings
+        )
+
+    straight = make(tmp_path / "straight")
+    straight.train()
+    assert (step / 6) % 1
+    resumed = stopped_and_resumed(functools.partial(make, tmp_path / "stopped"), step)
+    assert_equal(outcome(resumed), outcome(straight))
 
 
 def test_a_checkpoint_of_another_teacher_is_not_gone_on_with(tmp_path, caches):
@@ -386,7 +314,7 @@ def test_a_checkpoint_of_another_teacher_is_not_gone_on_with(tmp_path, caches):
     stages = activation_boundary([(STAGE, ACTIVATION)])
     cached_run(tmp_path / "run", caches["resnet"], stages, **settings)
     other = write(tmp_path / "other", tiny.resnet(8, seed=5), rows(COUNT), views=VIEWS)
-    trainer = trainer_of(tmp_path / "run", other, images_for(other), stages, **{**settings, "max_steps": 9})
+    trainer = taught_by(tmp_path / "run", other, images_for(other), stages, **{**settings, "max_steps": 9})
     with pytest.raises(ValueError, match="was made with another teacher: .* there, .* here"):
         trainer.train(resume_from_checkpoint=True)
 
@@ -403,7 +331,7 @@ def test_no_weights_of_the_teacher_are_needed(tmp_path, monkeypatch, teachers):
     monkeypatch.chdir(tmp_path)
     losses = []
     for number, teacher in enumerate([cache, "a cache", Path("a cache"), str(tmp_path / "a cache")]):
-        trainer = trainer_of(tmp_path / f"run{number}", teacher, images_for(cache))
+        trainer = taught_by(tmp_path / f"run{number}", teacher, images_for(cache))
         trainer.train()
         losses.append(tiny.losses(trainer))
     assert losses[1:] == losses[:1] * 3
@@ -490,7 +418,7 @@ def test_what_would_be_wrong_is_refused_before_the_first_step(tmp_path, caches, 
     cache, given = caches["resnet"], dict(change)
     data, stages = given.pop("data", images_for)(cache), given.pop("stages", None)
     with pytest.raises(ValueError, match=message):
-        trainer_of(tmp_path / "run", cache, data, stages, **given).train()
+        taught_by(tmp_path / "run", cache, data, stages, **given).train()
     assert not list(tmp_path.glob("run/checkpoint*"))
 
 
@@ -500,7 +428,7 @@ def test_names_that_are_no_cache_are_refused(tmp_path, monkeypatch, caches):
     teacher_of().save_pretrained("model")
     for name in ("model", "someone/model", Path("absent")):
         with pytest.raises(FileNotFoundError, match="no cache of a teacher"):
-            trainer_of(tmp_path / "run", name, images_for(caches["resnet"]))
+            taught_by(tmp_path / "run", name, images_for(caches["resnet"]))
 
 
 # ---- Data of all kinds ----
@@ -569,39 +497,10 @@ def test_plain_images_train_from_a_cache_without_augmentation(tmp_path, teachers
 # ---- Several processes, and the Hub ----
 
 
-JOINT = """
-import functools, json, sys
-from pathlib import Path
-import torch, tiny
-from accelerate import PartialState
-from hf_abkd.teachers.cache import writing as caching
-from hf_abkd.teachers.table.table_writer import TableWriter
-import test_cached
-from test_cached import boundary_and_kd, cached_run, live_run, rows, teacher_of, write
-
-torch.set_num_threads(1)
-home, state = Path(sys.argv[1]), PartialState(cpu=True)
-caching.TableWriter = functools.partial(TableWriter, shard_bytes=2000)
-cache = write(home / "cache", teacher_of(), rows(22), views=3)
-sharing = {"max_steps": 8, "per_device_train_batch_size": 2}
-cached = cached_run(home / "cached", cache, boundary_and_kd(), **sharing)
-live = live_run(home / "live", teacher_of(), cache, boundary_and_kd(), **sharing)
-found = {
-    "world": cached.args.world_size,
-    "cached": tiny.losses(cached),
-    "live": tiny.losses(live),
-    "first": cached.spans[0].stop,
-    "shards": len(list((home / "cache" / "data").iterdir())),
-}
-(home / f"rank{state.process_index}.json").write_text(json.dumps(found))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_write_one_cache_and_each_reads_its_own_images(tmp_path, teachers):
     """Targets of the other process's batch have the right shape and nothing else."""
-    (tmp_path / "joint.py").write_text(JOINT)
-    in_two_processes(tmp_path / "joint.py", tmp_path)
+    in_two_processes("joint_caches.py", tmp_path)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0] == ranks[1] and ranks[0]["world"] == 2 and ranks[0]["shards"] > 3
     first = ranks[0]["first"]
@@ -615,40 +514,6 @@ def test_two_processes_write_one_cache_and_each_reads_its_own_images(tmp_path, t
         np.testing.assert_allclose(both[0], both[1], rtol=1e-3, atol=1e-3)
 
 
-EXCHANGE = """
-import json, sys
-from pathlib import Path
-import tiny
-from hf_abkd import DistillationTrainer, activation_boundary
-from hf_abkd.models.arguments import ModelArguments
-from hf_abkd.data.arguments import DataArguments
-from hf_abkd.cli.workload import from_flags
-from hf_abkd.teachers.cache.finding import is_hub_cache
-from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from test_cached import images_for, trainer_of
-
-home = Path(sys.argv[1])
-cache = TeacherCache.load(home / "cache")
-cache.table.push_to_hub("user/targets")
-own = str(home / "hub")
-found = {"is": [is_hub_cache(name, cache_dir=own) for name in ("user/targets", "user/none", "model")]}
-pulled = trainer_of(home / "pulled", "user/targets", images_for(cache))
-pulled.train()
-local = trainer_of(home / "local", cache, images_for(cache))
-local.train()
-found["losses"] = [tiny.losses(pulled), tiny.losses(local)]
-models = ModelArguments(teacher_name_or_path="user/targets", student_name_or_path=str(home / "student"), cache_dir=own)
-data = DataArguments(train_files=[str(home / "rows.parquet")], train_val_split=0.0)
-work = from_flags(models, data, seed=0)
-found["teacher"] = [type(work.teacher).__name__, work.teacher.reference == cache.reference]
-try:
-    trainer_of(home / "none", "user/none", images_for(cache))
-except FileNotFoundError as error:
-    found["none"] = str(error)
-(home / "facts.json").write_text(json.dumps(found))
-"""
-
-
 @pytest.mark.slow
 def test_a_cache_from_the_hub_teaches_as_the_local_one(tmp_path, teachers):
     """One machine has the teacher, another one the time."""
@@ -656,17 +521,9 @@ def test_a_cache_from_the_hub_teaches_as_the_local_one(tmp_path, teachers):
     named(tiny.resnet(4)).save_pretrained(tmp_path / "student")
     processor().save_pretrained(tmp_path / "student")
     rows(COUNT).to_parquet(tmp_path / "rows.parquet")
-    with LoopbackHub() as hub:
-        paths = os.pathsep.join(sys.path)
-        done = subprocess.run(
-            [sys.executable, "-c", EXCHANGE, str(tmp_path)],
-            env={**hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+    with LoopbackHub(hub_port()) as hub:
+        code, output = forked_on(hub, "hub_caches.py", tmp_path)
+        assert code == 0, output[-4000:]
         assert "preprocessor_config.json" in hub.files("user/targets", repo_type="dataset")
     found = json.loads((tmp_path / "facts.json").read_text())
     assert found["is"] == [True, False, False] and found["teacher"] == ["TeacherCache", True]

@@ -2,17 +2,16 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from killed_runs import Interrupt, outcome
-from tiny import CLASSES, RESNET_LAYERS, VIT_LAYERS, arguments, differing, images, resnet, tensors, vit
+from followed_routes import EVALUATED, STEPS, following, greedy, routes, saved, teachers
+from launched import forked
+from tiny import CLASSES, RESNET_LAYERS, arguments, differing, images, resnet, tensors, vit
+from tiny_runs import AtStart, Interrupt, assert_equal, outcome, stopped_and_resumed
 from torch import nn
 
 from hf_abkd import (
@@ -27,6 +26,7 @@ from hf_abkd import (
     knowledge_distillation,
     route_constrained,
 )
+from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.methods import GreedyRoute
 from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.identity import fingerprint
@@ -34,40 +34,11 @@ from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.route import TeacherRoute
 from hf_abkd.training import checkpoints
 
-TESTS = Path(__file__).parents[1]
-STEPS = 12
-
-
-def teachers(kind="resnet"):
-    return [vit(12, seed=seed) if kind == "vit" else resnet(6, seed=seed) for seed in (1, 2, 3)]
-
-
-def saved(folder, models):
-    """The folders of some models, as a Trainer names them."""
-    paths = [folder / f"checkpoint-{100 * number}" for number in range(1, len(models) + 1)]
-    for path, model in zip(paths, models, strict=True):
-        if not path.exists():
-            model.save_pretrained(path)
-    return paths
-
 
 @pytest.fixture(scope="module")
 def anchors(tmp_path_factory):
     """Folders of three teachers of each kind; the third is what `teachers(kind)[2]` is."""
     return {kind: saved(tmp_path_factory.mktemp(kind), teachers(kind)) for kind in ("resnet", "vit")}
-
-
-def trainer_for(folder, stages, *, kind="resnet", teacher=None, callbacks=(), **settings):
-    extra = {"train_dataset": images(40), "eval_dataset": images(16, seed=2)} | settings.pop("extra", {})
-    settings = {"max_steps": STEPS, "logging_steps": 1, "save_steps": 1, **settings}
-    return DistillationTrainer(
-        vit(8) if kind == "vit" else resnet(4),
-        arguments(folder, **settings),
-        teacher=teachers(kind)[2] if teacher is None else teacher,
-        stages=stages,
-        callbacks=list(callbacks),
-        **extra,
-    )
 
 
 def without_anchors(log):
@@ -84,8 +55,8 @@ def test_a_route_of_equal_anchors_is_distillation_bit_by_bit(tmp_path, kind, set
     with KD in the place of the route."""
     same = saved(tmp_path, [teachers(kind)[2]] * 3)
     settings = {"evaluate_teacher": True, "eval_strategy": "steps", "eval_steps": 5, "eval_agreement": True, **settings}
-    plain = trainer_for(tmp_path / "plain", knowledge_distillation(), kind=kind, **settings)
-    routed = trainer_for(tmp_path / "routed", route_constrained(same), kind=kind, **settings)
+    plain = following(tmp_path / "plain", knowledge_distillation(), kind=kind, **settings)
+    routed = following(tmp_path / "routed", route_constrained(same), kind=kind, **settings)
     plain.train()
     routed.train()
     one, other = outcome(plain), outcome(routed)
@@ -115,7 +86,7 @@ def test_every_batch_is_taught_by_its_anchor(tmp_path, anchors, asked, shares, a
     """The fast copy of the teacher has BatchNorm folded into other tensors: it would go on with the old weights."""
     stages = route_constrained(anchors["resnet"], shares=shares, restart=restart)
     settings = {"gradient_accumulation_steps": accumulation, "term_gradient_steps": 0}
-    trainer = trainer_for(tmp_path, stages, **settings)
+    trainer = following(tmp_path, stages, **settings)
     trainer.train()
     # Before a stage the teacher is asked once, to see what the terms reach; it has its own weights then.
     calls = [call for call in asked if len(call[0]["pixel_values"]) == 4]
@@ -137,7 +108,7 @@ def test_one_schedule_or_one_for_each_anchor(tmp_path, anchors):
     """Which of the two was trained decides a comparison, so it has to be what was asked for."""
 
     def rates(restart):
-        trainer = trainer_for(tmp_path / str(restart), route_constrained(anchors["resnet"], restart=restart))
+        trainer = following(tmp_path / str(restart), route_constrained(anchors["resnet"], restart=restart))
         trainer.train()
         assert trainer.state.global_step == trainer.state.max_steps == STEPS
         return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
@@ -150,12 +121,16 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     """Of an anchor the signs change; a connector made anew would throw away what it has learnt."""
     terms = [PairedTerms(ActivationBoundary()), Term(KnowledgeDistillation())]
     stages = route_constrained(anchors["resnet"], stages=[Stage(terms, name="hints")], restart=True)
-    trainer = trainer_for(tmp_path, stages, term_gradient_steps=0)
-    assert trainer.setup
-    connectors = {id(module) for stage in trainer.stages for term in stage.terms for module in term.modules()}
+    trainer = following(tmp_path, stages, term_gradient_steps=0)
+
+    def connectors():
+        return {id(module) for stage in trainer.stages for term in stage.terms for module in term.modules()}
+
+    before = set()
+    trainer.add_callback(AtStart(lambda: before.update(connectors())))
     assert len({tuple(map(id, stage.terms)) for stage in trainer.stages}) == 1
     trainer.train()
-    assert {id(m) for s in trainer.stages for term in s.terms for m in term.modules()} >= connectors
+    assert before and connectors() >= before
     names = [name for name in asked[-1][1] if name != "logits"]
     assert len(names) >= 2
     calls = [call for call in asked if len(call[0]["pixel_values"]) == 4]
@@ -163,7 +138,7 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
     for number, (inputs, targets) in enumerate(calls):
         model = teachers()[number // 4].eval()
         live = LiveTeacher(model)
-        points = trainer.setup.wiring.teacher_points(trainer.setup.terms)
+        points = {name: CapturePoint(name, "input") for name in names}
         live.select(points, boundaries=points)
         signs = live.probe(inputs)
         for name in names:
@@ -174,7 +149,7 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
 def test_two_phases_go_the_route_each(tmp_path, anchors):
     """AB and then KD: both from the easy anchor to the converged teacher."""
     stages = route_constrained(anchors["resnet"][1:], stages=activation_boundary(RESNET_LAYERS))
-    trainer = trainer_for(tmp_path, stages, evaluate_teacher=True)
+    trainer = following(tmp_path, stages, evaluate_teacher=True)
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "anchor" in entry]
     assert [(entry["stage"], entry["anchor"], entry["step"]) for entry in log] == [
@@ -189,7 +164,7 @@ def test_two_phases_go_the_route_each(tmp_path, anchors):
 def test_accuracies_and_agreements_are_of_the_weights_in_use(tmp_path, anchors):
     """An agreement with an unknown mixture of anchors would mean nothing."""
     settings = {"evaluate_teacher": True, "eval_strategy": "steps", "eval_steps": 4, "eval_agreement": True}
-    trainer = trainer_for(tmp_path, route_constrained(anchors["resnet"]), learning_rate=0.0, **settings)
+    trainer = following(tmp_path, route_constrained(anchors["resnet"]), learning_rate=0.0, **settings)
     trainer.train()
     pixels = torch.stack(images(16, seed=2)[:]["pixel_values"])
     labels = torch.tensor(images(16, seed=2)[:]["labels"])
@@ -211,7 +186,7 @@ def test_accuracies_and_agreements_are_of_the_weights_in_use(tmp_path, anchors):
 
 def test_the_card_says_that_there_was_a_route(tmp_path, anchors):
     """Who reads the card should be able to repeat the run, and finds no folder of the author's machine in it."""
-    trainer = trainer_for(tmp_path, route_constrained(anchors["resnet"]))
+    trainer = following(tmp_path, route_constrained(anchors["resnet"]))
     trainer.train()
     trainer.create_model_card()
     card = (tmp_path / "README.md").read_text()
@@ -221,9 +196,9 @@ def test_the_card_says_that_there_was_a_route(tmp_path, anchors):
 def test_a_route_that_ends_elsewhere_is_told(tmp_path, anchors, caplog):
     """Accuracies of the teacher are then of weights that nobody learns from."""
     with caplog.at_level(logging.WARNING, logger="hf_abkd"):
-        trainer_for(tmp_path / "same", route_constrained(anchors["resnet"]), max_steps=3).train()
+        following(tmp_path / "same", route_constrained(anchors["resnet"]), max_steps=3).train()
         assert "the run ends with the weights in" not in caplog.text
-        trainer_for(tmp_path / "other", route_constrained(anchors["resnet"][:2]), max_steps=3).train()
+        following(tmp_path / "other", route_constrained(anchors["resnet"][:2]), max_steps=3).train()
     assert f"the run ends with the weights in {anchors['resnet'][1]}" in caplog.text
 
 
@@ -251,7 +226,7 @@ def test_the_teacher_has_its_own_weights_afterwards(tmp_path, anchors, kind, err
     stages = route_constrained(
         anchors[kind][1:], stages=[Stage([Term(KnowledgeDistillation()), Term(objective)], name="route")]
     )
-    trainer = trainer_for(tmp_path, stages, kind=kind, teacher=teacher, term_gradient_steps=0)
+    trainer = following(tmp_path, stages, kind=kind, teacher=teacher, term_gradient_steps=0)
     moved = []
     original = LiveTeacher.load
     trainer.teacher.load = lambda state: (moved.append(fingerprint(state)), original(trainer.teacher, state))
@@ -277,7 +252,7 @@ def test_a_stage_without_a_route_has_the_teacher_itself(tmp_path, anchors, asked
     """An anchor that stays in the teacher would teach the next stage."""
     taught = [Term(KnowledgeDistillation())]
     stages = [Stage(taught, teacher=anchors["resnet"][0], name="early"), Stage(taught, name="own")]
-    trainer_for(tmp_path, stages, term_gradient_steps=0, max_steps=4).train()
+    following(tmp_path, stages, term_gradient_steps=0, max_steps=4).train()
     calls = [call for call in asked if len(call[0]["pixel_values"]) == 4]
     for number, (inputs, targets) in enumerate(calls):
         with torch.no_grad():
@@ -287,7 +262,7 @@ def test_a_stage_without_a_route_has_the_teacher_itself(tmp_path, anchors, asked
 
 def test_a_second_training_goes_the_route_again(tmp_path, anchors):
     """A trainer that remembers where it was would begin the next run with the last anchor."""
-    trainer = trainer_for(tmp_path, route_constrained(anchors["resnet"]))
+    trainer = following(tmp_path, route_constrained(anchors["resnet"]))
     for _ in range(2):
         trainer.train()
         log = [entry["anchor"] for entry in trainer.state.log_history if "anchor" in entry]
@@ -295,10 +270,6 @@ def test_a_second_training_goes_the_route_again(tmp_path, anchors):
 
 
 # ---- Greedy ----
-
-
-def greedy(anchors, **settings):
-    return GreedyRoute(anchors, images(10, seed=9, labels=False), **{"parts": 3, "delta": 1.5, **settings})
 
 
 def slow_divergence(student, teacher, pixels):
@@ -328,7 +299,7 @@ def test_hardness_is_the_divergence_of_the_student_as_it_is(tmp_path, anchors):
             return super().choose(part, before, hardness)
 
     route = Spy(anchors["resnet"], images(10, seed=9, labels=False), parts=3, delta=1.5)
-    trainer = trainer_for(tmp_path, route_constrained(route), learning_rate=0.05)
+    trainer = following(tmp_path, route_constrained(route), learning_rate=0.05)
     trainer.train()
     student = resnet(4)
     student.load_state_dict(kept["student"])
@@ -345,14 +316,14 @@ def test_hardness_is_the_divergence_of_the_student_as_it_is(tmp_path, anchors):
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_measuring_changes_nothing_but_the_choice(tmp_path, anchors, kind):
     """A measurement that draws random numbers or moves statistics would be a part of the method."""
-    chosen = trainer_for(tmp_path / "greedy", route_constrained(greedy(anchors[kind], parts=4, delta=1.0)), kind=kind)
+    chosen = following(tmp_path / "greedy", route_constrained(greedy(anchors[kind], parts=4, delta=1.0)), kind=kind)
     chosen.train()
     order = [entry["anchor"] - 1 for entry in chosen.state.log_history if "anchor" in entry]
     # Of four parts over three anchors the last two have the converged teacher.
     assert order == [0, 1, 2, 2]
     parts = {anchor: order.count(anchor) / 4 for anchor in order}
     fixed = TeacherRoute([anchors[kind][anchor] for anchor in parts], shares=list(parts.values()))
-    again = trainer_for(tmp_path / "fixed", route_constrained(fixed), kind=kind)
+    again = following(tmp_path / "fixed", route_constrained(fixed), kind=kind)
     again.train()
     one, other = outcome(chosen), outcome(again)
     assert differing(one["student"], other["student"]) == []
@@ -418,109 +389,75 @@ def test_a_teacher_with_its_classes_in_another_order_teaches_along_its_route(tmp
 # ---- Resuming ----
 
 
-def routes(kind, anchors):
-    layers = VIT_LAYERS if kind == "vit" else RESNET_LAYERS
-    hints = [Term(ActivationBoundary(), student=a, teacher=b) for a, b in layers] + [Term(KnowledgeDistillation())]
-    return {
-        "one schedule": lambda: route_constrained(anchors[kind]),
-        "restarted": lambda: route_constrained(anchors[kind], restart=True),
-        "hints": lambda: route_constrained(anchors[kind], stages=[Stage(hints)]),
-        "hints, restarted": lambda: route_constrained(anchors[kind], stages=[Stage(hints)], restart=True),
-        "greedy": lambda: route_constrained(greedy(anchors[kind])),
-        "greedy, restarted": lambda: route_constrained(greedy(anchors[kind]), restart=True),
-        "two phases": lambda: route_constrained(anchors[kind][1:], stages=activation_boundary(layers)),
-    }
-
-
 NAMES = list(routes("resnet", {"resnet": ["a", "b"]}))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, anchors, straight, name):
+    """A resumed run that begins the route again, or chooses otherwise, is another run."""
+    make, settings = routes("resnet", anchors)[name], {**EVALUATED, "save_strategy": "steps"}
+
+    def run(callbacks):
+        return following(tmp_path, make(), callbacks=callbacks, **settings)
+
+    resumed = outcome(stopped_and_resumed(run, 6))
+    assert resumed["step"] == STEPS
+    assert_equal(resumed, straight("resnet", name)[0])
+
+
 # Parts of 4 steps: in one, and where one ends.
-CASES = [("resnet", name, step) for name in NAMES for step in (4, 6, 11)]
+CASES = [("resnet", name, step) for name in NAMES for step in (4, 11)]
 CASES += [("vit", "one schedule", 5), ("vit", "hints, restarted", 8), ("vit", "greedy", 4), ("vit", "greedy", 9)]
 
 
 @pytest.mark.parametrize(("kind", "name", "step"), CASES)
-def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, anchors, straight, kind, name, step):
-    """A resumed run that begins the route again, or chooses otherwise, is another run."""
-    make, settings = routes(kind, anchors)[name], {**EVALUATED, "save_strategy": "steps"}
-    stopped = trainer_for(tmp_path, make(), kind=kind, callbacks=[Interrupt(step, False)], **settings)
-    stopped.train()
-    assert stopped.state.global_step == step
-    resumed = trainer_for(tmp_path, make(), kind=kind, **settings)
-    resumed.train(resume_from_checkpoint=True)
-    one, other = outcome(resumed), straight(kind, name)
-    assert one["step"] == STEPS
-    assert differing(one["student"], other["student"]) == [] == differing(one["connectors"], other["connectors"])
-    assert one["log"] == other["log"]
-
-
-EVALUATED = {"evaluate_teacher": True, "eval_strategy": "steps", "eval_steps": 3, "eval_agreement": True}
+def test_a_run_goes_on_from_any_of_its_checkpoints(tmp_path, anchors, straight, kind, name, step):
+    """Where a part ends, the next anchor and a restarted schedule have to begin, and not the old ones again."""
+    expected, folder = straight(kind, name)
+    trainer = following(tmp_path, routes(kind, anchors)[name](), kind=kind, **EVALUATED)
+    trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
+    assert_equal(outcome(trainer), expected)
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, anchors):
-    """The same runs, never stopped."""
+    """The same runs, never stopped: what each left, and its folder with a checkpoint of every step."""
     done = {}
 
     def run(kind, name):
         if (kind, name) not in done:
-            trainer = trainer_for(
-                tmp_path_factory.mktemp("whole"), routes(kind, anchors)[name](), kind=kind, **EVALUATED
-            )
+            folder = tmp_path_factory.mktemp("whole")
+            settings = {**EVALUATED, "save_strategy": "steps"}
+            trainer = following(folder, routes(kind, anchors)[name](), kind=kind, **settings)
             trainer.train()
-            done[kind, name] = outcome(trainer)
+            done[kind, name] = outcome(trainer), folder
         return done[kind, name]
 
     return run
-
-
-KILLED = """
-import sys
-from pathlib import Path
-import torch
-from test_following_routes import EVALUATED, Interrupt, routes, trainer_for
-torch.set_num_threads(1)
-anchors = {"resnet": [Path(name) for name in sys.argv[3:]]}
-make = routes("resnet", anchors)["greedy"]
-callbacks = [Interrupt(int(sys.argv[2]), True)]
-settings = {**EVALUATED, "save_strategy": "steps", "save_steps": 3}
-trainer_for(Path(sys.argv[1]), make(), callbacks=callbacks, **settings).train()
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 8, 10])
 def test_a_killed_run_goes_on_as_if_never_stopped(tmp_path, anchors, straight, step):
     """A callback that asks to stop leaves the trainer time to tidy up, which a kill does not."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(step), *map(str, anchors["resnet"])],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    code, output = forked("followed_routes.py", tmp_path, step, *anchors["resnet"])
+    assert code == -signal.SIGKILL, output[-3000:]
     settings = {**EVALUATED, "save_strategy": "steps", "save_steps": 3}
-    trainer = trainer_for(tmp_path, routes("resnet", anchors)["greedy"](), **settings)
+    trainer = following(tmp_path, routes("resnet", anchors)["greedy"](), **settings)
     trainer.train(resume_from_checkpoint=True)
-    one, other = outcome(trainer), straight("resnet", "greedy")
-    assert differing(one["student"], other["student"]) == [] and one["log"] == other["log"]
+    assert_equal(outcome(trainer), straight("resnet", "greedy")[0])
 
 
 def test_routes_teach_different_students(straight):
     """The comparisons above would be worthless if every route ended in the same weights."""
-    results = [straight("resnet", name)["student"] for name in ("one schedule", "restarted", "two phases")]
+    results = [straight("resnet", name)[0]["student"] for name in ("one schedule", "restarted", "two phases")]
     assert len(differing(results[0], results[1])) > 10 and len(differing(results[0], results[2])) > 10
 
 
 def test_a_choice_is_kept_and_not_made_again(tmp_path, anchors):
     """In the middle of a part the student is closer to its anchor than it was, and would choose another one."""
     settings = {"save_strategy": "steps"}
-    trainer_for(
-        tmp_path, route_constrained(greedy(anchors["resnet"])), callbacks=[Interrupt(6, False)], **settings
-    ).train()
+    following(tmp_path, route_constrained(greedy(anchors["resnet"])), callbacks=[Interrupt(6)], **settings).train()
     chosen = json.loads((tmp_path / "checkpoint-6" / "distillation_state.json").read_text())["routes"]["chosen"]
     assert [part for part, _ in chosen[0]] == [0, 1]
     calls = []
@@ -531,7 +468,7 @@ def test_a_choice_is_kept_and_not_made_again(tmp_path, anchors):
             return super().choose(part, before, hardness)
 
     route = Spy(anchors["resnet"], images(10, seed=9, labels=False), parts=3, delta=1.5)
-    trainer_for(tmp_path, route_constrained(route), **settings).train(resume_from_checkpoint=True)
+    following(tmp_path, route_constrained(route), **settings).train(resume_from_checkpoint=True)
     assert calls == [(2, chosen[0][1][1])]
 
 
@@ -539,7 +476,7 @@ def test_a_run_with_other_anchors_is_not_resumed(tmp_path, anchors):
     """Going on along another route mixes two experiments, and no log would say so."""
     settings = {"save_strategy": "steps"}
     folders = [Path(shutil.copytree(anchor, tmp_path / anchor.name)) for anchor in anchors["resnet"]]
-    trainer_for(tmp_path / "run", route_constrained(folders), callbacks=[Interrupt(6, False)], **settings).train()
+    following(tmp_path / "run", route_constrained(folders), callbacks=[Interrupt(6)], **settings).train()
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     changes = {
         "other weights": [folders[1], folders[0], folders[2]],
@@ -549,14 +486,14 @@ def test_a_run_with_other_anchors_is_not_resumed(tmp_path, anchors):
     for name, changed in changes.items():
         stages = knowledge_distillation() if changed is None else route_constrained(changed)
         with pytest.raises(ValueError, match="made with other weights for the teacher to take on"):
-            trainer_for(tmp_path / "run", stages, **settings).train(resume_from_checkpoint=True)
+            following(tmp_path / "run", stages, **settings).train(resume_from_checkpoint=True)
         assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before, name
     with pytest.raises(ValueError, match="must agree to resume"):
         other = route_constrained(folders, shares=[0.5, 0.25, 0.25])
-        trainer_for(tmp_path / "run", other, **settings).train(resume_from_checkpoint=True)
+        following(tmp_path / "run", other, **settings).train(resume_from_checkpoint=True)
     # The same weights in another folder are the same route.
     moved = [folder.rename(tmp_path / f"moved-{folder.name}") for folder in folders]
-    trainer = trainer_for(tmp_path / "run", route_constrained(moved), **settings)
+    trainer = following(tmp_path / "run", route_constrained(moved), **settings)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == STEPS
 
@@ -564,12 +501,12 @@ def test_a_run_with_other_anchors_is_not_resumed(tmp_path, anchors):
 def test_a_run_of_a_version_without_routes_is_resumed(tmp_path):
     """Checkpoints of runs without a route stay as good as they were."""
     settings = {"save_strategy": "steps"}
-    trainer_for(tmp_path, knowledge_distillation(), callbacks=[Interrupt(6, False)], **settings).train()
+    following(tmp_path, knowledge_distillation(), callbacks=[Interrupt(6)], **settings).train()
     for path in checkpoints.checkpoints(tmp_path):
         state = json.loads((path / "distillation_state.json").read_text())
         assert state.pop("routes") is None
         (path / "distillation_state.json").write_text(json.dumps(state))
-    trainer = trainer_for(tmp_path, knowledge_distillation(), **settings)
+    trainer = following(tmp_path, knowledge_distillation(), **settings)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == STEPS
 
@@ -579,8 +516,8 @@ def test_a_longer_run_goes_on_along_the_route(tmp_path, anchors):
     settings = {"save_strategy": "steps"}
     for route in (anchors["resnet"], greedy(anchors["resnet"])):
         folder = tmp_path / type(route).__name__
-        trainer_for(folder, route_constrained(route), callbacks=[Interrupt(10, False)], **settings).train()
-        trainer = trainer_for(folder, route_constrained(route), max_steps=24, **settings)
+        following(folder, route_constrained(route), callbacks=[Interrupt(10)], **settings).train()
+        trainer = following(folder, route_constrained(route), max_steps=24, **settings)
         trainer.train(resume_from_checkpoint=True)
         log = [(entry["anchor"], entry["step"]) for entry in trainer.state.log_history if "anchor" in entry]
         assert trainer.state.global_step == 24 and log[-1] == (3, 16)
@@ -592,7 +529,7 @@ def test_a_longer_run_goes_on_along_the_route(tmp_path, anchors):
 def test_an_anchor_that_changes_while_the_student_trains_is_refused(tmp_path, anchors):
     """Hours after the check the folder may hold another run's weights."""
     folders = [Path(shutil.copytree(anchor, tmp_path / anchor.name)) for anchor in anchors["resnet"]]
-    trainer = trainer_for(tmp_path / "run", route_constrained(folders))
+    trainer = following(tmp_path / "run", route_constrained(folders))
     shutil.copy(anchors["resnet"][0] / "model.safetensors", folders[1] / "model.safetensors")
     with pytest.raises(ValueError, match=r"checkpoint-200 was changed since the run began"):
         trainer.train()
@@ -623,16 +560,16 @@ def test_bad_anchors_are_refused_when_the_trainer_is_made(tmp_path, anchors):
         (tmp_path / "vit", "vit is a model of type 'vit', and the teacher .* of type 'resnet'"),
     ):
         with pytest.raises(ValueError, match=message):
-            trainer_for(tmp_path / "out", route_constrained([*anchors["resnet"][:2], folder]))
+            following(tmp_path / "out", route_constrained([*anchors["resnet"][:2], folder]))
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
-        trainer_for(tmp_path / "out", route_constrained([*anchors["resnet"][:2], tmp_path / "nowhere"]))
+        following(tmp_path / "out", route_constrained([*anchors["resnet"][:2], tmp_path / "nowhere"]))
     assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_run_too_short_for_its_route_is_refused(tmp_path, anchors):
     """Before the checkpoints of another run are deleted for it."""
-    trainer_for(tmp_path, knowledge_distillation(), max_steps=2, save_strategy="steps").train()
-    trainer = trainer_for(tmp_path, route_constrained(anchors["resnet"]), max_steps=2, overwrite_output_dir=True)
+    following(tmp_path, knowledge_distillation(), max_steps=2, save_strategy="steps").train()
+    trainer = following(tmp_path, route_constrained(anchors["resnet"]), max_steps=2, overwrite_output_dir=True)
     with pytest.raises(ValueError, match=r"stage 'route': 2 steps cannot be divided"):
         trainer.train()
     assert len(checkpoints.checkpoints(tmp_path)) == 2
@@ -661,7 +598,7 @@ def test_a_teacher_of_plain_torch_goes_a_route_too(tmp_path, asked):
     for number, model in enumerate(models):
         (tmp_path / f"a{number}").mkdir()
         save_file(model.state_dict(), tmp_path / f"a{number}" / "model.safetensors")
-    trainer = trainer_for(
+    trainer = following(
         tmp_path / "out",
         route_constrained([tmp_path / "a0", tmp_path / "a1"]),
         teacher=Plain(2),

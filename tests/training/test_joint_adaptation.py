@@ -1,13 +1,13 @@
 """A teacher that adapts to a domain without labels while it teaches: one loss, two models, and nothing else moved."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
-from adaptation_runs import STEPS, Shifted, domains, outcome, stopped_and_resumed, trainer_for
+from adaptation_runs import STEPS, Shifted, adapting, domains
 from launched import in_two_processes
 from tiny import RESNET_LAYERS, arguments, differing, images, losses, resnet, tensors, vit
+from tiny_runs import Forwards, assert_equal, outcome, stopped_and_resumed
 from torch.nn import functional
 from transformers import ResNetForImageClassification, TrainerCallback
 
@@ -28,45 +28,25 @@ def features_of(model, pixels):
     return logits, found[0].flatten(1)
 
 
-class Watch(TrainerCallback):
-    """Keep the batches of a run, as the models read them."""
-
-    def __init__(self):
-        self.batches = []
-
-    def follow(self, trainer):
-        read = trainer.reader.read
-
-        def batch(inputs, augment=None):
-            made = read(inputs, augment)
-            if trainer.model.training and trainer.is_in_train:
-                self.batches.append(made)
-            return made
-
-        trainer.reader = SimpleNamespace(**vars(trainer.reader), read=batch)
-        return trainer
-
-
 def test_a_joint_step_is_a_step_of_each_model_by_its_own_loss(tmp_path):
     """A gradient of the student's loss in the teacher lets it drift to what is easy to imitate."""
-    watch = Watch()
-    trainer = watch.follow(trainer_for(tmp_path, **SGD, eval_strategy="no"))
+    trainer = adapting(tmp_path, **SGD, eval_strategy="no")
+    steps = Forwards().follow(trainer)
     student, teacher = resnet(4), resnet(6, seed=1)
     before = tensors(student, teacher)
     assert differing(before, tensors(trainer.model, trainer.teacher.model)) == []
     trainer.train()
     student.train(), teacher.train()
-    batches = watch.batches[-STEPS:]
-    assert len(batches) == STEPS
+    assert len(steps) == STEPS
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (student, teacher)]
     (stage,) = joint_adaptation()
     expected = []
-    for step, batch in enumerate(batches):
-        pixels, count = batch.student["pixel_values"], len(batch.student["pixel_values"]) // 2
+    for step, (inputs, _, given_labels, *_) in enumerate(steps):
+        pixels, count = inputs["pixel_values"], len(inputs["pixel_values"]) // 2
         weights = {term.name: term.weight_at(step / STEPS) for term in stage.all_terms()}
         taught, features = features_of(teacher, pixels)
         discrepancy = MaximumMeanDiscrepancy()(features, torch.arange(2 * count) // count)
-        teaching = weights["teacher/cross_entropy"] * functional.cross_entropy(taught[:count], batch.labels[:count])
+        teaching = weights["teacher/cross_entropy"] * functional.cross_entropy(taught[:count], given_labels[:count])
         teaching = teaching + weights["teacher/mmd"] * discrepancy
         logits = student(pixel_values=pixels).logits
 
@@ -76,7 +56,7 @@ def test_a_joint_step_is_a_step_of_each_model_by_its_own_loss(tmp_path):
 
         learning = weights["knowledge_distillation@target"] * divergence(logits[count:], taught[count:])
         learning = learning + weights["knowledge_distillation@source"] * divergence(logits[:count], taught[:count])
-        labels = functional.cross_entropy(logits[:count], batch.labels[:count])
+        labels = functional.cross_entropy(logits[:count], given_labels[:count])
         learning = learning + weights["cross_entropy@source"] * labels
         for optimizer, loss in zip(optimizers, (learning, teaching), strict=True):
             optimizer.zero_grad()
@@ -95,7 +75,7 @@ def test_a_joint_step_is_a_step_of_each_model_by_its_own_loss(tmp_path):
 
 def test_every_term_of_both_models_is_logged(tmp_path):
     """A teacher that does not adapt, or forgets the source, has to show."""
-    trainer = trainer_for(tmp_path)
+    trainer = adapting(tmp_path)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     names = [term.name for term in joint_adaptation()[0].all_terms()]
@@ -117,7 +97,7 @@ def test_both_models_stay_in_training_mode_after_evaluations(tmp_path):
             counts.append([next(v.item() for k, v in s.items() if k.endswith("batches_tracked")) for s in states])
 
     settings = {"eval_strategy": "steps", "eval_steps": 2, "eval_agreement": True, "evaluate_teacher": True}
-    trainer = trainer_for(tmp_path, callbacks=[Count()], **settings)
+    trainer = adapting(tmp_path, callbacks=[Count()], **settings)
     trainer.train()
     assert counts == [[step, step] for step in range(1, STEPS + 1)]
     assert any("eval_target_loss" in entry for entry in trainer.state.log_history)
@@ -136,23 +116,24 @@ def test_both_models_stay_in_training_mode_after_evaluations(tmp_path):
 def test_a_resumed_run_has_the_teacher_that_it_had(tmp_path, confusion):
     """With the teacher of the beginning, the student would be taught by another model than before."""
     settings = {"stages": joint_adaptation(confusion=confusion)}
-    straight = trainer_for(tmp_path / "straight", save_strategy="steps", save_steps=2, **settings)
+    straight = adapting(tmp_path / "straight", save_strategy="steps", save_steps=2, **settings)
     straight.train()
-    resumed = stopped_and_resumed(tmp_path / "stopped", 4, **settings)
-    one, other = outcome(straight), outcome(resumed)
-    for part in ("student", "teacher", "modules"):
-        assert differing(one[part], other[part]) == []
-    assert len(one["modules"]) == (0 if confusion == "mmd" else 4)
-    assert one["log"] == other["log"]
+
+    def make(callbacks):
+        return adapting(tmp_path / "stopped", callbacks=callbacks, save_strategy="steps", save_steps=2, **settings)
+
+    one = outcome(straight)
+    assert_equal(outcome(stopped_and_resumed(make, 4)), one)
+    assert one["teacher"] and len(one["connectors"]) == (0 if confusion == "mmd" else 4)
     with pytest.raises(ValueError, match="was made with another teacher"):
-        trainer_for(
+        adapting(
             tmp_path / "stopped", teacher=resnet(6, seed=2), save_strategy="steps", save_steps=2, **settings
         ).train(resume_from_checkpoint=True)
 
 
 def test_what_is_saved_is_the_student_alone_and_the_teacher_is_one_call_away(tmp_path):
     """The published folder must load as the student, and hold no byte of the teacher."""
-    trainer = trainer_for(tmp_path / "run", save_strategy="steps", save_steps=4)
+    trainer = adapting(tmp_path / "run", save_strategy="steps", save_steps=4)
     trainer.train()
     trainer.save_model()
     loaded, info = ResNetForImageClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
@@ -184,7 +165,7 @@ def test_labels_of_the_target_are_never_read(tmp_path):
 
             return Row(pixel_values=poisoned[row]["pixel_values"])
 
-    trainer = trainer_for(tmp_path, extra={"train_dataset": PairedDomains(images(32), Poison())}, max_steps=2)
+    trainer = adapting(tmp_path, extra={"train_dataset": PairedDomains(images(32), Poison())}, max_steps=2)
     trainer.train()
     assert trainer.state.global_step == 2
 
@@ -192,7 +173,7 @@ def test_labels_of_the_target_are_never_read(tmp_path):
 def test_boundaries_can_be_learnt_from_a_teacher_that_moves(tmp_path):
     """Activation boundaries on both domains, of the teacher as it is in each step."""
     terms = [Term(ActivationBoundary(), student=a, teacher=b) for a, b in RESNET_LAYERS]
-    trainer = trainer_for(tmp_path, stages=joint_adaptation(terms=terms))
+    trainer = adapting(tmp_path, stages=joint_adaptation(terms=terms))
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     for layer, _ in RESNET_LAYERS:
@@ -207,7 +188,7 @@ def test_a_student_adapts_alone_too(tmp_path):
         Stage([Term(CrossEntropy(), rows="source"), domain_confusion()], name="adaptation"),
     ]
     before = tensors(resnet(6, seed=1))
-    trainer = trainer_for(tmp_path, stages=stages)
+    trainer = adapting(tmp_path, stages=stages)
     trainer.train()
     assert differing(before, tensors(trainer.teacher.model)) == []
     last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
@@ -216,7 +197,7 @@ def test_a_student_adapts_alone_too(tmp_path):
 
 def test_a_transformer_adapts_as_well(tmp_path):
     """Its classifier reads a token, and its dropout draws random numbers."""
-    trainer = trainer_for(tmp_path, student=vit(8), teacher=vit(12, seed=1), max_steps=3)
+    trainer = adapting(tmp_path, student=vit(8), teacher=vit(12, seed=1), max_steps=3)
     before = tensors(trainer.teacher.model)
     trainer.train()
     assert len(differing(before, tensors(trainer.teacher.model))) > 10
@@ -228,17 +209,17 @@ def test_two_processes_keep_one_student_and_one_teacher(tmp_path):
     in_two_processes("adaptation_runs.py", tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     for confusion in ("mmd", "gradient_reversal"):
-        for part, model in (("student", resnet(4)), ("teacher", resnet(6, seed=1)), ("modules", None)):
+        for part, model in (("student", resnet(4)), ("teacher", resnet(6, seed=1)), ("connectors", None)):
             one, other = first[confusion][part], second[confusion][part]
             assert [name for name in differing(one, other) if "running" not in name] == []
             if model is not None:
                 assert len(differing(one, tensors(model))) > 10
-    assert first["gradient_reversal"]["modules"]
+    assert first["gradient_reversal"]["connectors"]
 
 
 def refused(folder, message, error=ValueError, **settings):
     with pytest.raises(error, match=message):
-        trainer_for(folder, **settings).train()
+        adapting(folder, **settings).train()
 
 
 def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
@@ -278,14 +259,14 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
 def test_the_pairs_of_an_epoch_are_other_ones_in_the_next(tmp_path):
     """With the same partner in every epoch, half of a larger target would never be seen beside another source."""
     pairs = domains()
-    trainer = trainer_for(tmp_path, extra={"train_dataset": pairs}, max_steps=8)
+    trainer = adapting(tmp_path, extra={"train_dataset": pairs}, max_steps=8)
     trainer.train()
     assert int(pairs._epoch) == 1
 
 
 def test_the_model_card_says_how_the_teacher_was_trained(tmp_path):
     """The fingerprint in it is of the teacher that was passed, which is another one afterwards."""
-    trainer = trainer_for(tmp_path, max_steps=2)
+    trainer = adapting(tmp_path, max_steps=2)
     trainer.train()
     trainer.create_model_card()
     card = (tmp_path / "README.md").read_text()

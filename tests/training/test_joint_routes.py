@@ -4,8 +4,8 @@ import joint_routes
 import pytest
 import torch
 from launched import in_two_processes
-from test_processes import comparable
 from tiny import differing, resnet
+from tiny_runs import comparable
 
 from hf_abkd.teachers.route.anchors import anchors_in
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import tiny
 import torch
-from test_writing import named, processor, rows, write
+from cached_runs import named, processor, rows, write
 
 from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term
 from hf_abkd.data.transform import ImageTransform, prepare

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import HfApi
-from killed_runs import outcome, stages, trainer_for
+from killed_runs import augmented
 from safetensors import safe_open
-from tiny import CLASSES, RESNET_LAYERS, VIT_LAYERS, arguments, differing, images, resnet, tensors, vit
+from tiny import CLASSES, arguments, differing, images, resnet, tensors, vit
+from tiny_runs import AtStart, Interrupt, assert_equal, connectors_of, outcome, pieces
 from torch import nn
 from transformers import AutoModelForImageClassification, TrainerCallback, ViTForImageClassification
 
@@ -55,13 +56,11 @@ def student(kind, *, seed=0, **settings):
 
 def parts(kind, **settings):
     """Student, teacher and stages of a run."""
-    if kind == "vit":
-        return student(kind, **settings), vit(12, seed=1), stages(VIT_LAYERS)
-    return student(kind, **settings), resnet(6, seed=1), stages(RESNET_LAYERS)
+    return student(kind, **settings), *pieces(kind)[1:]
 
 
 def trained(folder, kind, **settings):
-    trainer = trainer_for(kind, folder, parts=parts(kind), save_strategy="no", **{"max_steps": 14, **settings})
+    trainer = augmented(folder, *parts(kind), save_strategy="no", **{"max_steps": 14, **settings})
     trainer.train()
     return trainer
 
@@ -88,9 +87,9 @@ def test_only_adapters_and_connectors_are_trained(tmp_path, kind):
     given = parts(kind)
     inside = adapters.unwrapped(given[0])
     before, frozen = tensors(inside), {name for name, p in inside.named_parameters() if not p.requires_grad}
-    trainer = trainer_for(kind, tmp_path, parts=given, save_strategy="no", max_steps=14)
-    assert trainer.setup
-    connectors = tensors(*trainer.stage_modules().values())
+    trainer = augmented(tmp_path, *given, save_strategy="no", max_steps=14)
+    connectors = {}
+    trainer.add_callback(AtStart(lambda: connectors.update(connectors_of(trainer))))
     trainer.train()
     assert trainer.model is inside
     changed = {name.removeprefix("0.") for name in differing(before, tensors(trainer.model))}
@@ -98,7 +97,7 @@ def test_only_adapters_and_connectors_are_trained(tmp_path, kind):
     assert len(trained) > 8 and all("lora_" in name or "modules_to_save" in name for name in trained)
     statistics = {name for name, _ in inside.named_buffers()}
     assert changed == trained | statistics and bool(statistics) == (kind != "vit")
-    assert differing(connectors, tensors(*trainer.stage_modules().values()))
+    assert differing(connectors, connectors_of(trainer))
     assert {name for name, p in inside.named_parameters() if not p.requires_grad} == frozen
     logged = set().union(*trainer.state.log_history)
     assert {"gradient_ratio/knowledge_distillation", "gradient_ratio/cross_entropy"} <= logged
@@ -110,7 +109,7 @@ def test_the_head_that_a_stage_does_not_reach_is_frozen_in_it(tmp_path):
     given[2][:] = given[2][:1]
     given[2][0].share = None
     before = tensors(adapters.unwrapped(given[0]))
-    trainer = trainer_for("vit", tmp_path, parts=given, save_strategy="no", max_steps=3, weight_decay=0.1)
+    trainer = augmented(tmp_path, *given, save_strategy="no", max_steps=3, weight_decay=0.1)
     trainer.train()
     changed = differing(before, tensors(trainer.model))
     assert changed and not any("classifier" in name for name in changed)
@@ -184,7 +183,7 @@ def test_the_published_student_needs_nothing_else(tmp_path, kind):
 def test_the_trained_adapters_can_still_be_saved_by_peft(tmp_path):
     """A user who wants the small file beside the published student has the PeftModel in hand."""
     given = parts("vit")
-    trainer_for("vit", tmp_path / "run", parts=given, save_strategy="no", max_steps=6).train()
+    augmented(tmp_path / "run", *given, save_strategy="no", max_steps=6).train()
     given[0].save_pretrained(tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(vit(8), tmp_path / "adapter")
     assert torch.equal(logits(again), logits(given[0]))
@@ -247,27 +246,25 @@ def test_nothing_is_asked_of_peft_where_it_is_not_installed(tmp_path, monkeypatc
 @pytest.mark.parametrize(("kind", "step"), [("vit", 3), ("vit", 4), ("resnet", 4), ("resnet", 10), ("added", 10)])
 def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, kind, step):
     """Merged weights cannot be taken apart again: adapters, head and BatchNorm statistics have to come back as such."""
-    whole = trainer_for(kind, tmp_path / "whole", parts=parts(kind), **{**SHORT, "save_strategy": "no"})
+    whole = augmented(tmp_path / "whole", *parts(kind), **{**SHORT, "save_strategy": "no"})
     started = tensors(whole.model)
     whole.train()
-    stopped = trainer_for(kind, tmp_path / "stopped", step, parts=parts(kind), **SHORT)
+    stopped = augmented(tmp_path / "stopped", *parts(kind), callbacks=[Interrupt(step)], **SHORT)
     assert differing(tensors(stopped.model), started) == []
     stopped.train()
     assert stopped.state.global_step == step
-    resumed = trainer_for(kind, tmp_path / "stopped", parts=parts(kind, seed=7), **SHORT)
+    resumed = augmented(tmp_path / "stopped", *parts(kind, seed=7), **SHORT)
     assert differing(tensors(resumed.model), started), "adapters are drawn anew"
     resumed.train(resume_from_checkpoint=True)
-    expected, got = outcome(whole), outcome(resumed)
-    assert got["step"] == expected["step"] == 14 and got["log"] == expected["log"]
-    for part in ("student", "connectors"):
-        assert differing(got[part], expected[part]) == []
+    assert resumed.state.global_step == 14
+    assert_equal(outcome(resumed), outcome(whole))
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A checkpoint in the second stage, and the tensors that its run had then."""
     folder = tmp_path_factory.mktemp("run")
-    trainer = trainer_for("resnet", folder, 6, parts=parts("resnet"), **SHORT)
+    trainer = augmented(folder, *parts("resnet"), callbacks=[Interrupt(6)], **SHORT)
     trainer.train()
     return folder / "checkpoint-6", tensors(trainer.model)
 
@@ -300,7 +297,7 @@ def test_a_checkpoint_without_the_adapters_is_incomplete(checkpoint, tmp_path):
 
 def test_a_checkpoint_without_adapters_is_complete_without_their_file(tmp_path):
     """Runs of plain students have no such file, before and after this version."""
-    trainer = trainer_for("vit", tmp_path, 3, **SHORT)
+    trainer = augmented(tmp_path, *pieces("vit"), callbacks=[Interrupt(3)], **SHORT)
     trainer.train()
     folder = tmp_path / "checkpoint-3"
     assert checkpoints.incomplete(folder) is None and not (folder / saving.UNMERGED_NAME).exists()
@@ -365,10 +362,9 @@ class Seen(TrainerCallback):
 def test_the_best_model_comes_back_with_its_adapters(tmp_path, kind):
     """The merged weights of the best step loaded below the adapters of the last would count both."""
     seen = Seen()
-    trainer = trainer_for(
-        kind,
+    trainer = augmented(
         tmp_path,
-        parts=parts(kind),
+        *parts(kind),
         max_steps=14,
         eval_strategy="steps",
         eval_steps=2,

@@ -1,15 +1,12 @@
 """Two processes, started as users start them, train one model: the same as one process with the joint batch."""
 
-import subprocess
-import sys
-
 import joint_runs
 import pytest
 import torch
-from launched import environment, in_two_processes
+from launched import launch, launched_by_accelerate
 from tiny import differing
+from tiny_runs import comparable
 
-SPEED = ("runtime", "per_second", "train_loss")
 pytestmark = pytest.mark.slow
 
 
@@ -17,14 +14,8 @@ pytestmark = pytest.mark.slow
 def ranks(tmp_path_factory):
     """What the two processes of `joint_runs.py` wrote."""
     folder = tmp_path_factory.mktemp("two")
-    in_two_processes("joint_runs.py", folder)
+    launched_by_accelerate("joint_runs.py", folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-def comparable(log):
-    """The log without what depends on the machine, and without gradient ratios: each process measures its own batch."""
-    kept = [{k: v for k, v in e.items() if not k.endswith(SPEED) and "gradient_ratio/" not in k} for e in log]
-    return [entry for entry in kept if entry.keys() - {"epoch", "step"}]
 
 
 def close(first, second):
@@ -63,7 +54,7 @@ def test_logs_evaluations_and_predictions_are_equal_in_both_processes(ranks, kin
 @pytest.mark.parametrize("kind", ["vit", "frozen"])
 def test_two_processes_train_as_one_with_the_joint_batch(ranks, tmp_path, kind):
     """Summed instead of averaged gradients, or a loss of one rank only, would make another run of it."""
-    two, one = ranks[0][kind], joint_runs.run(kind, tmp_path, processes=1)
+    two, one = ranks[0][kind], joint_runs.run(kind, tmp_path, 1)
     assert differing(one["before"]["student"], two["before"]["student"]) == []
     for part in ("student", "connectors"):
         moves = [(one[part][name] - one["before"][part][name]).abs().max().item() for name in one[part]]
@@ -79,7 +70,7 @@ def test_two_processes_train_as_one_with_the_joint_batch(ranks, tmp_path, kind):
 
 def test_an_uneven_evaluation_set_counts_every_row_once(ranks, tmp_path):
     """The rows that fill up the last batch of a process must not enter accuracy and agreement."""
-    one, two = joint_runs.run("vit", tmp_path, processes=1)["uneven"], ranks[0]["vit"]["uneven"]
+    one, two = joint_runs.run("vit", tmp_path, 1)["uneven"], ranks[0]["vit"]["uneven"]
     names = [name for name in comparable([one])[0] if name != "eval_loss"]
     assert {"eval_accuracy", "eval_teacher_agreement"} < set(names) and sum("boundary" in name for name in names) == 2
     assert [two[name] for name in names] == pytest.approx([one[name] for name in names], abs=1e-6)
@@ -117,25 +108,8 @@ def test_two_processes_resume_as_if_never_stopped(ranks):
     assert comparable(straight["log"]) == comparable(resumed["log"])
 
 
-ALONE = """
-from tiny import arguments, resnet
-from hf_abkd import DistillationTrainer
-DistillationTrainer(resnet(4), arguments("alone", use_cpu=False))
-"""
-
-
 def test_processes_that_do_not_find_each_other_are_refused(tmp_path):
     """torchrun on a machine without a GPU starts two runs that write the same files and know nothing of each other."""
-    script = tmp_path / "alone.py"
-    script.write_text(ALONE)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
-        env=environment(CUDA_VISIBLE_DEVICES=""),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "2 processes were launched, but each of them works alone" in done.stderr
+    codes, outputs = launch("alone.py", folder=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert 0 not in codes
+    assert "2 processes were launched, but each of them works alone" in "".join(outputs)

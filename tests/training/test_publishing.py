@@ -1,18 +1,16 @@
 """What lies on the Hub after a run: the student as it was trained, what is needed to load it, and nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from launched import forked_on, hub_port
 from loopback_hub import LoopbackHub
 
-TESTS = Path(__file__).parents[1]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PUBLISHED = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 CHECKPOINT = [
     *("config.json", "distillation_modules.safetensors", "distillation_plan.yaml", "distillation_state.json"),
@@ -20,133 +18,6 @@ CHECKPOINT = [
     *("optimizer.pt", "preprocessor_config.json", "rng_state.pth", "scheduler.pt", "trainer_state.json"),
 ]
 STRATEGIES = {"end": "vit", "every_save": "resnet", "checkpoint": "vit", "all_checkpoints": "resnet"}
-
-PUSH = """
-import json, logging, sys, tempfile, warnings
-from pathlib import Path
-import safetensors.torch, torch, tiny
-from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessorPil
-from hf_abkd import DistillationTrainer, activation_boundary, knowledge_distillation
-from cifar_models import CifarResNetConfig, CifarResNetForImageClassification
-
-warnings.simplefilter("error", UserWarning)
-torch.set_num_threads(1)
-home, facts, lines = Path(sys.argv[1]), {}, []
-strategies = json.loads(sys.argv[2])
-handler = logging.Handler()
-handler.emit = lambda record: lines.append(record.getMessage())
-logging.getLogger("hf_abkd.training.upload").addHandler(handler)
-processor = ViTImageProcessorPil(size={"height": tiny.SIZE, "width": tiny.SIZE})
-data = {"train_dataset": tiny.images(), "processing_class": processor}
-
-def error_of(action, *args, **kwargs):
-    try:
-        return f"no error, but {action(*args, **kwargs)}"
-    except Exception as error:
-        return type(error).__name__
-
-def keep(name, model):
-    safetensors.torch.save_file({k: v.clone() for k, v in model.state_dict().items()}, home / f"{name}.safetensors")
-
-def arguments(name, **settings):
-    return tiny.arguments(home / name, **{"push_to_hub": True, "hub_model_id": f"user/{name}", **settings})
-
-class Clutter(TrainerCallback):
-    # What reporting, the Trainer itself and a user's notebook leave in the folder of a run.
-    def on_train_begin(self, args, state, control, **kwargs):
-        for name in ("events.out.tfevents.1", "runs/a/events.out.tfevents.2", "training_args.bin", "all_results.json",
-                     "notes.ipynb", "teacher.safetensors", "picture.png", "_hidden"):
-            path = Path(args.output_dir, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"not for the Hub")
-
-teachers = {"resnet": tiny.resnet(8, seed=1), "vit": tiny.vit(16, seed=1)}
-layers = {"resnet": tiny.RESNET_LAYERS, "vit": tiny.VIT_LAYERS}
-for kind, teacher in teachers.items():
-    keep(f"teacher_{kind}", teacher)
-for name, kind in strategies.items():
-    args = arguments(name, hub_strategy=name, save_strategy="steps", save_steps=1, hub_always_push=True,
-                     save_total_limit=1, hub_private_repo=True)
-    student = {"resnet": tiny.resnet, "vit": tiny.vit}[kind]()
-    trainer = DistillationTrainer(student, args, teacher=teachers[kind], stages=activation_boundary(layers[kind]),
-                                  callbacks=[Clutter()], **data)
-    trainer.train()
-    keep(f"trained_{name}", trainer.model)
-    if name == "end":
-        trainer.push_to_hub("By hand", dataset="Tiny", language="en", tasks="image-classification")
-        facts["card"] = (home / name / "README.md").read_text()
-
-# A model from the Hub, taught by one from the Hub, published by hand, in the background.
-student = AutoModelForImageClassification.from_pretrained("user/every_save")
-teacher = AutoModelForImageClassification.from_pretrained("user/all_checkpoints")
-trainer = DistillationTrainer(student, arguments("tuned", push_to_hub=False, max_steps=2), teacher=teacher,
-                              stages=knowledge_distillation(), **data)
-trainer.train()
-keep("trained_tuned", trainer.model)
-job = trainer.push_to_hub(blocking=False, private=True)
-facts["future"] = [hasattr(job, "result"), job.result().oid]
-facts["no branch"] = error_of(trainer.push_to_hub, revision="v2")
-trainer.push_to_hub(blocking=False, revision="v3").exception()
-trainer.save_model(home / "elsewhere")
-
-# The same repository again: it must not become its own base.
-student = AutoModelForImageClassification.from_pretrained("user/tuned")
-trainer = DistillationTrainer(student, arguments("tuned", output_dir=str(home / "again"), max_steps=1), **data)
-trainer.train()
-trainer.save_model()
-keep("trained_tuned", trainer.model)
-
-def cifar(*widths):
-    return CifarResNetForImageClassification(CifarResNetConfig(depth=8, widths=widths, num_labels=4, image_size=16))
-
-student, teacher = cifar(2, 4, 6), cifar(4, 6, 8)
-pairs = [(layer, layer) for layer in student.config.boundary_layers()]
-args = arguments("custom", hub_strategy="every_save", save_strategy="steps", save_steps=1)
-trainer = DistillationTrainer(student, args, teacher=teacher, stages=activation_boundary(pairs), **data)
-trainer.train()
-keep("trained_custom", trainer.model)
-facts["leftovers"] = [path.name for path in Path(tempfile.gettempdir()).glob("hf_abkd-upload-*")]
-facts["log"] = lines
-(home / "pushed.json").write_text(json.dumps(facts))
-"""
-
-PULL = """
-import io, json, re, sys, warnings
-from contextlib import redirect_stdout
-from pathlib import Path
-import numpy as np
-import safetensors.torch
-from huggingface_hub import HfApi, ModelCard, snapshot_download
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-from hf_abkd.training import checkpoints
-
-warnings.simplefilter("error", UserWarning)
-home, facts = Path(sys.argv[1]), {}
-image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
-for name in json.loads(sys.argv[2]):
-    trust = {"trust_remote_code": True} if name == "custom" else {}
-    model, info = AutoModelForImageClassification.from_pretrained(f"user/{name}", output_loading_info=True, **trust)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    safetensors.torch.save_file(state, home / f"pulled_{name}.safetensors")
-    card = ModelCard.load(f"user/{name}")
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        exec(re.search(r"```python\\n(.*?)```", card.text, re.DOTALL)[1], {"image": image})
-    facts[name] = {
-        "problems": sorted(str(key) for keys in info.values() for key in keys),
-        "size": AutoImageProcessor.from_pretrained(f"user/{name}").size["height"],
-        "class": type(model).__name__,
-        "training": model.training,
-        "private": HfApi().model_info(f"user/{name}").private,
-        "card": card.data.to_dict(),
-        "printed": printed.getvalue().strip(),
-    }
-for name in ("checkpoint/last-checkpoint", "all_checkpoints/checkpoint-2"):
-    repo, folder = name.split("/")
-    facts[name] = checkpoints.incomplete(Path(snapshot_download(f"user/{repo}")) / folder)
-(home / "pulled.json").write_text(json.dumps(facts))
-"""
 
 
 class SlowHub(LoopbackHub):
@@ -165,19 +36,13 @@ class Exchange:
     def __init__(self, hub, home):
         self.hub, self.home = hub, home
         (home / "tmp").mkdir()
-        paths = [TESTS, TESTS / "programs", TESTS.parent / "examples"]
-        self.pushed = self.run(PUSH, "pushed.json", STRATEGIES, paths)
-        self.pulled = self.run(PULL, "pulled.json", [*STRATEGIES, "tuned", "custom"])
+        self.pushed = self.run("publish.py", "pushed.json", STRATEGIES)
+        self.pulled = self.run("load_published.py", "pulled.json", [*STRATEGIES, "tuned", "custom"])
 
-    def run(self, script, result, argument, paths=()):
-        caches = self.hub.environment(self.home / result.removesuffix(".json"))
-        path = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**caches, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.home / "tmp"), "PYTHONPATH": path}
-        command = [sys.executable, "-c", script, str(self.home), json.dumps(argument)]
-        done = subprocess.run(
-            command, env=environment, cwd=self.home, capture_output=True, text=True, check=False, timeout=200
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+    def run(self, script, result, argument):
+        settings = {"folder": self.home, "TMPDIR": str(self.home / "tmp")}
+        code, output = forked_on(self.hub, script, self.home, json.dumps(argument), **settings)
+        assert code == 0, output[-4000:]
         return json.loads((self.home / result).read_text())
 
     def tensors(self, name):
@@ -189,7 +54,7 @@ class Exchange:
 
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory):
-    with SlowHub() as hub:
+    with SlowHub(hub_port()) as hub:
         yield Exchange(hub, tmp_path_factory.mktemp("publishing"))
 
 
@@ -303,7 +168,7 @@ def test_a_card_names_base_and_teacher_that_are_on_the_hub(exchange):
 def test_a_student_with_code_of_its_own_is_published_with_it(exchange):
     """Without the file, or the flag in the snippet, nobody but the author could load the model."""
     assert list(exchange.hub.files("user/custom")) == sorted([*PUBLISHED, "cifar_models.py"])
-    source = (TESTS.parent / "examples" / "cifar_models.py").read_bytes()
+    source = (EXAMPLES / "cifar_models.py").read_bytes()
     assert exchange.hub.files("user/custom")["cifar_models.py"] == source
     assert exchange.pulled["custom"]["class"] == "CifarResNetForImageClassification"
     card = exchange.hub.files("user/custom")["README.md"].decode()

@@ -2,18 +2,17 @@
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from killed_runs import BOUNDARY, KILLS, SAVE, STEPS, outcome, pieces, stages, trainer_for
-from tiny import CLASSES, RESNET_LAYERS, VIT_LAYERS, arguments, differing, images, resnet, vit
+from killed_runs import BOUNDARY, KILLS, SAVE, STEPS, augmented
+from launched import forked
+from tiny import CLASSES, RESNET_LAYERS, arguments, differing, images, resnet, vit
+from tiny_runs import Interrupt, assert_equal, outcome, pieces, stopped_and_resumed, two_stages
 from transformers import ResNetForImageClassification, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -29,16 +28,6 @@ from hf_abkd import (
 from hf_abkd.models import saving
 from hf_abkd.training import checkpoints
 
-TESTS = Path(__file__).parents[1]
-
-
-def assert_equal(resumed, straight):
-    assert resumed["step"] == straight["step"] and resumed["epoch"] == straight["epoch"]
-    assert differing(resumed["student"], straight["student"]) == []
-    assert differing(resumed["connectors"], straight["connectors"]) == []
-    assert resumed["log"] == straight["log"]
-
-
 # ---- Killed ----
 
 
@@ -46,16 +35,8 @@ def assert_equal(resumed, straight):
 def killed(tmp_path_factory):
     """Folders of runs that were killed with SIGKILL, in processes of their own."""
     folder = tmp_path_factory.mktemp("killed")
-    path = f"{TESTS}{os.pathsep}{TESTS / 'programs'}"
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "programs" / "killed_runs.py"), str(folder)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    code, output = forked("killed_runs.py", folder)
+    assert code == 0, output[-4000:]
     return folder
 
 
@@ -65,7 +46,7 @@ def straight(tmp_path_factory):
     results = {}
     torch.set_num_threads(1)
     for kind in ("resnet", "vit"):
-        trainer = trainer_for(kind, tmp_path_factory.mktemp(f"straight {kind}"))
+        trainer = augmented(tmp_path_factory.mktemp(f"straight {kind}"), *pieces(kind))
         trainer.train()
         results[kind] = outcome(trainer)
     return results
@@ -80,7 +61,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(killed, straight, kind, name):
     step = KILLS[name]
     last = step if step == BOUNDARY else step - step % SAVE
     assert checkpoints.last_complete_checkpoint(folder).name == f"checkpoint-{last}"
-    trainer = trainer_for(kind, folder)
+    trainer = augmented(folder, *pieces(kind))
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == STEPS
     assert_equal(outcome(trainer), straight[kind])
@@ -88,7 +69,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(killed, straight, kind, name):
 
 def test_runs_of_another_seed_differ(tmp_path, straight):
     """The comparisons above would be worthless if every run ended in the same weights."""
-    trainer = trainer_for("vit", tmp_path, seed=43)
+    trainer = augmented(tmp_path, *pieces("vit"), seed=43)
     trainer.train()
     other = outcome(trainer)
     assert len(differing(other["student"], straight["vit"]["student"])) > 10 and other["log"] != straight["vit"]["log"]
@@ -152,19 +133,35 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Runs that are never stopped, each made once though it is stopped at several steps."""
+    done = {}
+
+    def run(kind, parts, settings):
+        key = (kind, parts, str(settings))
+        if key not in done:
+            settings = {**settings, "save_strategy": "no"}
+            trainer = augmented(tmp_path_factory.mktemp("whole"), *parts(kind), **settings)
+            trainer.train()
+            done[key] = outcome(trainer)
+        return done[key]
+
+    return run
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, case):
+def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, whole, case):
     """Settings that change how many batches, numbers or tensors a step takes each have a way of their own to fail."""
     kind, parts, settings, step = CASES[case]
     settings = {**SHORT, **settings}
-    whole = trainer_for(kind, tmp_path / "whole", parts=parts(kind), **{**settings, "save_strategy": "no"})
-    whole.train()
-    stopped = trainer_for(kind, tmp_path / "stopped", step, parts=parts(kind), **settings)
-    stopped.train()
-    assert stopped.state.global_step == step < whole.state.global_step
-    resumed = trainer_for(kind, tmp_path / "stopped", parts=parts(kind), **settings)
-    resumed.train(resume_from_checkpoint=True)
-    assert_equal(outcome(resumed), outcome(whole))
+
+    def make(callbacks):
+        return augmented(tmp_path / "stopped", *parts(kind), callbacks=callbacks, **settings)
+
+    expected = whole(kind, parts, settings)
+    assert step < expected["step"]
+    assert_equal(outcome(stopped_and_resumed(make, step)), expected)
 
 
 def test_a_stopped_run_on_a_stream_goes_on_as_if_never_stopped(tmp_path):
@@ -173,8 +170,8 @@ def test_a_stopped_run_on_a_stream_goes_on_as_if_never_stopped(tmp_path):
     rows = {"pixel_values": torch.stack(rows["pixel_values"]).tolist(), "labels": rows["labels"]}
 
     def run(folder, step=None, resume=None):
-        extra = {"train_dataset": datasets.Dataset.from_dict(rows).to_iterable_dataset().with_format("torch")}
-        trainer = trainer_for("resnet", folder, step, extra=extra, **SHORT)
+        stream = datasets.Dataset.from_dict(rows).to_iterable_dataset().with_format("torch")
+        trainer = augmented(folder, callbacks=[Interrupt(step)], data=stream, **SHORT)
         trainer.train(resume_from_checkpoint=resume)
         return outcome(trainer)
 
@@ -185,9 +182,9 @@ def test_a_stopped_run_on_a_stream_goes_on_as_if_never_stopped(tmp_path):
 
 def test_a_run_resumed_from_a_path_object_is_resumed(tmp_path):
     """A pathlib path that is taken for "from the start" would throw the work of days away without a word."""
-    trainer_for("resnet", tmp_path, 7, **SHORT).train()
+    augmented(tmp_path, callbacks=[Interrupt(7)], **SHORT).train()
     for path in (str(tmp_path / "checkpoint-6"), tmp_path / "checkpoint-6"):
-        trainer = trainer_for("resnet", tmp_path, 8, **SHORT)
+        trainer = augmented(tmp_path, callbacks=[Interrupt(8)], **SHORT)
         steps = []
         trainer.add_callback(Steps(steps))
         trainer.train(resume_from_checkpoint=path)
@@ -199,16 +196,16 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
     parts = [resnet(4), resnet(6, seed=1), None]
 
     def with_steps(second):
-        built = stages(RESNET_LAYERS)
+        built = two_stages()
         built[0].share, built[0].steps, built[1].steps = None, 4, second
         return [resnet(4), parts[1], built]
 
-    trainer_for("resnet", tmp_path, parts=with_steps(4), max_steps=8).train()
-    longer = trainer_for("resnet", tmp_path, parts=with_steps(8), max_steps=12)
+    augmented(tmp_path, *with_steps(4), max_steps=8).train()
+    longer = augmented(tmp_path, *with_steps(8), max_steps=12)
     longer.train(resume_from_checkpoint=True)
     assert longer.state.global_step == 12
     with pytest.raises(ValueError, match=r"checkpoint-12 is at step 12, and stage 2 of this run ends at step 8"):
-        trainer_for("resnet", tmp_path, parts=with_steps(4), max_steps=8).train(resume_from_checkpoint=True)
+        augmented(tmp_path, *with_steps(4), max_steps=8).train(resume_from_checkpoint=True)
 
 
 class Steps(TrainerCallback):
@@ -239,7 +236,9 @@ def test_counters_of_callbacks_are_restored(tmp_path, step):
     """Early stopping that forgets what it counted, between the stages too, stops later than it would have."""
 
     def run(step=None):
-        trainer = trainer_for("resnet", tmp_path, step, restore_callback_states_from_checkpoint=True, **SHORT)
+        trainer = augmented(
+            tmp_path, callbacks=[Interrupt(step)], restore_callback_states_from_checkpoint=True, **SHORT
+        )
         trainer.add_callback(Counter())
         return trainer
 
@@ -258,7 +257,7 @@ def finished(tmp_path_factory):
     """A folder with checkpoints 4, 7 and 8."""
     folder = tmp_path_factory.mktemp("finished")
     torch.set_num_threads(1)
-    trainer_for("resnet", folder, 8).train()
+    augmented(folder, callbacks=[Interrupt(8)]).train()
     assert [path.name for path in checkpoints.checkpoints(folder)] == ["checkpoint-4", "checkpoint-7", "checkpoint-8"]
     return folder
 
@@ -310,13 +309,13 @@ def test_half_a_checkpoint_is_passed_over_and_named(run, caplog, damage):
         assert checkpoints.last_complete_checkpoint(run).name == "checkpoint-7"
     assert "checkpoint-8 is not used to resume" in caplog.text
     with pytest.raises(ValueError, match="checkpoint-8 cannot be resumed from"):
-        trainer_for("resnet", run).train(resume_from_checkpoint=str(run / "checkpoint-8"))
+        augmented(run).train(resume_from_checkpoint=str(run / "checkpoint-8"))
 
 
 def test_a_run_with_half_a_checkpoint_goes_on_from_the_one_before(run, straight):
     """Passing over must also mean going on from the right place, and writing the damaged one again."""
     cut("trainer_state.json")(run / "checkpoint-8")
-    trainer = trainer_for("resnet", run)
+    trainer = augmented(run)
     trainer.train(resume_from_checkpoint=True)
     assert_equal(outcome(trainer), straight["resnet"])
     assert checkpoints.incomplete(run / "checkpoint-8") is None
@@ -327,29 +326,29 @@ def test_without_a_complete_checkpoint_resuming_is_refused(run, tmp_path):
     for path in checkpoints.checkpoints(run):
         cut("optimizer.pt")(path)
     with pytest.raises(ValueError, match=r"no checkpoint to resume from .*checkpoint-7: optimizer.pt was cut off"):
-        trainer_for("resnet", run).train(resume_from_checkpoint=True)
+        augmented(run).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="start without resume_from_checkpoint"):
-        trainer_for("resnet", tmp_path / "nothing").train(resume_from_checkpoint=True)
+        augmented(tmp_path / "nothing").train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="cannot be resumed from"):
-        trainer_for("resnet", tmp_path / "nothing").train(resume_from_checkpoint=str(tmp_path / "none"))
+        augmented(tmp_path / "nothing").train(resume_from_checkpoint=str(tmp_path / "none"))
 
 
 def test_a_checkpoint_that_is_written_over_an_old_one_is_not_whole_before_it_is(run, monkeypatch):
     """Killed in the middle, the new weights would stand beside the old optimiser, and look like a checkpoint."""
-    trainer = trainer_for("resnet", run)
-    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", _fail)
+    trainer = augmented(run)
+    monkeypatch.setattr(torch, "save", _fail)
     with pytest.raises(OSError, match="disk full"):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-7"))
     assert checkpoints.incomplete(run / "checkpoint-8") == "it has no trainer_state.json"
     assert checkpoints.last_complete_checkpoint(run).name == "checkpoint-7"
 
 
-def _fail(*_):
+def _fail(*_, **__):
     raise OSError("disk full")
 
 
 def other_teacher():
-    return resnet(4), resnet(6, seed=9), stages(RESNET_LAYERS)
+    return resnet(4), resnet(6, seed=9), two_stages()
 
 
 def moved_statistics():
@@ -367,45 +366,45 @@ def other_margin():
 
 
 def other_weight():
-    first, second = stages(RESNET_LAYERS)
+    first, second = two_stages()
     lighter = [replace(second.terms[0], weight=0.5), *second.terms[1:]]
     return resnet(4), resnet(6, seed=1), [first, replace(second, terms=lighter)]
 
 
 def other_layers():
-    return resnet(4), resnet(6, seed=1), stages(RESNET_LAYERS[1:])
+    return resnet(4), resnet(6, seed=1), two_stages(RESNET_LAYERS[1:])
 
 
 def one_stage():
-    return resnet(4), resnet(6, seed=1), stages(RESNET_LAYERS)[1:]
+    return resnet(4), resnet(6, seed=1), two_stages()[1:]
 
 
 def one_more_stage():
-    built = stages(RESNET_LAYERS)
+    built = two_stages()
     return resnet(4), resnet(6, seed=1), [*built, Stage([Term(CrossEntropy())], name="more", share=0.1)]
 
 
 def other_length():
-    built = stages(RESNET_LAYERS)
+    built = two_stages()
     built[0].share = 0.2
     return resnet(4), resnet(6, seed=1), built
 
 
 def other_rate():
     built = activation_boundary(
-        RESNET_LAYERS, classification=list(stages(RESNET_LAYERS)[1].terms), initialization_arguments={"optim": "sgd"}
+        RESNET_LAYERS, classification=list(two_stages()[1].terms), initialization_arguments={"optim": "sgd"}
     )
     return resnet(4), resnet(6, seed=1), built
 
 
 def frozen():
-    built = stages(RESNET_LAYERS)
+    built = two_stages()
     built[1].freeze = ["resnet.embedder"]
     return resnet(4), resnet(6, seed=1), built
 
 
 def wider_student():
-    return resnet(5), resnet(6, seed=1), stages(RESNET_LAYERS)
+    return resnet(5), resnet(6, seed=1), two_stages()
 
 
 def other_family():
@@ -433,7 +432,7 @@ OTHERS = {
 def test_a_checkpoint_of_another_run_is_refused(run, change):
     """Going on with another teacher or loss mixes two experiments, and no log would say so."""
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    trainer = trainer_for("resnet", run, parts=change())
+    trainer = augmented(run, *change())
     with pytest.raises(ValueError, match=OTHERS[change]):
         trainer.train(resume_from_checkpoint=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -445,7 +444,7 @@ def test_a_checkpoint_of_another_run_is_refused(run, change):
 def test_a_folder_with_another_run_is_refused(run):
     """Two runs in one folder leave a mixture of checkpoints, from which the wrong one is resumed or published."""
     with pytest.raises(ValueError, match=r"holds another run: \['checkpoint-4', 'checkpoint-7', 'checkpoint-8'\]"):
-        trainer_for("resnet", run).train()
+        augmented(run).train()
 
 
 def test_overwriting_deletes_checkpoints_and_nothing_else(run):
@@ -453,7 +452,7 @@ def test_overwriting_deletes_checkpoints_and_nothing_else(run):
     (run / "notes.txt").write_text("mine")
     (run / "checkpoint-best").mkdir()
     (run / "checkpoint-best" / "kept").write_text("mine")
-    trainer = trainer_for("resnet", run, overwrite_output_dir=True, save_strategy="no", max_steps=2)
+    trainer = augmented(run, overwrite_output_dir=True, save_strategy="no", max_steps=2)
     trainer.train()
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint-best", "notes.txt"]
     assert (run / "checkpoint-best" / "kept").read_text() == "mine"
@@ -461,15 +460,14 @@ def test_overwriting_deletes_checkpoints_and_nothing_else(run):
 
 def test_a_run_that_cannot_start_deletes_nothing(run):
     """The checkpoints of weeks must not be gone because the new run has a mistake in its data."""
-    extra = {"train_dataset": images(8, classes=CLASSES + 1)}
     with pytest.raises(ValueError, match="Load the student with num_labels=5"):
-        trainer_for("resnet", run, overwrite_output_dir=True, extra=extra).train()
+        augmented(run, overwrite_output_dir=True, data=images(8, classes=CLASSES + 1)).train()
     assert len(checkpoints.checkpoints(run)) == 3
 
 
 def test_resuming_with_the_overwrite_flag_keeps_the_checkpoints(run):
     """A script that always passes the flag must still be able to resume."""
-    trainer = trainer_for("resnet", run, 9, overwrite_output_dir=True)
+    trainer = augmented(run, callbacks=[Interrupt(9)], overwrite_output_dir=True)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 9 and (run / "checkpoint-4").is_dir()
 
@@ -502,11 +500,11 @@ def test_the_search_for_teacher_bytes_finds_a_tensor_that_is_there(finished):
 
 def test_a_checkpoint_by_a_plain_trainer_is_refused(tmp_path):
     """It has no connectors, and its weights may lie under other names than those of the model in memory."""
-    trainer_for("resnet", tmp_path, 4).train()
+    augmented(tmp_path, callbacks=[Interrupt(4)]).train()
     (tmp_path / "checkpoint-4" / "distillation_state.json").unlink()
     (tmp_path / "checkpoint-4" / "distillation_modules.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no distillation_state.json"):
-        trainer_for("resnet", tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+        augmented(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
 def test_loading_does_not_ask_the_network(monkeypatch, finished):
@@ -520,8 +518,8 @@ def test_loading_does_not_ask_the_network(monkeypatch, finished):
 
 def test_layers_of_the_transformer_are_resumed_under_their_own_names(tmp_path):
     """ViT is saved under other names than in memory: a raw load leaves most of its tensors as they were."""
-    parts = (vit(8), vit(12, seed=1), activation_boundary(VIT_LAYERS))
-    trainer = trainer_for("vit", tmp_path, 4, parts=parts)
+    parts = pieces("vit")
+    trainer = augmented(tmp_path, *parts, callbacks=[Interrupt(4)])
     trainer.train()
     other = vit(8, seed=77)
     saving.restore_student(other, tmp_path / "checkpoint-4")

@@ -13,9 +13,9 @@ from invertible import NAMES, named_teacher, processor, settled
 from tiny import arguments, resnet, tensors, vit
 
 from hf_abkd import (
+    CacheSettings,
     DeepInversion,
     DistillationTrainer,
-    Recipe,
     activation_boundary,
     knowledge_distillation,
     write_cache,
@@ -272,7 +272,7 @@ def test_any_run_takes_the_files(teacher, finished, tmp_path, method):
     source = teacher
     transform = ImageTransform(processor())
     if method == "cached":
-        source = write_cache(tmp_path / "cache", teacher, processor(), images.train, Recipe(batch_size=4))
+        source = write_cache(tmp_path / "cache", teacher, processor(), images.train, CacheSettings(batch_size=4))
         transform = source.transform(processor())
     stages = knowledge_distillation(label_weight=0) if method == "kd" else activation_boundary()
     student = resnet(6, seed=9)
