@@ -36,6 +36,7 @@ class RandomCrop:
         ValueError: If `padding` is negative or not smaller than the height and the width of the images.
 
     Example:
+        >>> from hf_abkd.data.draws import Draws
         >>> images = torch.arange(16.0).view(1, 1, 4, 4)
         >>> shifted = RandomCrop(padding=1)(images, Draws.of_views(seed=0, samples=torch.tensor([7]), view=0))
         >>> shifted.shape
@@ -92,6 +93,7 @@ class RandomResizedCrop:
         ValueError: If `size` is below 1, `scale` is not within (0, 1], or either range is not ascending and positive.
 
     Example:
+        >>> from hf_abkd.data.draws import Draws
         >>> images = torch.rand(2, 3, 32, 32)
         >>> crops = RandomResizedCrop(size=24, scale=(0.5, 1.0))(images, Draws.of_batch(2, 0))
         >>> crops.shape
@@ -185,6 +187,7 @@ class RandomHorizontalFlip:
         ValueError: If `probability` is not within [0, 1].
 
     Example:
+        >>> from hf_abkd.data.draws import Draws
         >>> images = torch.tensor([[[[0.0, 1.0]]]])
         >>> RandomHorizontalFlip(probability=1)(images, Draws.of_batch(1, 0)).flatten()
         tensor([1., 0.])
@@ -220,6 +223,8 @@ class Compose:
         ValueError: If there is none.
 
     Example:
+        >>> from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
+        >>> from hf_abkd.data.draws import Draws
         >>> augmentation = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
         >>> samples = torch.tensor([17, 23])
         >>> images = torch.rand(2, 3, 32, 32)

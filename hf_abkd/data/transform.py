@@ -59,9 +59,10 @@ class ImageTransform:
             `teacher_processor`, no `Preprocessing` of a processor can be measured.
 
     Example:
+        >>> from PIL import Image
         >>> from transformers import ViTImageProcessorPil
         >>> transform = ImageTransform(ViTImageProcessorPil(size={"height": 24, "width": 24}))
-        >>> batch = transform({"image": [PILImage.new("L", (30, 40))], "label": [3]})
+        >>> batch = transform({"image": [Image.new("L", (30, 40))], "label": [3]})
         >>> batch["pixel_values"].shape, batch["labels"]
         (torch.Size([1, 3, 24, 24]), [3])
     """
@@ -199,8 +200,10 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
     columns are replaced while reading, which ``Trainer`` cannot see.
 
     Example:
+        >>> from datasets import Dataset
+        >>> from PIL import Image
         >>> from transformers import ViTImageProcessorPil
-        >>> rows = Dataset.from_dict({"image": [PILImage.new("L", (30, 40))] * 2, "label": [3, 4]})
+        >>> rows = Dataset.from_dict({"image": [Image.new("L", (30, 40))] * 2, "label": [3, 4]})
         >>> prepared = prepare(rows, ImageTransform(ViTImageProcessorPil(size={"height": 24, "width": 24})))
         >>> prepared[1]["pixel_values"].shape, prepared[1]["labels"]
         (torch.Size([3, 24, 24]), 4)

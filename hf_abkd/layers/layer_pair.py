@@ -42,6 +42,7 @@ class LayerPair:
         ValueError: If the weight is not a finite number from 0 on, or there is no such kind of connector.
 
     Example:
+        >>> from hf_abkd.layers.layer_pair import PlannedTensor
         >>> pair = LayerPair(PlannedTensor("encoder.stages.0"), PlannedTensor("layer1.relu"), weight=0.5)
         >>> pair.connector_name
         'auto'

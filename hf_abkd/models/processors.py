@@ -43,6 +43,12 @@ def load_processor(
         FileNotFoundError: If a name looks like a path that does not exist.
         ValueError: If neither has an image processor.
         OSError: If there is one that cannot be loaded.
+
+    Example:
+        >>> from transformers import ViTImageProcessorPil
+        >>> paths = ViTImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained("student")
+        >>> load_processor("student").size["height"]
+        24
     """
     hub = HubOptions(revision, token, cache_dir, trust_remote_code)
     processor, reason = _find_processor(name_or_path, hub)

@@ -52,6 +52,13 @@ def load_student(
         OSError: If the Hub cannot deliver the model.
         ImportError: If the module of a factory cannot be imported.
         TypeError: If a factory is none, needs arguments, or returns no `PreTrainedModel`.
+
+    Example:
+        >>> from transformers import ResNetConfig, ResNetForImageClassification
+        >>> config = ResNetConfig(num_labels=2, hidden_sizes=[8], depths=[1])
+        >>> ResNetForImageClassification(config).save_pretrained("saved")
+        >>> load_student("saved", labels=["cat", "dog"]).config.id2label
+        {0: 'cat', 1: 'dog'}
     """
     what = f"student {name_or_path!r}"
     if is_factory(name_or_path):

@@ -45,6 +45,13 @@ def load_teacher(
         OSError: If the Hub cannot deliver the model.
         ImportError: If the module of a factory cannot be imported.
         TypeError: If a factory is none, needs arguments, or returns no module.
+
+    Example:
+        >>> from transformers import ResNetConfig, ResNetForImageClassification
+        >>> config = ResNetConfig(num_labels=2, hidden_sizes=[8], depths=[1])
+        >>> ResNetForImageClassification(config).save_pretrained("saved")
+        >>> load_teacher("saved", labels=None).training
+        False
     """
     what = f"teacher {name_or_path!r}"
     hub = HubOptions(revision, token, cache_dir, trust_remote_code)

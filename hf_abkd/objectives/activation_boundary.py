@@ -130,6 +130,10 @@ def boundary_agreement(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: If the teacher's signs do not fit the student's responses.
         TypeError: If the teacher's are none of the three targets.
+
+    Example:
+        >>> boundary_agreement(torch.tensor([[1.0, -1.0]]), torch.tensor([[3.0, 2.0]]))
+        tensor([0.5000])
     """
     _check(student, teacher)
     one = student.new_ones((), dtype=torch.float32)

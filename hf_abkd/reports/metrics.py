@@ -157,6 +157,7 @@ def classification_metrics(top_k: int | None = None) -> Callable[..., dict[str, 
 
     Example:
         >>> import numpy as np
+        >>> from transformers import EvalPrediction
         >>> measure = classification_metrics(top_k=2)
         >>> logits, labels = np.array([[0.1, 0.7, 0.2], [0.9, 0.0, 0.1]]), np.array([2, 0])
         >>> measure(EvalPrediction(predictions=logits, label_ids=labels))

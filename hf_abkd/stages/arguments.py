@@ -45,6 +45,11 @@ class DistillationArguments(TrainingArguments):
 
     Raises:
         ValueError: If a setting is not possible, or reentrant activation checkpointing is asked for.
+
+    Example:
+        >>> args = DistillationArguments(output_dir="student", lr_milestones=[0.3, 0.6, 0.8], lr_gamma=0.2)
+        >>> args.get_warmup_steps(100), args.lr_milestones
+        (0, [0.3, 0.6, 0.8])
     """
 
     lr_milestones: list[float] | None = field(

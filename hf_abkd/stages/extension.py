@@ -14,7 +14,7 @@ from hf_abkd.data.batch import Batch, extended, of_images
 from hf_abkd.data.draws import Draws
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch
-from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.live import LiveTeacher
 
@@ -157,7 +157,7 @@ class Extender:
         student = self.student
         # In eval mode, so that the statistics of BatchNorm move once per step and no dropout is drawn twice.
         with evaluating(student), torch.no_grad(), autocast():
-            ours = logits_of(student(**batch.student), student, "student").float()
+            ours = self.teacher.task.prediction(student(**batch.student), student, "student").float()
 
         def logits(images: Tensor) -> Tensor:
             # In the precision of its weights: rounded to half of that, a step of an attack would be noise.

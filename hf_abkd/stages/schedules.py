@@ -11,6 +11,12 @@ class Schedule:
 
     Call it with the progress of the stage, from 0 (first step) to 1 (after the last). One of your own is a subclass
     with `__call__` and `times`, whose `repr` tells its settings: checkpoints compare it.
+
+    Example:
+        >>> from hf_abkd.stages.schedules import Linear
+        >>> falling = Linear(start=1.0, end=0.0)
+        >>> isinstance(falling, Schedule), falling(0.25), falling.times(2)(0.25)
+        (True, 0.75, 1.5)
     """
 
     def __call__(self, progress: float) -> float:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from hf_abkd.boundaries.sides import above_zero
 from hf_abkd.layers.capture import Capture, CapturePoint
-from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.teachers.speed.compiling import compiled
 from hf_abkd.teachers.speed.copies import unchanged
 from hf_abkd.teachers.speed.fast_copy import SpeedUps, prepare
@@ -30,12 +32,19 @@ class LiveTeacher:
     Args:
         model: A Hugging Face model, or any module that takes the images and returns logits.
         precision: Makes the context of each forward pass; autocast, for example.
+        task: What the model does, which says where its logits are.
 
     Raises:
         TypeError: If a part of the model is compiled already.
     """
 
-    def __init__(self, model: nn.Module, precision: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        task: Task = IMAGE_CLASSIFICATION,
+    ) -> None:
+        self.task = task
         self.model = model.requires_grad_(False).eval()
         self._precision = precision
         self._points: dict[str, CapturePoint] = {}
@@ -47,7 +56,7 @@ class LiveTeacher:
         self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
         self._capture = Capture(model, ())
         parameters = inspect.signature(model.forward).parameters
-        self._named = "pixel_values" in parameters
+        self._named = task.inputs in parameters
         self._accepted = None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
 
     def select(
@@ -208,7 +217,7 @@ class LiveTeacher:
         if self._named:
             inputs = {key: value for key, value in inputs.items() if self._accepted is None or key in self._accepted}
         else:
-            inputs = {"pixel_values": inputs["pixel_values"]}
+            inputs = {self.task.inputs: inputs[self.task.inputs]}
         prepared = {key: value.to(dtype) if _is_floating(value) else value for key, value in inputs.items()}
         if channels_last:
             for key, value in prepared.items():
@@ -217,8 +226,8 @@ class LiveTeacher:
         return prepared
 
     def _logits(self, model: nn.Module, prepared: Mapping[str, Any]) -> Tensor:
-        output = model(**prepared) if self._named else model(prepared["pixel_values"])
-        return logits_of(output, model, "teacher")
+        output = model(**prepared) if self._named else model(prepared[self.task.inputs])
+        return self.task.prediction(output, model, "teacher")
 
 
 def _is_floating(value: object) -> bool:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.layers.capture import Capture, CapturePoint
-from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Names
 from hf_abkd.training.run_term import RunTerm, Tensors
 
@@ -58,6 +60,7 @@ class Distiller(nn.Module):
         frozen: Modules kept in eval mode, so that their statistics stay as they are.
         further: Tensors of the student that are captured for others.
         logits: Whether the logits are needed by others.
+        task: What the student does, which says where its logits are.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class Distiller(nn.Module):
         frozen: Sequence[nn.Module] = (),
         further: Iterable[CapturePoint] = (),
         logits: bool = False,
+        task: Task = IMAGE_CLASSIFICATION,
     ) -> None:
         super().__init__()
         self.student = student
+        self.task = task
         # A module list, so that connectors are trained, moved and averaged with the student.
         self.terms = cast("Sequence[RunTerm]", nn.ModuleList(terms))
         self.points = {name: points[name] for term in terms for name in term.student_names if name != LOGITS}
@@ -158,7 +163,7 @@ class Distiller(nn.Module):
         """Run the student; return its logits, or None in training if no term needs them, and what was captured."""
         without = self.training and not self.trains_logits
         output, captured = self.capture.run(lambda: self.student(**inputs), stop=without)
-        return (None if without else logits_of(output, self.student, "student")), captured
+        return (None if without else self.task.prediction(output, self.student, "student")), captured
 
     def compare(
         self,

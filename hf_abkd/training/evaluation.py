@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,16 +12,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hf_abkd.data.batch import BatchReader
+from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch, label_match
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.task import Task
+from hf_abkd.teachers.chance import is_near_chance
 from hf_abkd.teachers.route.divergence import divergence
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.setup import Setup
 from hf_abkd.training.wiring import teacher_names
+
+logger = logging.getLogger(__name__)
 
 #: Kinds of label spaces between which no class is known to be the same.
 INCOMPARABLE = ("disjoint", "unknown")
@@ -81,7 +85,8 @@ class Evaluation:
         """
         terms = [term for term in setup.terms if term.objective.boundary]
         boundaries = frozenset(teacher_names(terms))
-        distiller = Distiller(student, terms, setup.wiring.student, setup.wiring.overwritten).attach().eval()
+        distiller = Distiller(student, terms, setup.wiring.student, setup.wiring.overwritten, task=self.task)
+        distiller.attach().eval()
         self.source.begin(Wanted(_LOGITS_ALONE.values, boundaries))
         self._agreement = _Agreement(distiller, self.accelerator.device)
         try:
@@ -112,6 +117,38 @@ class Evaluation:
             number = self.task.classes(classes.config)
             self._labels = label_match(student, self.source.model, number, teacher_logits.shape[1])
         return self._labels
+
+    def label_match_on(self, student: nn.Module, batch: Batch) -> LabelMatch:
+        """Return which classes of the live teacher are the student's, from its answer to a batch.
+
+        Raises:
+            RuntimeError: If there is no live teacher.
+        """
+        if self.source.live is None:
+            raise RuntimeError("there is no teacher")
+        with torch.no_grad():
+            logits = self.source.live.logits(batch.teacher())
+        return self.label_match(student, logits)
+
+    def defines_teacher_scores(self, student: nn.Module, batch: Batch) -> bool:
+        """Whether the teacher can be measured on data like this batch: labelled, and of classes that it knows."""
+        if batch.labels is None:
+            return False
+        match = self.label_match_on(student, batch)
+        if match.kind in INCOMPARABLE:
+            logger.info("the teacher's accuracy is not measured: %s", match.describe())
+        return match.kind not in INCOMPARABLE
+
+    def warn_of_guessing(self, scores: Mapping[str, float]) -> None:
+        """Warn of a teacher that is hardly better than always giving the commonest answer; see `teacher_scores`."""
+        measured, chance = scores[f"teacher_{self.task.score}"], scores[f"chance_{self.task.score}"]
+        if is_near_chance(measured, chance):
+            logger.warning(
+                "the teacher's accuracy is %.3f, and always answering the commonest class gives %.3f: is it trained, "
+                "and are its preprocessing and label order those of this data set? (evaluate_teacher=False skips this)",
+                measured,
+                chance,
+            )
 
     def teacher_scores(self, student: nn.Module, loader: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         """Return the teacher's accuracy, and that of always giving the commonest class; shares in [0, 1].

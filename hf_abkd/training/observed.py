@@ -15,9 +15,9 @@ from hf_abkd.layers.connection import Side
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.sites import Trace
-from hf_abkd.models.expected_images import check_channels, other_size
 from hf_abkd.models.kept_state import evaluating
-from hf_abkd.models.outputs import LOGITS, logits_of
+from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Names
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
@@ -69,12 +69,14 @@ class Observed:
         self.layouts = {name: found.get(point) for name, point in self.points.items()}
 
 
-def observed_student(student: nn.Module, terms: Sequence[RunTerm], inputs: Mapping[str, Any], images: str) -> Observed:
+def observed_student(
+    student: nn.Module, terms: Sequence[RunTerm], inputs: Mapping[str, Any], images: str, task: Task
+) -> Observed:
     """Run the student on a batch."""
-    check_channels(student, "student", inputs[images])
+    task.check_inputs(student, "student", inputs[images])
     named = [(name, term) for term in terms for name in term.student_names]
     with evaluating(student), torch.no_grad():
-        logits = logits_of(first_run("student", student, lambda: student(**inputs)), student, "student")
+        logits = task.prediction(first_run("student", student, lambda: student(**inputs)), student, "student")
         points = _points(student, named, lambda: student(**inputs))
         with Capture(student, points.values()) as capture:
             captured = capture.probe(lambda: student(**inputs))
@@ -90,8 +92,8 @@ def observed_teacher(
     traces: tuple[Trace, Trace] | None,
 ) -> Observed:
     """Run a teacher on a batch, and have it select what the terms name."""
-    check_channels(teacher.model, "teacher", inputs[images])
-    hint = other_size(teacher.model, inputs[images])
+    teacher.task.check_inputs(teacher.model, "teacher", inputs[images])
+    hint = teacher.task.unusual_inputs(teacher.model, inputs[images])
     named = [(name, term) for term in terms for name in term.teacher_names]
     with torch.no_grad():
         try:

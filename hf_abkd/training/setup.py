@@ -63,6 +63,7 @@ class Setup:
     """What a run consists of.
 
     Args:
+        task: What the models do.
         stages: The stages, their connectors made.
         batch: The rows on which it was found out.
         wiring: The tensors of student and teacher behind the names in the terms.
@@ -70,6 +71,7 @@ class Setup:
         extenders: What extends the batches of each stage; None for a stage without an extension.
     """
 
+    task: Task
     stages: tuple[RunStage, ...]
     batch: Batch
     wiring: Wiring
@@ -109,7 +111,9 @@ def set_up(given: Given) -> Setup:
     images = given.batch.images
     with random_state_kept():
         torch.manual_seed(given.seed)
-        wiring = wire(given.student, compared, terms, given.batch.student, teacher_inputs, images, given.traces)
+        wiring = wire(
+            given.student, compared, terms, given.batch.student, teacher_inputs, images, given.traces, given.task
+        )
         if teacher_inputs is not None:
             given.source.connect(wiring.teacher, wiring.cached, teacher_inputs)
     if given.main_process:
@@ -117,6 +121,7 @@ def set_up(given: Given) -> Setup:
         if compared is not None:
             _tell_sizes(given)
     return Setup(
+        given.task,
         tuple(given.stages),
         given.batch,
         wiring,
@@ -146,7 +151,7 @@ def _wired_teacher(given: Given) -> Wiring | None:
     inputs = live.arguments(given.batch.teacher())
     with random_state_kept():
         torch.manual_seed(given.seed)
-        return wire(live.model, None, terms, inputs, None, given.batch.images)
+        return wire(live.model, None, terms, inputs, None, given.batch.images, task=given.task)
 
 
 def _extender(given: Given, stage: RunStage, wiring: Wiring) -> Extender | None:

@@ -17,6 +17,7 @@ from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models.kept_state import random_state_kept
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.extension import refuse_unextendable
 from hf_abkd.stages.stage import Stage
@@ -39,6 +40,7 @@ def teacher_source(
     student: nn.Module,
     args: DistillationArguments,
     autocast: Context,
+    task: Task,
 ) -> TeacherSource:
     """Return what a run is taught by.
 
@@ -48,6 +50,7 @@ def teacher_source(
         student: The student.
         args: The training arguments.
         autocast: Makes the context in which the student computes.
+        task: What the models do.
 
     Raises:
         FileNotFoundError: If there is no such cache, or no such weights along a route.
@@ -58,7 +61,7 @@ def teacher_source(
         teacher = TeacherCache.load(teacher, token=args.hub_token)
     live = None
     if isinstance(teacher, nn.Module):
-        live = _live_teacher(teacher, student, _precision(args, autocast))
+        live = _live_teacher(teacher, student, _precision(args, autocast), task)
         teacher.to(args.device)
     cache = teacher if isinstance(teacher, TeacherCache) else None
     routes = [(stage.name, stage.route) for stage in stages]
@@ -142,14 +145,14 @@ def check_cached_run(
         logger.info("agreement with the teacher is not measured: the teacher is a cache of the training set")
 
 
-def _live_teacher(teacher: nn.Module, student: nn.Module, precision: Context) -> LiveTeacher:
+def _live_teacher(teacher: nn.Module, student: nn.Module, precision: Context, task: Task) -> LiveTeacher:
     refuse_compiled(teacher)
     students = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in students for parameter in teacher.parameters()):
         raise ValueError(
             "teacher and student share parameters: training would move the teacher. Pass a deepcopy of it."
         )
-    return LiveTeacher(teacher, precision)
+    return LiveTeacher(teacher, precision, task)
 
 
 def _precision(args: DistillationArguments, autocast: Context) -> Context:

@@ -51,7 +51,7 @@ def make_stage_module(
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in names)
     wiring = setup.wiring
-    alone = Distiller(student, stage.terms, wiring.student, wiring.overwritten, frozen)
+    alone = Distiller(student, stage.terms, wiring.student, wiring.overwritten, frozen, task=setup.task)
     module = _joined(alone, setup, source, stage) if stage.teacher_terms else alone
     module.attach()
     try:
@@ -81,5 +81,6 @@ def _joined(student: Distiller, setup: Setup, source: TeacherSource, stage: RunS
         setup.teacher_wiring.overwritten | source.live.overwritten,
         further=points.values(),
         logits=LOGITS in teacher_names(stage.terms),
+        task=setup.task,
     )
     return JointDistiller(student, teacher, points)

@@ -40,7 +40,6 @@ from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage, frozen_parts, with_pairs
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.chance import is_near_chance
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
@@ -48,7 +47,7 @@ from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.balance import TermBalance
 from hf_abkd.training.checks import check_launch, checked_stages, checked_student
 from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.evaluation import INCOMPARABLE, Evaluation
+from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.joint_distiller import JointDistiller
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
@@ -105,6 +104,15 @@ class DistillationTrainer(Trainer):
         ValueError: If a name in the stages is wrong, or settings do not go together.
         RuntimeError: If the processes were not launched as they should be.
         NotImplementedError: If FSDP or DeepSpeed is asked for.
+
+    Example:
+        >>> from transformers import ResNetConfig, ResNetForImageClassification as ResNet
+        >>> small, large = (ResNetConfig(hidden_sizes=[width] * 2, depths=[1, 1]) for width in (8, 16))
+        >>> rows = [{"pixel_values": torch.rand(3, 32, 32), "labels": label} for label in (0, 1)]
+        >>> args = DistillationArguments(output_dir="student", use_cpu=True, num_train_epochs=10)
+        >>> how = {"teacher": ResNet(large), "stages": activation_boundary(), "train_dataset": rows}
+        >>> [stage.name for stage in DistillationTrainer(ResNet(small), args, **how).stages]
+        ['initialization', 'classification']
     """
 
     # Losses are means over the samples of a batch: the Trainer has to divide by the accumulation steps. Its own guess
@@ -163,7 +171,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         """Make the parts that the trainer hands on to, and pair the layers that the stages leave open."""
         self.augmentation = augmentation
-        self.source = teacher_source(teacher, stages, self.model, self.args, self.accelerator.autocast)
+        self.source = teacher_source(teacher, stages, self.model, self.args, self.accelerator.autocast, self.task)
         if self.source.cache is not None:
             check_cached_run(self.source.cache, teacher_processor, augmentation, self.args)
         channels = channels_of(self.model.config) or 3
@@ -493,7 +501,8 @@ class DistillationTrainer(Trainer):
             logs = self.source.move(*place, self._divergence)
             scores = None if logs is None else self._teacher_scores()
         if logs is not None:
-            logs |= {} if scores is None else {"anchor_accuracy": scores["teacher_accuracy"]}
+            score = self.task.score
+            logs |= {} if scores is None else {f"anchor_{score}": scores[f"teacher_{score}"]}
             self.log(logs if span.count == 1 else {**logs, "stage": span.index + 1})
 
     def compute_loss(
@@ -590,11 +599,7 @@ class DistillationTrainer(Trainer):
         Raises:
             RuntimeError: If there is no live teacher.
         """
-        if self.source.live is None:
-            raise RuntimeError("there is no teacher")
-        with torch.no_grad():
-            logits = self.source.live.logits(self.sample_batch().teacher())
-        return self._evaluation.label_match(self.model, logits)
+        return self._evaluation.label_match_on(self.model, self.sample_batch())
 
     def _divergence(self, dataset: Any) -> float:
         """Return the mean divergence of the student from the teacher on a data set, in nats, as both are now."""
@@ -612,13 +617,8 @@ class DistillationTrainer(Trainer):
         # An earlier call of `train` left its last step.
         self.state.global_step, self.state.epoch = 0, None
         self.log(dict(scores))
-        if self.is_world_process_zero() and is_near_chance(scores["teacher_accuracy"], scores["chance_accuracy"]):
-            logger.warning(
-                "the teacher's accuracy is %.3f, and always answering the commonest class gives %.3f: is it trained, "
-                "and are its preprocessing and label order those of this data set? (evaluate_teacher=False skips this)",
-                scores["teacher_accuracy"],
-                scores["chance_accuracy"],
-            )
+        if self.is_world_process_zero():
+            self._evaluation.warn_of_guessing(scores)
         early: list[dict[str, float]] = self.state.log_history[-1:]
         return early
 
@@ -627,15 +627,8 @@ class DistillationTrainer(Trainer):
         dataset = first_dataset(self.eval_dataset)
         if not self.args.evaluate_teacher or self.source.live is None or dataset is None:
             return None
-        batch = self._first_rows(dataset)
-        if batch.labels is None:
-            return None
-        with torch.no_grad():
-            match = self._evaluation.label_match(self.model, self.source.live.logits(batch.teacher()))
-        if match.kind in INCOMPARABLE:
-            logger.info("the teacher's accuracy is not measured: %s", match.describe())
-            return None
-        return self.evaluate_teacher()
+        defined = self._evaluation.defines_teacher_scores(self.model, self._first_rows(dataset))
+        return self.evaluate_teacher() if defined else None
 
     def evaluation_loop(
         self,

@@ -14,9 +14,12 @@ from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.sites import Trace
+from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import evaluating, leaving_no_trace
 from hf_abkd.models.label_spaces import LabelMatch, label_match
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
@@ -126,8 +129,9 @@ def wire(
     terms: Sequence[RunTerm],
     inputs: Mapping[str, Any],
     teacher_inputs: Mapping[str, Any] | None = None,
-    images: str = "pixel_values",
+    images: str = PIXELS,
     traces: tuple[Trace, Trace] | None = None,
+    task: Task = IMAGE_CLASSIFICATION,
 ) -> Wiring:
     """Find the tensors that the terms name, and make their connectors on the device of the student.
 
@@ -141,11 +145,12 @@ def wire(
         teacher_inputs: The same images for the teacher; by default those of the student.
         images: The name of the images in the batch.
         traces: What a forward pass of student and teacher showed, if that is known already.
+        task: What the models do.
 
     Raises:
         ValueError: If a name, an image size or a pair of shapes is not possible, or a model cannot run the batch.
     """
-    ours = observed_student(student, terms, inputs, images)
+    ours = observed_student(student, terms, inputs, images, task)
     device = ours.tensors[LOGITS].device
     for term in terms:
         if not term.wants_teacher:

@@ -20,6 +20,7 @@ from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.tracing import trace
+from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.processors import own_processor
 from hf_abkd.models.student import load_student
@@ -146,7 +147,7 @@ def _paired(student: _Seen, teacher: _Seen) -> tuple[Plan, str]:
 def _show(role: str, name: str, model: Any, sized: tuple[Tensor, str], *, every: bool) -> _Seen:
     """Print what one forward pass shows of a model, and return it."""
     (images, origin), runner = sized, LiveTeacher(model)
-    found = trace(model, lambda pixels: runner.logits({"pixel_values": pixels}), images)
+    found = trace(model, lambda pixels: runner.logits({PIXELS: pixels}), images)
     size = sum(parameter.numel() for parameter in model.parameters())
     write_line(f"{role} {name}: {type(model).__name__}, {size:,} parameters")
     write_line(f"images of {images.shape[1]} channels, {by(images.shape[2:])} pixels ({origin})\n")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor
 
 from hf_abkd.methods.deep_inversion.norm_statistics import NormStatistics
+from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import evaluating, frozen
 from hf_abkd.models.label_spaces import label_match
 from hf_abkd.teachers.live import LiveTeacher
@@ -107,9 +108,9 @@ class Understanding:
 
     def logits(self, images: Sequence[PILImage.Image]) -> Tensor:
         """Return the logits of some images, (N, K); the model is put back into its mode."""
-        pixels = self.processor(list(images), return_tensors="pt")["pixel_values"].to(self._device)
+        pixels = self.processor(list(images), return_tensors="pt")[PIXELS].to(self._device)
         with frozen(self.model), torch.no_grad():
-            return LiveTeacher(self.model).logits({"pixel_values": pixels}).float().cpu()
+            return LiveTeacher(self.model).logits({PIXELS: pixels}).float().cpu()
 
 
 class _FeaturesByClass:

@@ -9,6 +9,7 @@ from transformers import BaseImageProcessor
 
 from hf_abkd.data.colours import ColourMap
 from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.teachers.live import LiveTeacher
 
 # Images are optimised in units that are about those of ImageNet's usual normalisation (the mean of its three means and
@@ -35,7 +36,7 @@ class Sight:
         """Return the logits, (N, K), float32; call it while the model is `frozen`."""
         if resize and images.shape[-2:] != self.view.size:
             images = F.interpolate(images, size=self.view.size, mode="bilinear", align_corners=False, antialias=True)
-        return LiveTeacher(self.model).logits({"pixel_values": self.to_colours(images)}).float()
+        return LiveTeacher(self.model).logits({PIXELS: self.to_colours(images)}).float()
 
 
 def channels_of(model: nn.Module) -> int:

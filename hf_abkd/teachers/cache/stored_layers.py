@@ -15,6 +15,7 @@ from hf_abkd.layers.module_names import find_module, parse_name
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.sites import Site, Trace
 from hf_abkd.layers.tracing import trace
+from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache.layer_facts import layer_facts
 from hf_abkd.teachers.cache.settings import CacheSettings
@@ -46,7 +47,7 @@ class StoredLayers:
         runner = LiveTeacher(teacher)
 
         def forward(images: Tensor) -> Tensor:
-            return runner.logits({"pixel_values": images})
+            return runner.logits({PIXELS: images})
 
         features = _feature_points(teacher, settings)
         with torch.no_grad():

@@ -13,6 +13,7 @@ from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS
+from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.teachers.cache.encoding import Distance, as_tensors, compare
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
@@ -111,7 +112,7 @@ def _compared(
         for view in range(cache.views):
             said = runner(batch, views, augmentation, cache.seed, view)
             rows = table.rows(batch[SAMPLE_IDS].numpy(), view)
-            if (table.read(rows, ["pixels"])["pixels"] != pixel_hashes(batch["pixel_values"])).any():
+            if (table.read(rows, ["pixels"])["pixels"] != pixel_hashes(batch[PIXELS])).any():
                 raise ValueError(
                     f"the images of {table.folder} were prepared otherwise than these: by another processor, or "
                     "another version of transformers or Pillow"

@@ -20,6 +20,7 @@ from hf_abkd.data.augment import augmentation_name
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS
+from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache.encoding import encode
@@ -107,7 +108,7 @@ class _Images:
 
     def facts(self) -> dict[str, Any]:
         """Return what tells the data set from another, as JSON holds it."""
-        some = {"ids": self.few[SAMPLE_IDS].tolist(), "pixels": pixel_hashes(self.few["pixel_values"]).tolist()}
+        some = {"ids": self.few[SAMPLE_IDS].tolist(), "pixels": pixel_hashes(self.few[PIXELS]).tolist()}
         return {"name": self.name, "images": len(self.rows), "some": some}
 
 
@@ -120,14 +121,14 @@ class _Writer:
         self.folder, self.images, self.settings, self.state = folder, images, settings, state
         self.shared_images = SharedImages(images.preprocessing)
         device = device_of(teacher)
-        pixels = self.shared_images.canvas(images.few["pixel_values"].to(device))
+        pixels = self.shared_images.canvas(images.few[PIXELS].to(device))
         if settings.augmentation is not None:
             check_repeatable(settings.augmentation, pixels, images.few[SAMPLE_IDS].to(device), settings.seed)
         layers = StoredLayers(teacher, settings, pixels)
         self.runner = ViewRunner(teacher, layers.points, settings.precision)
-        examples = self.runner.probe({"pixel_values": pixels})
+        examples = self.runner.probe({PIXELS: pixels})
         self.columns = layers.columns(examples, settings)
-        self.runner.speed_up({"pixel_values": pixels}, layers.boundaries)
+        self.runner.speed_up({PIXELS: pixels}, layers.boundaries)
         self.identity = _identity(teacher, images, settings, layers, classes=examples[LOGITS].shape[1])
         self.table = TableWriter(
             folder,
@@ -164,7 +165,7 @@ class _Writer:
         places = range(shard.start, shard.stop)
         views = self.settings.views
         for batch in batches_of(self.images.rows, places, self.settings.batch_size, self.settings.workers):
-            hashes, ids = pixel_hashes(batch["pixel_values"]), batch[SAMPLE_IDS].numpy()
+            hashes, ids = pixel_hashes(batch[PIXELS]), batch[SAMPLE_IDS].numpy()
             each = [self._stored(batch, view) for view in range(views)]
             yield {
                 "sample_id": ids.repeat(views),

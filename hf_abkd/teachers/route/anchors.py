@@ -43,6 +43,14 @@ def anchors_in(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         FileNotFoundError: If there is no such folder, or no anchors in it.
         ValueError: If one of them is not complete, or there are both kinds.
+
+    Example:
+        >>> from transformers import ResNetConfig, ResNetForImageClassification
+        >>> teacher = ResNetForImageClassification(ResNetConfig(hidden_sizes=[8], depths=[1]))
+        >>> for step in (1000, 200):
+        ...     teacher.save_pretrained(f"teacher/checkpoint-{step}")
+        >>> [folder.name for folder in anchors_in("teacher")]
+        ['checkpoint-200', 'checkpoint-1000']
     """
     path = Path(folder)
     if not path.is_dir():
@@ -77,6 +85,12 @@ def fetch_anchors(
         FileNotFoundError: If a name is neither.
         ValueError: If an anchor is not complete.
         OSError: If the Hub cannot deliver one.
+
+    Example:
+        >>> from transformers import ResNetConfig, ResNetForImageClassification
+        >>> ResNetForImageClassification(ResNetConfig(hidden_sizes=[8], depths=[1])).save_pretrained("easy")
+        >>> [folder.name for folder in fetch_anchors(["easy"])]
+        ['easy']
     """
     folders = []
     for name in names:
