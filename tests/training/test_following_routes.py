@@ -536,13 +536,12 @@ def test_an_anchor_that_changes_while_the_student_trains_is_refused(tmp_path, an
     assert differing(tensors(trainer.teacher.model), tensors(teachers()[2])) == []
 
 
-def test_a_route_needs_a_live_teacher(tmp_path, anchors, monkeypatch):
+def test_a_route_needs_a_live_teacher(tmp_path, anchors):
     """Stored targets are those of one set of weights."""
     stages = route_constrained(anchors["resnet"])
     with pytest.raises(ValueError, match=r"the stages \['route'\] have weights .* there is none: pass `teacher`"):
         DistillationTrainer(resnet(4), arguments(tmp_path), stages=stages, train_dataset=images(8))
     cache = TeacherCache.__new__(TeacherCache)
-    monkeypatch.setattr(DistillationTrainer, "_cached_processor", lambda self, cache: None)
     with pytest.raises(ValueError, match="the teacher is a cache, which holds what one set of weights said"):
         DistillationTrainer(resnet(4), arguments(tmp_path), teacher=cache, stages=stages, train_dataset=images(8))
 
