@@ -13,7 +13,7 @@ class Schedule:
     with `__call__` and `times`, whose `repr` tells its settings: checkpoints compare it.
 
     Example:
-        >>> from hf_abkd.stages.schedules import Linear
+        >>> from hf_abkd.stages.schedules import Linear, Schedule
         >>> falling = Linear(start=1.0, end=0.0)
         >>> isinstance(falling, Schedule), falling(0.25), falling.times(2)(0.25)
         (True, 0.75, 1.5)
