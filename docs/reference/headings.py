@@ -7,6 +7,8 @@ import griffe
 
 # A heading with its text behind it on the line: `Paper: Heo et al., ...`.
 _HEADING = re.compile(r"^(Paper|Shapes|Differs[^:\n]*|Requirements|Relations): (?=\S)", re.MULTILINE)
+# What the parser knows in the plural alone; in the singular it would take the prompts for text.
+_EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 
 
 class Headings(griffe.Extension):
@@ -15,4 +17,5 @@ class Headings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the text of one docstring, before it is parsed."""
         if obj.docstring is not None:
-            obj.docstring.value = _HEADING.sub(r"\n**\1.** ", obj.docstring.value)
+            text = _HEADING.sub(r"\n**\1.** ", obj.docstring.value)
+            obj.docstring.value = _EXAMPLE.sub("Examples:", text)
