@@ -26,10 +26,10 @@ from hf_abkd.layers.plan import Plan
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.run_term import RunTerm
-from hf_abkd.training.trial import trace_model
-from hf_abkd.training.wiring import wire
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.run_term import RunTerm
+from hf_abkd.training.wiring.trial import trace_model
+from hf_abkd.training.wiring.wiring import wire
 
 IMAGES = "pixel_values"
 BATCH = 4

@@ -20,9 +20,9 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.teachers.chance import is_near_chance
 from hf_abkd.teachers.route.divergence import divergence
 from hf_abkd.teachers.source import TeacherSource, Wanted
-from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.setup import Setup
-from hf_abkd.training.wiring import teacher_names
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.wiring.wiring import teacher_names
 
 logger = logging.getLogger(__name__)
 

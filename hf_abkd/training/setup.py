@@ -21,10 +21,10 @@ from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.extension import Extender, groups_of
 from hf_abkd.teachers.source import TeacherSource
-from hf_abkd.training.distiller import check_rows
-from hf_abkd.training.run_stage import RunStage, each_once
-from hf_abkd.training.run_term import RunTerm, plan_of
-from hf_abkd.training.wiring import Wiring, wire
+from hf_abkd.training.terms.distiller import check_rows
+from hf_abkd.training.terms.run_stage import RunStage, each_once
+from hf_abkd.training.terms.run_term import RunTerm, plan_of
+from hf_abkd.training.wiring.wiring import Wiring, wire
 
 logger = logging.getLogger(__name__)
 

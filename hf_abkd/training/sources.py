@@ -26,8 +26,8 @@ from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.follower import RouteFollower
 from hf_abkd.teachers.source import AdaptingSource, CachedSource, LiveSource, NoTeacher, RouteSource, TeacherSource
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
-from hf_abkd.training.joint_distiller import refuse_unadaptable
-from hf_abkd.training.wiring import check_names
+from hf_abkd.training.terms.joint_distiller import refuse_unadaptable
+from hf_abkd.training.wiring.wiring import check_names
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.checks import refuse_reentrant
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.joint_distiller import JointDistiller
-from hf_abkd.training.run_stage import RunStage
 from hf_abkd.training.setup import Setup
-from hf_abkd.training.wiring import teacher_names, unreached
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.joint_distiller import JointDistiller
+from hf_abkd.training.terms.run_stage import RunStage
+from hf_abkd.training.wiring.wiring import teacher_names, unreached
 
 logger = logging.getLogger(__name__)
 

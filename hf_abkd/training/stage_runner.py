@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerState
 
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.progress import OneRunHandler, Span, StageFlow, StageProgress
-from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.terms.run_stage import RunStage
 
 
 @dataclass(frozen=True)

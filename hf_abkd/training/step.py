@@ -14,11 +14,11 @@ from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.stages.extension import Extender
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.augmented_views import AugmentedViews
-from hf_abkd.training.balance import TermBalance
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.joint_distiller import JointDistiller
 from hf_abkd.training.meter import Meter
-from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.terms.balance import TermBalance
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.joint_distiller import JointDistiller
+from hf_abkd.training.terms.run_stage import RunStage
 
 
 @dataclass(frozen=True)

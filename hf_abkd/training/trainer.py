@@ -44,24 +44,24 @@ from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
-from hf_abkd.training.balance import TermBalance
 from hf_abkd.training.checks import check_launch, checked_stages, checked_student
-from hf_abkd.training.distiller import Distiller
 from hf_abkd.training.evaluation import Evaluation
-from hf_abkd.training.joint_distiller import JointDistiller
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.optimization import check_optimizer, decayed_names, milestone_schedule, optimizer_of
 from hf_abkd.training.progress import Span
-from hf_abkd.training.publisher import Publisher, in_words_of, is_busy
-from hf_abkd.training.run_facts import RunRecord, card_facts
-from hf_abkd.training.run_stage import RunStage, named_terms, run_stages
+from hf_abkd.training.publishing.publisher import Publisher, in_words_of, is_busy
+from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
 from hf_abkd.training.stage_module import make_stage_module, wanted_of
 from hf_abkd.training.stage_runner import StageLength, StageRunner
 from hf_abkd.training.step import Step, StepParts
-from hf_abkd.training.wiring import propose_plan
+from hf_abkd.training.terms.balance import TermBalance
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.joint_distiller import JointDistiller
+from hf_abkd.training.terms.run_stage import RunStage, named_terms, run_stages
+from hf_abkd.training.wiring.wiring import propose_plan
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from hf_abkd.boundaries.mapped_boundary import mapped_boundary
 from hf_abkd.layers.connectors import MapConnector, TokenConnector
 from hf_abkd.layers.layout import Layout
 from hf_abkd.objectives import boundary_agreement
-from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.terms.run_term import RunTerm
 
 
 def case(shape=(5, 4, 3), wide=20, positions=(4, 3), seed=0):

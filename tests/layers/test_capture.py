@@ -21,8 +21,8 @@ from hf_abkd.layers.module_names import find_module, parse_name
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy
 from hf_abkd.stages.term import Term
-from hf_abkd.training.run_term import RunTerm
-from hf_abkd.training.wiring import wire
+from hf_abkd.training.terms.run_term import RunTerm
+from hf_abkd.training.wiring.wiring import wire
 
 
 def images(count=2, seed=0):

@@ -9,7 +9,7 @@ from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.route.route import TeacherRoute
-from hf_abkd.training.run_stage import run_stages
+from hf_abkd.training.terms.run_stage import run_stages
 
 ANCHORS = ["c1", "c2", "c3", "c4"]
 NAMES = [f"checkpoint-{step}" for step in range(100, 1100, 100)]

@@ -6,7 +6,7 @@ from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy,
 from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.schedules import Linear
 from hf_abkd.stages.term import Term
-from hf_abkd.training.run_stage import run_stages
+from hf_abkd.training.terms.run_stage import run_stages
 
 LAYERS = [("student.a", "teacher.a"), ("student.b", "teacher.b"), ("student.c", "teacher.c")]
 

@@ -15,7 +15,7 @@ from hf_abkd.objectives import (
     Objective,
 )
 from hf_abkd.stages.term import Term
-from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.terms.run_term import RunTerm
 
 README = Path(__file__).parents[2] / "docs" / "objectives.md"
 SAMPLES, UNITS = 6, 5

@@ -24,7 +24,7 @@ home, facts, lines = Path(sys.argv[1]), {}, []
 strategies = json.loads(sys.argv[2])
 handler = logging.Handler()
 handler.emit = lambda record: lines.append(record.getMessage())
-logging.getLogger("hf_abkd.training.upload").addHandler(handler)
+logging.getLogger("hf_abkd.training.publishing.upload").addHandler(handler)
 processor = ViTImageProcessorPil(size={"height": tiny.SIZE, "width": tiny.SIZE})
 data = {"train_dataset": tiny.images(), "processing_class": processor}
 

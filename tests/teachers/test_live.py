@@ -9,7 +9,7 @@ from hf_abkd.stages.term import Term
 from hf_abkd.teachers.identity import fingerprint
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
-from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.terms.run_term import RunTerm
 
 POINT = CapturePoint("resnet.encoder.stages.0.layers.0.activation", "input")
 

@@ -15,7 +15,7 @@ from hf_abkd import ActivationBoundary, CrossEntropy, KnowledgeDistillation, Sta
 from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.methods import domain_confusion, joint_adaptation
 from hf_abkd.objectives import MaximumMeanDiscrepancy
-from hf_abkd.training.joint_distiller import refuse_unadaptable
+from hf_abkd.training.terms.joint_distiller import refuse_unadaptable
 
 SGD = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 

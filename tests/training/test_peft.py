@@ -19,7 +19,8 @@ from transformers import AutoModelForImageClassification, TrainerCallback, ViTFo
 from hf_abkd import DistillationTrainer, activation_boundary
 from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.models import adapters, saving
-from hf_abkd.training import checkpoints, publisher
+from hf_abkd.training import checkpoints
+from hf_abkd.training.publishing import publisher
 
 peft = pytest.importorskip("peft", minversion="0.20")
 pytestmark = [

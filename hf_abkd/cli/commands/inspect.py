@@ -28,8 +28,8 @@ from hf_abkd.models.teacher import load_teacher
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.training.run_term import RunTerm, plan_of
-from hf_abkd.training.wiring import wire
+from hf_abkd.training.terms.run_term import RunTerm, plan_of
+from hf_abkd.training.wiring.wiring import wire
 from hf_abkd.wording import by
 
 

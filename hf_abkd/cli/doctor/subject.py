@@ -26,12 +26,12 @@ from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.kept_state import buffers_kept, gradients_kept, modes_kept
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.run_stage import RunStage, named_terms
 from hf_abkd.training.stage_module import make_stage_module, wanted_of
-from hf_abkd.training.term_gradients import gradient_norms
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.run_stage import RunStage, named_terms
+from hf_abkd.training.terms.term_gradients import gradient_norms
 from hf_abkd.training.trainer import DistillationTrainer
-from hf_abkd.training.wiring import teacher_names
+from hf_abkd.training.wiring.wiring import teacher_names
 from hf_abkd.wording import listed
 
 # Images of each of the two training batches, unless batches are smaller: enough for BatchNorm and for a gradient.

@@ -6,8 +6,8 @@ import tiny
 from hf_abkd import CrossEntropy, Stage, Term
 from hf_abkd.cli.doctor.subject import weights_of
 from hf_abkd.stages.schedules import Linear
-from hf_abkd.training.run_stage import RunStage
-from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.terms.run_stage import RunStage
+from hf_abkd.training.terms.run_term import RunTerm
 
 
 def test_teacher_is_measured_on_rows_from_all_over_a_sorted_set(tmp_path):

@@ -11,9 +11,9 @@ from torch import Tensor
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject, weights_of
 from hf_abkd.models.kept_state import evaluating
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.run_stage import RunStage
-from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.run_stage import RunStage
+from hf_abkd.training.terms.run_term import RunTerm
 
 # Sums in another order differ by 1e-6, TF32 by 1e-3; a sum in the place of a mean differs by 1.
 _TOLERANCE = 0.01

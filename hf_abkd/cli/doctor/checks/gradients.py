@@ -10,8 +10,8 @@ import torch
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
 from hf_abkd.stages.stage import frozen_parts
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.run_stage import RunStage
 from hf_abkd.wording import listed
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.run_stage import RunStage
 from hf_abkd.wording import counted
 
 _MEBIBYTE = 2**20

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
 from hf_abkd.models.kept_state import evaluating
-from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.terms.run_stage import RunStage
 
 _HALF_MAXIMUM = torch.finfo(torch.float16).max
 _REMEDY = "Use --bf16, whose range is that of float32, or full precision."

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hf_abkd.cli.doctor.findings import Finding, Level
 from hf_abkd.cli.doctor.subject import Subject, weights_of
-from hf_abkd.training.term_gradients import dominating, ratios
+from hf_abkd.training.terms.term_gradients import dominating, ratios
 
 
 def check_terms(subject: Subject) -> Iterator[Finding]:

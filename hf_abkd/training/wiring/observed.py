@@ -22,8 +22,8 @@ from hf_abkd.stages.term import Names
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.table.columns import Column
-from hf_abkd.training.run_term import RunTerm, Tensors
-from hf_abkd.training.trial import first_run, last_layer, layouts_of
+from hf_abkd.training.terms.run_term import RunTerm, Tensors
+from hf_abkd.training.wiring.trial import first_run, last_layer, layouts_of
 
 
 @dataclass

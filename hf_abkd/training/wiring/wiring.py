@@ -24,11 +24,17 @@ from hf_abkd.stages.term import Term
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.table.columns import Column
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.joint_distiller import JointDistiller
-from hf_abkd.training.observed import Observed, connects_layers, observed_cache, observed_student, observed_teacher
-from hf_abkd.training.run_term import RunTerm, Tensors
-from hf_abkd.training.trial import trace_model
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.joint_distiller import JointDistiller
+from hf_abkd.training.terms.run_term import RunTerm, Tensors
+from hf_abkd.training.wiring.observed import (
+    Observed,
+    connects_layers,
+    observed_cache,
+    observed_student,
+    observed_teacher,
+)
+from hf_abkd.training.wiring.trial import trace_model
 
 
 @dataclass(frozen=True)

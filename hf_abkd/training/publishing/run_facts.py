@@ -16,7 +16,7 @@ from hf_abkd.models import adapters
 from hf_abkd.reports.model_card import CardFacts, citations
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.progress import Span
-from hf_abkd.training.run_stage import RunStage
+from hf_abkd.training.terms.run_stage import RunStage
 
 # Measurements of cost, not of the model.
 _COST = ("runtime", "per_second", "preparation_time", "_delta", "_peaked")

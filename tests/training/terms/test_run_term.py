@@ -8,7 +8,7 @@ from hf_abkd.layers.connection import Connection, Side
 from hf_abkd.layers.connectors import LinearHead, MapConnector
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, KnowledgeDistillation, Objective
 from hf_abkd.stages.term import Term
-from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.terms.run_term import RunTerm
 
 
 def boundary(**settings):

@@ -10,7 +10,7 @@ import torch
 from launched import forked_on, hub_port
 from loopback_hub import LoopbackHub
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 PUBLISHED = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 CHECKPOINT = [
     *("config.json", "distillation_modules.safetensors", "distillation_plan.yaml", "distillation_state.json"),

@@ -12,9 +12,9 @@ from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy,
 from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.run_term import RunTerm, plan_of
-from hf_abkd.training.wiring import check_names, propose_plan, unreached, wire
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.run_term import RunTerm, plan_of
+from hf_abkd.training.wiring.wiring import check_names, propose_plan, unreached, wire
 
 STAGES = [f"resnet.encoder.stages.{stage}" for stage in range(2)]
 

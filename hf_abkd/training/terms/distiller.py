@@ -18,7 +18,7 @@ from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Names
-from hf_abkd.training.run_term import RunTerm, Tensors
+from hf_abkd.training.terms.run_term import RunTerm, Tensors
 
 # The groups of rows that objectives about domains compare.
 DOMAINS = ("source", "target")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.models.kept_state import leaving_no_trace
-from hf_abkd.training.distiller import Distiller
+from hf_abkd.training.terms.distiller import Distiller
 
 
 def gradient_norms(

@@ -7,7 +7,7 @@ from torch import nn
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy, KnowledgeDistillation
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term
-from hf_abkd.training.run_stage import each_once, run_stages
+from hf_abkd.training.terms.run_stage import each_once, run_stages
 
 
 def test_copies_keep_what_stages_share(tmp_path):

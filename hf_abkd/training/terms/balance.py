@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hf_abkd.data.batch import Batch
-from hf_abkd.training.distiller import Distiller
-from hf_abkd.training.run_term import RunTerm
-from hf_abkd.training.term_gradients import TermGradients, dominating, gradient_norms, ratios
+from hf_abkd.training.terms.distiller import Distiller
+from hf_abkd.training.terms.run_term import RunTerm
+from hf_abkd.training.terms.term_gradients import TermGradients, dominating, gradient_norms, ratios
 
 logger = logging.getLogger(__name__)
 

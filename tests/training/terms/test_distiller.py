@@ -7,10 +7,10 @@ from hf_abkd.objectives import ActivationBoundary, CrossEntropy, KnowledgeDistil
 from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.training.distiller import Distiller, check_rows
-from hf_abkd.training.run_term import RunTerm
-from hf_abkd.training.term_gradients import gradient_norms
-from hf_abkd.training.wiring import wire
+from hf_abkd.training.terms.distiller import Distiller, check_rows
+from hf_abkd.training.terms.run_term import RunTerm
+from hf_abkd.training.terms.term_gradients import gradient_norms
+from hf_abkd.training.wiring.wiring import wire
 
 
 def batch(count=4):

@@ -10,7 +10,7 @@ from hf_abkd.objectives import Objective
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term
-from hf_abkd.training.run_term import RunTerm
+from hf_abkd.training.terms.run_term import RunTerm
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.training.distiller import BatchFacts, Distiller
+from hf_abkd.training.terms.distiller import BatchFacts, Distiller
 
 
 class JointDistiller(nn.Module):

@@ -12,7 +12,7 @@ from transformers.utils import PushInProgress
 
 from hf_abkd.reports.model_card import CARD_NAME, CardFacts, model_card
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.training.upload import upload
+from hf_abkd.training.publishing.upload import upload
 
 
 class Publisher:

@@ -1,0 +1,1 @@
+"""From the names in terms to tensors and connectors, on one batch."""
