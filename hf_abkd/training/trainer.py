@@ -640,11 +640,7 @@ class DistillationTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Evaluate the same student in every process; with `eval_agreement` also how far it agrees with the teacher."""
         self.synchronize_buffers()
-        if not self.accelerator._models:
-            # Outside of training Accelerate would put autocast into the student's own `forward`, and leave it there:
-            # a copy of the student would then call the original, and connectors would meet half precision.
-            # `prediction_step` has autocast, so there is nothing to prepare.
-            self.accelerator._models.append(self.model)
+        self._keep_forward()
         run = partial(
             super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
@@ -773,10 +769,20 @@ class DistillationTrainer(Trainer):
         message = commit_message or "End of training"
         return self._publisher.push(self.hub_model_id, message=message, token=token, revision=revision, wait=blocking)
 
-    # ---- Private methods of Trainer ----
+    # ---- Private methods of Trainer and Accelerate ----
     #
-    # Each is overridden because no public hook does the same. All were seen in transformers 5.23; setup.cfg bounds
-    # transformers below 6, and tests/training fails where one of them is no longer called.
+    # Each is overridden or used because no public hook does the same. All were seen in transformers 5.23 and accelerate
+    # 1.15; setup.cfg bounds transformers below 6, and tests/training fails where one of them is no longer called.
+
+    def _keep_forward(self) -> None:
+        """Have Accelerate leave the student's own `forward` alone in an evaluation outside of training.
+
+        Trainer prepares a model there if Accelerate knows of none (`_models`), which puts autocast into its `forward`
+        and leaves it there: a copy of the student would then call the original, and connectors would meet half
+        precision. `prediction_step` has autocast, so there is nothing to prepare.
+        """
+        if not self.accelerator._models:
+            self.accelerator._models.append(self.model)
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel:
         """Return a student made by `model_init`, checked; of a `PeftModel` the model inside, its adapters in place.
