@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from hf_abkd.files import whole_file
 from hf_abkd.models.adapters import has_adapters, merged
 from hf_abkd.models.kept_state import modes_kept
 
@@ -41,7 +42,7 @@ def save_unmerged(student: PreTrainedModel, folder: Path) -> bool:
     """
     adapted = has_adapters(student)
     if adapted:
-        save_file(copied(student.state_dict()), folder / UNMERGED_NAME)
+        save_tensors(student.state_dict(), folder / UNMERGED_NAME)
     return adapted
 
 
@@ -92,6 +93,7 @@ def _check_merged(student: PreTrainedModel, saved: Mapping[str, torch.Tensor], f
         )
 
 
-def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return copies on the CPU that share no memory, as safetensors wants them."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors to a safetensors file, whole or not at all; those that share memory are written each."""
+    with whole_file(path) as scratch:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, scratch)

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_abkd.files import write_json
-from hf_abkd.models.saving import UNMERGED_NAME, copied, save_unmerged
+from hf_abkd.models.saving import UNMERGED_NAME, save_tensors, save_unmerged
 
 MODULES_NAME = "distillation_modules.safetensors"
 STATE_NAME = "distillation_state.json"
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def save_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
     """Write the state of connectors and objectives."""
     named = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
-    save_file(copied(named), folder / MODULES_NAME)
+    save_tensors(named, folder / MODULES_NAME)
 
 
 def load_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
