@@ -56,9 +56,9 @@ def load_modules(modules: Mapping[str, nn.Module], folder: Path) -> None:
             f"{sorted(expected - set(tensors))[:5]}, left over {sorted(set(tensors) - expected)[:5]}"
         )
     for prefix, module in modules.items():
-        own = {name: tensors[f"{prefix}.{name}"] for name in module.state_dict()}
+        expected_state = {name: tensors[f"{prefix}.{name}"] for name in module.state_dict()}
         try:
-            module.load_state_dict(own, strict=True)
+            module.load_state_dict(expected_state, strict=True)
         except RuntimeError as error:
             raise ValueError(f"{folder / MODULES_NAME} does not fit these stages: {error}") from error
 
