@@ -28,6 +28,14 @@ PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 NO_STATISTICS = ["*normalization*"]
 """What a ResNet freezes whose normalisation must not see how rows are shared out into batches."""
 
+LEAN: dict[str, Any] = {
+    "teacher_fold_batch_norm": False,
+    "teacher_channels_last": False,
+    "teacher_in_place": False,
+    "term_gradient_steps": 0,
+}
+"""Settings of a run in which neither the speed of the teacher nor the balance of the terms is looked at."""
+
 SPEED = ("runtime", "per_second", "train_loss", "preparation_time")
 
 
