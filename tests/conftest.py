@@ -13,9 +13,13 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _imported_modules_are_not_garbage() -> None:
-    """Leave what the imports made out of garbage collection, which the Trainer asks for in every stage of a run."""
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_there_is_not_garbage() -> None:
+    """Leave what earlier modules imported out of garbage collection, which the Trainer asks for in every stage.
+
+    Compilers and libraries of models are imported when a test first needs them, and never freed: looking through them
+    in every stage of every later run takes longer than the runs. What the module before left is collected first.
+    """
     gc.collect()
     gc.freeze()
 
