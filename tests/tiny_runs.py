@@ -22,12 +22,6 @@ from hf_abkd import (
     activation_boundary,
 )
 
-PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-"""Settings of a transformer that draws no random numbers."""
-
-NO_STATISTICS = ["*normalization*"]
-"""What a ResNet freezes whose normalisation must not see how rows are shared out into batches."""
-
 LEAN: dict[str, Any] = {
     "teacher_fold_batch_norm": False,
     "teacher_channels_last": False,
@@ -35,6 +29,12 @@ LEAN: dict[str, Any] = {
     "term_gradient_steps": 0,
 }
 """Settings of a run in which neither the speed of the teacher nor the balance of the terms is looked at."""
+
+PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""Settings of a transformer that draws no random numbers."""
+
+NO_STATISTICS = ["*normalization*"]
+"""What a ResNet freezes whose normalisation must not see how rows are shared out into batches."""
 
 SPEED = ("runtime", "per_second", "train_loss", "preparation_time")
 
