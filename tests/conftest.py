@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -12,9 +13,13 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _imported_modules_are_not_garbage() -> None:
-    """Leave what the imports made out of garbage collection, which the Trainer asks for in every stage of a run."""
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_there_is_not_garbage() -> None:
+    """Leave what earlier modules imported out of garbage collection, which the Trainer asks for in every stage.
+
+    Compilers and libraries of models are imported when a test first needs them, and never freed: looking through them
+    in every stage of every later run takes longer than the runs. What the module before left is collected first.
+    """
     gc.collect()
     gc.freeze()
 
@@ -23,6 +28,14 @@ def _imported_modules_are_not_garbage() -> None:
 def _threads() -> None:
     """Run on one thread, modules' fixtures too: sums are then added in one order, and tiny models are faster."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _disks_are_not_waited_for() -> Iterator[None]:
+    """Leave files to the operating system: what a test writes need not outlive a power cut, and waiting costs time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,6 +22,14 @@ from hf_abkd import (
     activation_boundary,
 )
 
+LEAN: dict[str, Any] = {
+    "teacher_fold_batch_norm": False,
+    "teacher_channels_last": False,
+    "teacher_in_place": False,
+    "term_gradient_steps": 0,
+}
+"""Settings of a run in which neither the speed of the teacher nor the balance of the terms is looked at."""
+
 PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 """Settings of a transformer that draws no random numbers."""
 

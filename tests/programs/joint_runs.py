@@ -1,4 +1,4 @@
-"""Runs that two processes share, started by `accelerate launch`; `test_processes.py` compares what they write.
+"""Runs that two processes share, as `accelerate launch` starts them; `test_processes.py` compares what they write.
 
 Every process writes `rank<number>.pt`, a dictionary of what each run left: tensors, logs, metrics.
 """
@@ -12,7 +12,7 @@ from tiny_runs import AtStart, Interrupt, accuracy, boundaries, outcome, reprodu
 
 from hf_abkd import Stage
 
-STEPS = 5
+STEPS = 3
 GLOBAL_BATCH = 8
 
 
@@ -66,7 +66,7 @@ def main(folder):
     results["accumulated"] = run("vit", folder / "accumulated", 2, gradient_accumulation_steps=2)
     results["checkpointed"] = run("vit", folder / "checkpointed", 2, activation_checkpointing=True)
     saving = {"save_strategy": "steps", "save_steps": 3}
-    run("batchnorm", folder / "stopped", 2, [Interrupt(7)], **saving)
+    run("batchnorm", folder / "stopped", 2, [Interrupt(4)], **saving)
     results["resumed"] = run("batchnorm", folder / "stopped", 2, resume=True, **saving)
     torch.save(results, folder / f"rank{torch.distributed.get_rank()}.pt")
 

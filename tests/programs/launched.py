@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -30,15 +31,6 @@ def started(words, **settings):
     """Start a process as users do, wait for it, and return what it left: its exit code and its output."""
     settings = {"env": environment(), "timeout": TIMEOUT_SECONDS, **settings}
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, **settings)
-
-
-def launched_by_accelerate(script, *words):
-    """Run a script of this folder in two processes that work together, started by the command that users know."""
-    # `accelerate launch --cpu` would start one process. Port 0 takes a free one.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = started([*command, HERE / script, *words], env=environment(ACCELERATE_USE_CPU="true"))
-    assert done.returncode == 0, done.stderr[-6000:]
 
 
 class Nursery:
@@ -101,6 +93,34 @@ def launch(script, *words, folder=HERE, **more):
     joint |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **more}
     environments = [environment(RANK=str(rank), LOCAL_RANK=str(rank), **joint) for rank in range(2)]
     return _nursery().run(script, words, environments, folder)
+
+
+def launched_by_accelerate(script, *words):
+    """Run a script of this folder in two processes that work together, started by the command that users know.
+
+    The command starts two processes of `stand_in.py`. Each lends its environment to a program that is forked, which
+    saves the imports, and lives until the program has ended: whatever the command holds for its processes is there.
+    """
+    nursery = _nursery()
+    # `accelerate launch --cpu` would start one process. Port 0 takes a free one.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder)
+        command += [str(HERE / "stand_in.py"), folder]
+        with (meeting / "output").open("w") as output:
+            launcher = subprocess.Popen(
+                command, env=environment(ACCELERATE_USE_CPU="true"), stdout=output, stderr=subprocess.STDOUT
+            )
+        told = [meeting / f"environment{rank}.json" for rank in range(2)]
+        while launcher.poll() is None and not all(path.exists() for path in told):
+            time.sleep(0.02)
+        assert launcher.poll() is None, (meeting / "output").read_text()[-6000:]
+        codes, outputs = nursery.run(script, words, [json.loads(path.read_text()) for path in told])
+        (meeting / "note").write_text(json.dumps(codes))
+        (meeting / "note").rename(meeting / "codes.json")
+        assert codes == [0, 0], "\n".join(text[-6000:] for text in outputs)
+        assert launcher.wait(TIMEOUT_SECONDS) == 0, (meeting / "output").read_text()[-6000:]
 
 
 def in_two_processes(script, *words):

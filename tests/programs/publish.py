@@ -11,6 +11,7 @@ import safetensors.torch
 import tiny
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from tiny_runs import LEAN
 from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessorPil
 
 from hf_abkd import DistillationTrainer, activation_boundary, knowledge_distillation
@@ -41,7 +42,7 @@ def keep(name, model):
 
 
 def arguments(name, **settings):
-    return tiny.arguments(home / name, **{"push_to_hub": True, "hub_model_id": f"user/{name}", **settings})
+    return tiny.arguments(home / name, **{**LEAN, "push_to_hub": True, "hub_model_id": f"user/{name}", **settings})
 
 
 class Clutter(TrainerCallback):

@@ -1,9 +1,11 @@
 """One batch of 16 and four of 4 are the same update: for a CNN and a transformer, with a teacher and without."""
 
+from functools import cache
+
 import pytest
 import torch
 from tiny import RESNET_LAYERS, images, losses, tensors
-from tiny_runs import boundaries, connectors_of, reproducible, trainer_of
+from tiny_runs import LEAN, boundaries, connectors_of, reproducible, trainer_of
 
 from hf_abkd import (
     CrossEntropy,
@@ -13,7 +15,7 @@ from hf_abkd import (
     activation_boundary,
 )
 
-STEPS = 3
+STEPS = 2
 
 
 def sure(teacher):
@@ -47,7 +49,8 @@ def train(folder, kind, method, batch, accumulation, clip):
         student,
         teacher,
         stages,
-        data=images(64),
+        data=images(16 * STEPS),
+        **LEAN,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         max_steps=STEPS * len(stages),
@@ -60,13 +63,24 @@ def train(folder, kind, method, batch, accumulation, clip):
     return before, tensors(student), connectors_of(trainer), trainer
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What `train` returns; every run is taken once."""
+
+    @cache
+    def run(*settings):
+        return train(tmp_path_factory.mktemp("run"), *settings)
+
+    return run
+
+
 @pytest.mark.parametrize("clip", [0.0, 0.05], ids=["not clipped", "clipped"])
 @pytest.mark.parametrize("method", ["boundaries", "no teacher"])
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_a_batch_of_16_and_four_of_4_make_the_same_updates(tmp_path, kind, method, clip):
+def test_a_batch_of_16_and_four_of_4_make_the_same_updates(trained, kind, method, clip):
     """Otherwise gradients are multiplied by the number of accumulation steps, and only the loss curve hints at it."""
-    before, whole, whole_connectors, first = train(tmp_path, kind, method, 16, 1, clip)
-    _, parts, parts_connectors, second = train(tmp_path, kind, method, 4, 4, clip)
+    before, whole, whole_connectors, first = trained(kind, method, 16, 1, clip)
+    _, parts, parts_connectors, second = trained(kind, method, 4, 4, clip)
 
     moved = [name for name, tensor in whole.items() if not torch.equal(tensor, before[name])]
     norms = [entry["grad_norm"] for entry in first.state.log_history if "grad_norm" in entry]
@@ -82,9 +96,9 @@ def test_a_batch_of_16_and_four_of_4_make_the_same_updates(tmp_path, kind, metho
     assert len(losses(first)) == first.state.global_step == second.state.global_step
 
 
-def test_connectors_move_by_the_same_update_too(tmp_path):
+def test_connectors_move_by_the_same_update_too(trained):
     """A connector outside the clipped and divided parameters would learn at another rate than the student."""
-    _, _, connectors, _ = train(tmp_path, "resnet", "boundaries", 4, 4, 0.05)
+    _, _, connectors, _ = trained("resnet", "boundaries", 4, 4, 0.05)
     torch.manual_seed(5)
     initial = tensors(*models("resnet")[3])
     trained = [connectors[f"{number}.connector.weight"] for number in range(2)]

@@ -6,7 +6,7 @@ import tiny
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
-from tiny_runs import trainer_of
+from tiny_runs import LEAN, trainer_of
 from torch import nn
 from transformers import AutoModelForImageClassification, MobileViTImageProcessorPil, ViTImageProcessorPil
 
@@ -54,7 +54,7 @@ def test_a_run_without_a_layer_name_trains_every_layer_it_pairs(tmp_path, pair):
     student, _, teacher = pair.split()
     student = tiny.vit(hidden_dropout_prob=0.0) if student == "vit" else tiny.resnet(4)
     teacher = tiny.vit(16, seed=1) if teacher == "vit" else tiny.resnet(8, seed=1)
-    trainer = unlike(tmp_path, student, teacher, activation_boundary(initialization_share=0.9), max_steps=40)
+    trainer = unlike(tmp_path, student, teacher, activation_boundary(initialization_share=0.9), max_steps=30, **LEAN)
     names = [term.name for term in trainer.stages[0].terms]
     assert len(names) == 2 and all(name.startswith("activation_boundary/") for name in names)
     trainer.train()
@@ -126,7 +126,7 @@ def test_activations_that_cannot_be_seen_are_said_plainly(tmp_path):
     with pytest.raises(ValueError, match=message):
         unlike(tmp_path, teacher=Functional())
     stages = activation_boundary([("resnet.encoder.stages.0", "conv:output")])
-    unlike(tmp_path, teacher=Functional(), stages=stages).train()
+    unlike(tmp_path, teacher=Functional(), stages=stages, max_steps=2, **LEAN).train()
 
 
 class Mostly(Functional):
@@ -191,7 +191,7 @@ def test_a_frozen_backbone_is_refused_where_it_leaves_nothing_to_learn(tmp_path)
     before = tiny.tensors(student.resnet.embedder, student.resnet.encoder.stages[0])
     later = tiny.tensors(student.resnet.encoder.stages[1])
     # The first pair lies in the frozen part: its connector learns, and the last pair teaches the rest.
-    unlike(tmp_path, student, stages=stages).train()
+    unlike(tmp_path, student, stages=stages, **LEAN).train()
     assert not tiny.differing(before, tiny.tensors(student.resnet.embedder, student.resnet.encoder.stages[0]))
     assert tiny.differing(later, tiny.tensors(student.resnet.encoder.stages[1]))
 
@@ -262,9 +262,7 @@ def test_each_model_gets_its_own_size_and_colours_of_one_view(tmp_path, larger, 
         eval_strategy="epoch",
         eval_agreement=True,
         evaluate_teacher=True,
-        teacher_fold_batch_norm=False,  # a copy would see the images
-        teacher_channels_last=False,
-        teacher_in_place=False,
+        **LEAN,  # a copy would see the images
     )
     seen = []
     student.register_forward_pre_hook(lambda _, __, named: seen.append(named["pixel_values"].clone()), with_kwargs=True)
@@ -321,11 +319,8 @@ def test_images_of_the_students_processor_serve_a_teacher_of_other_colours(tmp_p
         stages=knowledge_distillation(),
         data=prepare(data, ImageTransform(ours)),
         extra={"processing_class": ours, "teacher_processor": theirs},
-        term_gradient_steps=0,
         max_steps=1,
-        teacher_fold_batch_norm=False,
-        teacher_channels_last=False,
-        teacher_in_place=False,
+        **LEAN,
     )
     trainer.train()
     expected = theirs([image.convert("RGB") for image in data["image"]], return_tensors="pt")["pixel_values"]
@@ -359,7 +354,7 @@ def test_a_teacher_whose_images_are_enlarged_is_warned_of(tmp_path, caplog):
     for transform, warned in ((ImageTransform(ours), True), (ImageTransform(ours, teacher_processor=theirs), False)):
         caplog.clear()
         data = prepare(pictures(), transform)
-        unlike(tmp_path, stages=knowledge_distillation(), data=data, extra=extra, max_steps=1).train()
+        unlike(tmp_path, stages=knowledge_distillation(), data=data, extra=extra, max_steps=1, **LEAN).train()
         assert any("enlarged from 8x8" in record.message for record in caplog.records) is warned
 
 
@@ -367,13 +362,15 @@ def test_a_teacher_of_another_size_is_warned_of_where_it_has_no_processor_of_its
     """A convolutional teacher runs at any size, and is much worse at those it was not trained on."""
     teacher = tiny.resnet(6, seed=1)
     teacher.config.image_size = 32
-    unlike(tmp_path, teacher=teacher, stages=knowledge_distillation()).train()
+    unlike(tmp_path, teacher=teacher, stages=knowledge_distillation(), max_steps=1, **LEAN).train()
     assert [record for record in caplog.records if "made for images of 32x32 pixels" in record.message]
     caplog.clear()
     ours, theirs = small(16), small(32)
     data = prepare(pictures(), ImageTransform(ours, teacher_processor=theirs))
     extra = {"processing_class": ours, "teacher_processor": theirs}
-    unlike(tmp_path, teacher=teacher, stages=knowledge_distillation(), data=data, extra=extra).train()
+    unlike(
+        tmp_path, teacher=teacher, stages=knowledge_distillation(), data=data, extra=extra, max_steps=1, **LEAN
+    ).train()
     assert not [record for record in caplog.records if "made for images of" in record.message]
 
 
@@ -428,7 +425,9 @@ def test_disjoint_classes_leave_the_features(tmp_path, caplog):
     student, data = named(tiny.resnet(4), *CLASSES), labelled(CLASSES)
     stages = activation_boundary(classification=[Term(CrossEntropy())])
     extra = {"eval_dataset": data}
-    trainer = unlike(tmp_path, student, teacher, stages, data=data, extra=extra, evaluate_teacher=True)
+    trainer = unlike(
+        tmp_path, student, teacher, stages, data=data, extra=extra, evaluate_teacher=True, max_steps=2, **LEAN
+    )
     trainer.train()
     assert not logged(trainer, "teacher_accuracy")
     with pytest.raises(ValueError, match="two label spaces.*terms on features"):
@@ -482,20 +481,29 @@ def test_measuring_changes_nothing(tmp_path):
     assert not tiny.differing(runs[0], runs[3])
 
 
+@pytest.fixture(scope="module")
+def balanced(tmp_path_factory):
+    """The folder and the trainer of a whole run that measures and balances its terms, with a checkpoint a step."""
+    folder = tmp_path_factory.mktemp("balanced")
+    trainer = balancing(folder, 0)
+    trainer.train()
+    return folder, trainer
+
+
+def balancing(folder, seed):
+    settings = {"max_steps": 6, "balance_terms": True, "save_strategy": "steps", "save_steps": 1}
+    return unlike(folder, tiny.resnet(4, seed=seed), tiny.resnet(8, seed=1), heavy(), **settings)
+
+
 @pytest.mark.parametrize("stop", [1, 2, 4])
-def test_a_run_stopped_while_it_measures_goes_on_as_if_never_stopped(tmp_path, stop):
+def test_a_run_stopped_while_it_measures_goes_on_as_if_never_stopped(tmp_path, balanced, stop):
     """A balanced weight that was lost would change the loss in the middle of a run."""
-    results = {}
-    for name in ("straight", "resumed"):
-        settings = {"max_steps": 6, "balance_terms": True, "save_strategy": "steps", "save_steps": 1}
-        trainer = unlike(tmp_path / name, tiny.resnet(4), tiny.resnet(8, seed=1), heavy(), **settings)
-        trainer.train()
-        if name == "resumed":
-            trainer = unlike(tmp_path / name, tiny.resnet(4, seed=9), tiny.resnet(8, seed=1), heavy(), **settings)
-            trainer.train(resume_from_checkpoint=str(tmp_path / name / f"checkpoint-{stop}"))
-        results[name] = tiny.tensors(trainer.model), logged(trainer, "gradient_ratio/"), logged(trainer, "weight/kd")
-    assert not tiny.differing(results["straight"][0], results["resumed"][0])
-    assert results["straight"][1:] == results["resumed"][1:]
+    folder, straight = balanced
+    resumed = balancing(tmp_path, 9)
+    resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{stop}"))
+    assert not tiny.differing(tiny.tensors(straight.model), tiny.tensors(resumed.model))
+    for prefix in ("gradient_ratio/", "weight/kd"):
+        assert logged(straight, prefix) == logged(resumed, prefix) != []
 
 
 def test_a_gradient_that_is_not_finite_is_an_error(tmp_path):
@@ -515,7 +523,7 @@ class Broken(nn.Module):
 
 def test_the_student_of_an_automatic_run_loads_as_any_other(tmp_path):
     """Nothing of pairing, connectors or views may be in what is published."""
-    trainer = unlike(tmp_path)
+    trainer = unlike(tmp_path, max_steps=2, **LEAN)
     trainer.train()
     trainer.save_model()
     loaded, info = AutoModelForImageClassification.from_pretrained(tmp_path, output_loading_info=True)

@@ -1,17 +1,19 @@
 """The best model is the one that was measured: every tensor of it, and never one from before the head was trained."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from killed_runs import augmented
 from tiny import RESNET_LAYERS, differing, images, tensors, vit
-from tiny_runs import accuracy, pieces, stopped_and_resumed
+from tiny_runs import LEAN, accuracy, pieces, stopped_and_resumed
 from transformers import EarlyStoppingCallback, LevitConfig, LevitForImageClassification, TrainerCallback
 
 from hf_abkd import CrossEntropy, Stage, Term
 from hf_abkd.models import saving
 from hf_abkd.training import checkpoints
 
-STEPS, BOUNDARY, EVERY = 14, 4, 2
+STEPS, BOUNDARY, EVERY, SPOILT = 10, 3, 2, 7
 
 
 class Spoil(TrainerCallback):
@@ -33,9 +35,10 @@ class Spoil(TrainerCallback):
         self.seen[state.global_step] = tensors(model)
 
 
-def run(folder, kind="resnet", after=9, parts=None, callbacks=(), **settings):
+def run(folder, kind="resnet", after=SPOILT, parts=None, callbacks=(), **settings):
     spoil = Spoil(after)
     given = {
+        **LEAN,
         "max_steps": STEPS,
         "eval_strategy": "steps",
         "eval_steps": EVERY,
@@ -56,12 +59,30 @@ def measured(trainer, key="eval_loss"):
     return {entry["step"]: entry[key] for entry in trainer.state.log_history if key in entry}
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_every_tensor_of_the_best_model_comes_back(tmp_path, kind):
+class Watch(TrainerCallback):
+    """Note in every step whether the run is about to stop."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_step_end(self, args, state, control, **_):
+        self.seen[state.global_step] = control.should_training_stop
+
+    on_save = on_log = on_epoch_end = on_step_end
+
+
+@pytest.fixture(scope="module", params=["resnet", "vit"])
+def finished(request, tmp_path_factory):
+    """A finished run, what its student was at every save, and what its callbacks saw of the end."""
+    watch = Watch()
+    return *run(tmp_path_factory.mktemp(request.param), request.param, callbacks=[watch]), watch
+
+
+def test_every_tensor_of_the_best_model_comes_back(finished):
     """A raw load matches names loosely: a ViT would end with the head of the best step and the layers of the last."""
-    trainer, spoil = run(tmp_path, kind)
+    trainer, spoil, _ = finished
     best = trainer.state.best_global_step
-    assert BOUNDARY < best <= 9 < trainer.state.global_step == STEPS
+    assert BOUNDARY < best <= SPOILT < trainer.state.global_step == STEPS
     losses = measured(trainer)
     assert losses[best] == min(value for step, value in losses.items() if step > BOUNDARY)
     assert len(differing(spoil.seen[best], spoil.seen[STEPS])) == len(
@@ -70,13 +91,13 @@ def test_every_tensor_of_the_best_model_comes_back(tmp_path, kind):
     assert differing(tensors(trainer.model), spoil.seen[best]) == []
     again = trainer.evaluate()
     assert again["eval_loss"] == pytest.approx(losses[best], rel=1e-6)
-    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    assert trainer.state.best_model_checkpoint == str(Path(trainer.args.output_dir) / f"checkpoint-{best}")
 
 
-def test_the_best_model_is_the_one_that_is_saved(tmp_path):
+def test_the_best_model_is_the_one_that_is_saved(finished, tmp_path):
     """What is published afterwards must be the model whose score the card names."""
-    trainer, spoil = run(tmp_path)
-    trainer.save_model()
+    trainer, spoil, _ = finished
+    trainer.save_model(tmp_path)
     loaded = type(trainer.model).from_pretrained(tmp_path)
     assert differing(tensors(loaded), spoil.seen[trainer.state.best_global_step]) == []
 
@@ -103,9 +124,9 @@ def test_a_metric_about_boundaries_counts_in_every_stage(tmp_path):
 def test_early_stopping_ends_the_run(tmp_path):
     """It must stop the whole run, not just the stage, and load the best model."""
     stopper = EarlyStoppingCallback(early_stopping_patience=2)
-    trainer, spoil = run(tmp_path, after=7, max_steps=40, callbacks=[stopper])
+    trainer, spoil = run(tmp_path, after=7, max_steps=20, callbacks=[stopper])
     best = trainer.state.best_global_step
-    assert trainer.state.global_step == best + 2 * EVERY < 40
+    assert trainer.state.global_step == best + 2 * EVERY < 20
     assert differing(tensors(trainer.model), spoil.seen[best]) == []
 
 
@@ -141,23 +162,15 @@ def test_a_request_to_stop_between_the_stages_ends_the_run(tmp_path, event):
 
     trainer, _ = run(tmp_path, callbacks=[StopAtLastStepOf(event), Ended()])
     assert trainer.state.global_step == BOUNDARY and ended == [True]
-    resumed = augmented(tmp_path, max_steps=STEPS)
+    resumed = augmented(tmp_path, max_steps=STEPS, save_steps=STEPS, **LEAN)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == STEPS
 
 
-def test_callbacks_see_a_request_to_stop_only_when_there_is_one(tmp_path):
+def test_callbacks_see_a_request_to_stop_only_when_there_is_one(finished):
     """A callback that cleans up when a run is about to stop would do so at the end of every stage."""
-    seen = {}
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            seen[state.global_step] = control.should_training_stop
-
-        on_save = on_log = on_epoch_end = on_step_end
-
-    run(tmp_path, callbacks=[Watch()])
-    assert [step for step, stop in seen.items() if stop] == [STEPS]
+    _, _, watch = finished
+    assert [step for step, stop in watch.seen.items() if stop] == [STEPS]
 
 
 def test_saving_only_the_best_saves_nothing_in_the_first_stage(tmp_path):
@@ -181,14 +194,14 @@ def test_the_limit_of_checkpoints_keeps_the_best(tmp_path, limit):
 def test_the_best_model_is_remembered_over_an_interruption(tmp_path):
     """A resumed run that forgets its best step would load a worse one."""
     settings = {"eval_strategy": "steps", "eval_steps": EVERY, "save_steps": EVERY, "load_best_model_at_end": True}
-    settings |= {"max_steps": STEPS, "extra": {"eval_dataset": images(16, seed=2)}}
+    settings |= {**LEAN, "max_steps": STEPS, "extra": {"eval_dataset": images(16, seed=2)}}
     whole = augmented(tmp_path / "whole", *pieces("vit"), **settings)
     whole.train()
 
     def make(callbacks):
         return augmented(tmp_path / "stopped", *pieces("vit"), callbacks=callbacks, **settings)
 
-    resumed = stopped_and_resumed(make, 10)
+    resumed = stopped_and_resumed(make, 6)
     assert resumed.state.best_metric == whole.state.best_metric
     assert differing(tensors(resumed.model), tensors(whole.model)) == []
 

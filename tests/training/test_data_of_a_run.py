@@ -4,7 +4,7 @@ import datasets
 import pytest
 import torch
 from tiny import differing, images, losses, resnet, tensors
-from tiny_runs import Recorder, steps_of, trainer_of, two_stages
+from tiny_runs import LEAN, Recorder, steps_of, trainer_of, two_stages
 
 from hf_abkd import (
     knowledge_distillation,
@@ -23,7 +23,7 @@ def test_images_without_labels_are_enough_for_terms_without_labels(tmp_path, met
     before = tensors(student)
     data = images(32, labels=False)
     assert data.column_names == ["pixel_values"]
-    trainer = trainer_of(tmp_path, student, stages=stages, data=data)
+    trainer = trainer_of(tmp_path, student, stages=stages, data=data, **LEAN)
     trainer.train()
     assert trainer.state.global_step == 4 and len(differing(tensors(student), before)) > 10
 
@@ -42,7 +42,7 @@ def test_a_stream_is_trained_on_for_the_given_steps(tmp_path):
     rows = {"pixel_values": torch.stack(rows["pixel_values"]).tolist(), "labels": rows["labels"]}
     recorder = Recorder()
     data = datasets.Dataset.from_dict(rows).to_iterable_dataset().with_format("torch")
-    trainer = trainer_of(tmp_path, data=data, max_steps=14, callbacks=[recorder])
+    trainer = trainer_of(tmp_path, data=data, max_steps=14, callbacks=[recorder], **LEAN)
     trainer.train()
     assert recorder.steps == list(range(1, 15)) and recorder.epochs == sorted(recorder.epochs)
     assert [entry["stage"] for entry in steps_of(trainer.state.log_history)] == [1] * 4 + [2] * 10
@@ -54,7 +54,7 @@ def test_batches_from_a_worker_process_are_the_same(tmp_path):
     """Loading in the background must not change the run."""
 
     def run(folder, workers):
-        trainer = trainer_of(folder, max_steps=4, dataloader_num_workers=workers)
+        trainer = trainer_of(folder, max_steps=4, dataloader_num_workers=workers, **LEAN)
         trainer.train()
         return losses(trainer)
 
@@ -68,7 +68,7 @@ def test_a_data_set_may_have_other_columns_of_classes(tmp_path):
     pixels = rows.with_format(None)
     data = pixels.add_column("coarse_label", [0, 1] * 16).cast_column("coarse_label", coarse)
     data = data.with_transform(_only_images_and_labels)
-    trainer = trainer_of(tmp_path, data=data)
+    trainer = trainer_of(tmp_path, data=data, **LEAN)
     trainer.train()
     assert trainer.state.global_step == 4
 

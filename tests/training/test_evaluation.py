@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from tiny import CLASSES, RESNET_LAYERS, VIT_LAYERS, images, losses, resnet, vit
-from tiny_runs import accuracy, entries, hooks, trainer_of, two_stages
+from tiny_runs import LEAN, accuracy, entries, hooks, trainer_of, two_stages
 from transformers import TrainerCallback
 
 
@@ -15,7 +15,9 @@ def test_predictions_hold_logits_only(tmp_path, labelled):
     """Hidden states gathered over an evaluation set fill the memory of the machine."""
     student = vit(8)
     student.config.output_hidden_states = True
-    trainer = trainer_of(tmp_path, student, vit(12, seed=1), two_stages(VIT_LAYERS), eval_agreement=True)
+    trainer = trainer_of(
+        tmp_path, student, vit(12, seed=1), two_stages(VIT_LAYERS), eval_agreement=True, max_steps=2, **LEAN
+    )
     trainer.train()
     predicted = trainer.predict(images(10, labels=labelled))
     assert predicted.predictions.shape == (10, CLASSES)
@@ -34,12 +36,13 @@ def test_nothing_is_captured_in_evaluation_and_smaller_batches_follow(tmp_path):
         extra={"eval_dataset": images(16, seed=3)},
         eval_strategy="steps",
         eval_steps=1,
-        max_steps=9,
+        max_steps=6,
         eval_agreement=True,
+        **LEAN,
         **sizes,
     )
     trainer.train()
-    assert len(entries(trainer, "eval_loss")) == 9 and all(map(math.isfinite, losses(trainer)))
+    assert len(entries(trainer, "eval_loss")) == 6 and all(map(math.isfinite, losses(trainer)))
 
 
 def test_several_evaluation_sets_are_measured_under_their_names(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from cached_runs import named, processor, rows, write
+from tiny_runs import LEAN
 
 from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term
 from hf_abkd.data.transform import ImageTransform, prepare
@@ -29,7 +30,7 @@ STAGES = {"decoupled_knowledge_distillation": decoupled, "flow_of_solution_proce
 def trainer_of(folder, stages, *, student=None, teacher=None, data=None, own=None, taught_by=None, **settings):
     return DistillationTrainer(
         tiny.resnet(4) if student is None else student,
-        tiny.arguments(folder, **{"logging_steps": 1, "max_steps": 12, **settings}),
+        tiny.arguments(folder, **{"logging_steps": 1, "max_steps": 12, **LEAN, **settings}),
         teacher=tiny.resnet(8, seed=1) if teacher is None else teacher,
         stages=stages,
         train_dataset=tiny.images(16) if data is None else data,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tiny import RESNET_LAYERS, arguments, differing, images, losses, resnet, tensors
-from tiny_runs import entries, steps_of, trainer_of, two_stages
+from tiny_runs import LEAN, entries, steps_of, trainer_of, two_stages
 from torch import nn
 from transformers import TrainerCallback
 
@@ -34,6 +34,7 @@ def test_the_agreement_of_every_layer_rises_in_the_first_stage(tmp_path):
         per_device_train_batch_size=8,
         learning_rate=0.03,
         lr_scheduler_type="constant",
+        **LEAN,
     )
     trainer.train()
     for student, _ in RESNET_LAYERS:
@@ -51,7 +52,7 @@ def test_the_head_stays_as_it_was_in_the_first_stage(tmp_path):
     body = tensors(student.resnet)
     stages = [two_stages()[0]]
     stages[0].share = None
-    trainer = trainer_of(tmp_path, student, stages=stages, weight_decay=0.5)
+    trainer = trainer_of(tmp_path, student, stages=stages, weight_decay=0.5, **LEAN)
     trainer.train()
     assert differing(tensors(student.classifier), head) == [] and len(differing(tensors(student.resnet), body)) > 10
     assert all(parameter.requires_grad for parameter in student.parameters())
@@ -65,6 +66,7 @@ def test_the_learning_rate_drops_at_the_milestones_of_the_second_stage(tmp_path)
         max_steps=20,
         learning_rate=0.1,
         lr_scheduler_type="constant",
+        **LEAN,
     )
     trainer.train()
     rates = entries(trainer, "learning_rate")
@@ -76,7 +78,13 @@ def test_the_learning_rate_drops_at_the_milestones_of_the_second_stage(tmp_path)
 def test_warmup_goes_before_the_milestones(tmp_path):
     """The first steps must not be taken at the full rate when a warm-up was asked for."""
     trainer = trainer_of(
-        tmp_path, stages=knowledge_distillation(), max_steps=10, learning_rate=0.1, lr_milestones=[0.5], warmup_steps=2
+        tmp_path,
+        stages=knowledge_distillation(),
+        max_steps=10,
+        learning_rate=0.1,
+        lr_milestones=[0.5],
+        warmup_steps=2,
+        **LEAN,
     )
     trainer.train()
     assert entries(trainer, "learning_rate") == pytest.approx([0.0, 0.05] + [0.1] * 3 + [0.01] * 5)
@@ -102,7 +110,9 @@ class Groups(TrainerCallback):
 def test_only_matrices_are_decayed_unless_asked(tmp_path, everything):
     """CNNs call their normalisation `normalization`, which the Trainer's list of names does not know."""
     groups = Groups()
-    trainer = trainer_of(tmp_path, max_steps=2, callbacks=[groups], weight_decay=0.1, decay_norm_and_bias=everything)
+    trainer = trainer_of(
+        tmp_path, max_steps=2, callbacks=[groups], weight_decay=0.1, decay_norm_and_bias=everything, **LEAN
+    )
     trainer.train()
     for step in (1, 2):
         by_decay = {}
@@ -122,7 +132,7 @@ def test_a_stage_has_the_optimiser_it_asks_for(tmp_path):
     stages[0].optimizer = (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.25, "nesterov": True})
     groups = Groups()
     trainer = trainer_of(
-        tmp_path, stages=stages, max_steps=4, callbacks=[groups], weight_decay=0.01, learning_rate=0.02
+        tmp_path, stages=stages, max_steps=4, callbacks=[groups], weight_decay=0.01, learning_rate=0.02, **LEAN
     )
     trainer.train()
     kind, decays, first, _ = groups.groups[1]
@@ -154,7 +164,12 @@ def test_an_optimiser_given_by_the_user_is_used(tmp_path):
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
     before = tensors(student)
     trainer = trainer_of(
-        tmp_path, student, stages=knowledge_distillation(), extra={"optimizers": (optimizer, schedule)}, max_steps=4
+        tmp_path,
+        student,
+        stages=knowledge_distillation(),
+        extra={"optimizers": (optimizer, schedule)},
+        max_steps=4,
+        **LEAN,
     )
     trainer.train()
     assert entries(trainer, "learning_rate") == pytest.approx([0.1, 0.1, 0.05, 0.05])
@@ -172,7 +187,7 @@ def test_schedules_of_weights_are_applied_and_logged(tmp_path):
             ]
         )
     ]
-    trainer = trainer_of(tmp_path, stages=stages, max_steps=8, learning_rate=1e-3)
+    trainer = trainer_of(tmp_path, stages=stages, max_steps=8, learning_rate=1e-3, **LEAN)
     trainer.train()
     logs = steps_of(trainer.state.log_history)
     assert [entry["weight/knowledge_distillation"] for entry in logs] == [1 - step / 8 for step in range(8)]
@@ -213,7 +228,7 @@ def test_frozen_parts_do_not_move_and_are_trainable_afterwards(tmp_path):
     stages[0].freeze = ["resnet.encoder.stages.0", "*normalization*"]
     before = tensors(student)
     trainer = trainer_of(
-        tmp_path, student, stages=stages, extra={"eval_dataset": images(8)}, eval_strategy="steps", eval_steps=1
+        tmp_path, student, stages=stages, extra={"eval_dataset": images(8)}, eval_strategy="steps", eval_steps=1, **LEAN
     )
     trainer.train()
     moved = differing(tensors(student), before)

@@ -4,6 +4,8 @@ import json
 import shutil
 import sys
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from huggingface_hub import HfApi
 from killed_runs import augmented
 from safetensors import safe_open
 from tiny import CLASSES, arguments, differing, images, resnet, tensors, vit
-from tiny_runs import AtStart, Interrupt, assert_equal, connectors_of, outcome, pieces
+from tiny_runs import LEAN, AtStart, Interrupt, assert_equal, connectors_of, outcome, pieces
 from torch import nn
 from transformers import AutoModelForImageClassification, TrainerCallback, ViTForImageClassification
 
@@ -31,8 +33,8 @@ pytestmark = [
 
 ATTENTION = {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["classifier"]}
 CONVOLUTIONS = {"target_modules": ["convolution"], "modules_to_save": ["classifier.1"]}
-# The first stage takes 4 of 14 steps, and checkpoints are written at 3, 4, 6, 9, 12 and 14.
-SHORT = {"max_steps": 14, "save_steps": 3}
+# The first stage takes 3 of 10 steps, and checkpoints are written at 2, 3, 4, 6, 8 and 10. Six steps are an epoch.
+SHORT = {**LEAN, "max_steps": 10, "save_steps": 2, "data": images(24)}
 PUBLISHED = ["config.json", "model.safetensors"]
 
 
@@ -60,12 +62,6 @@ def parts(kind, **settings):
     return student(kind, **settings), *pieces(kind)[1:]
 
 
-def trained(folder, kind, **settings):
-    trainer = augmented(folder, *parts(kind), save_strategy="no", **{"max_steps": 14, **settings})
-    trainer.train()
-    return trainer
-
-
 def logits(model):
     with torch.no_grad():
         return model.eval()(pixel_values=torch.stack(images(8, seed=5)[:]["pixel_values"])).logits
@@ -82,24 +78,42 @@ def published(folder):
 # ---- Training ----
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "added"])
-def test_only_adapters_and_connectors_are_trained(tmp_path, kind):
-    """A base that moves would cost the memory that LoRA saves, and adapters that stand still would learn nothing."""
-    given = parts(kind)
+@dataclass
+class Learnt:
+    """A run of one kind of adapters that has ended, and what its models were when it began."""
+
+    kind: str
+    inside: nn.Module
+    trainer: DistillationTrainer
+    before: dict[str, torch.Tensor]
+    frozen: set[str]
+    connectors: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module", params=["vit", "resnet", "added"])
+def learnt(request, tmp_path_factory):
+    """A finished run of each kind of adapters."""
+    given = parts(request.param)
     inside = adapters.unwrapped(given[0])
     before, frozen = tensors(inside), {name for name, p in inside.named_parameters() if not p.requires_grad}
-    trainer = augmented(tmp_path, *given, save_strategy="no", max_steps=14)
+    trainer = augmented(tmp_path_factory.mktemp(request.param), *given, save_strategy="no", max_steps=14)
     connectors = {}
     trainer.add_callback(AtStart(lambda: connectors.update(connectors_of(trainer))))
     trainer.train()
+    return Learnt(request.param, inside, trainer, before, frozen, connectors)
+
+
+def test_only_adapters_and_connectors_are_trained(learnt):
+    """A base that moves would cost the memory that LoRA saves, and adapters that stand still would learn nothing."""
+    trainer, inside = learnt.trainer, learnt.inside
     assert trainer.model is inside
-    changed = {name.removeprefix("0.") for name in differing(before, tensors(trainer.model))}
-    trained = {name for name, _ in inside.named_parameters()} - frozen
+    changed = {name.removeprefix("0.") for name in differing(learnt.before, tensors(trainer.model))}
+    trained = {name for name, _ in inside.named_parameters()} - learnt.frozen
     assert len(trained) > 8 and all("lora_" in name or "modules_to_save" in name for name in trained)
     statistics = {name for name, _ in inside.named_buffers()}
-    assert changed == trained | statistics and bool(statistics) == (kind != "vit")
-    assert differing(connectors, connectors_of(trainer))
-    assert {name for name, p in inside.named_parameters() if not p.requires_grad} == frozen
+    assert changed == trained | statistics and bool(statistics) == (learnt.kind != "vit")
+    assert differing(learnt.connectors, connectors_of(trainer))
+    assert {name for name, p in inside.named_parameters() if not p.requires_grad} == learnt.frozen
     logged = set().union(*trainer.state.log_history)
     assert {"gradient_ratio/knowledge_distillation", "gradient_ratio/cross_entropy"} <= logged
 
@@ -110,7 +124,7 @@ def test_the_head_that_a_stage_does_not_reach_is_frozen_in_it(tmp_path):
     given[2][:] = given[2][:1]
     given[2][0].share = None
     before = tensors(adapters.unwrapped(given[0]))
-    trainer = augmented(tmp_path, *given, save_strategy="no", max_steps=3, weight_decay=0.1)
+    trainer = augmented(tmp_path, *given, save_strategy="no", max_steps=3, weight_decay=0.1, **LEAN)
     trainer.train()
     changed = differing(before, tensors(trainer.model))
     assert changed and not any("classifier" in name for name in changed)
@@ -164,10 +178,9 @@ def test_a_student_is_made_by_model_init(tmp_path, kind):
 # ---- Publishing ----
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "added"])
-def test_the_published_student_needs_nothing_else(tmp_path, kind):
+def test_the_published_student_needs_nothing_else(learnt, tmp_path):
     """Adapters beside a base need peft and the base; wrongly merged ones give other answers without a word."""
-    trainer = trained(tmp_path, kind)
+    trainer, kind = learnt.trainer, learnt.kind
     before = tensors(trainer.model)
     trainer.save_model(tmp_path / "published")
     assert differing(before, tensors(trainer.model)) == [], "training goes on unmerged"
@@ -184,7 +197,7 @@ def test_the_published_student_needs_nothing_else(tmp_path, kind):
 def test_the_trained_adapters_can_still_be_saved_by_peft(tmp_path):
     """A user who wants the small file beside the published student has the PeftModel in hand."""
     given = parts("vit")
-    augmented(tmp_path / "run", *given, save_strategy="no", max_steps=6).train()
+    augmented(tmp_path / "run", *given, save_strategy="no", max_steps=4, **LEAN).train()
     given[0].save_pretrained(tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(vit(8), tmp_path / "adapter")
     assert torch.equal(logits(again), logits(given[0]))
@@ -243,13 +256,25 @@ def test_nothing_is_asked_of_peft_where_it_is_not_installed(tmp_path, monkeypatc
 # ---- Resuming ----
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run of each kind starts with, and what it leaves if nothing stops it."""
+
+    @cache
+    def run(kind):
+        trainer = augmented(tmp_path_factory.mktemp("whole"), *parts(kind), **{**SHORT, "save_strategy": "no"})
+        started = tensors(trainer.model)
+        trainer.train()
+        return started, outcome(trainer)
+
+    return run
+
+
 # In the first stage, between the stages, in the second.
-@pytest.mark.parametrize(("kind", "step"), [("vit", 3), ("vit", 4), ("resnet", 4), ("resnet", 10), ("added", 10)])
-def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, kind, step):
+@pytest.mark.parametrize(("kind", "step"), [("vit", 2), ("vit", 3), ("resnet", 3), ("resnet", 8), ("added", 8)])
+def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, whole, kind, step):
     """Merged weights cannot be taken apart again: adapters, head and BatchNorm statistics have to come back as such."""
-    whole = augmented(tmp_path / "whole", *parts(kind), **{**SHORT, "save_strategy": "no"})
-    started = tensors(whole.model)
-    whole.train()
+    started, expected = whole(kind)
     stopped = augmented(tmp_path / "stopped", *parts(kind), callbacks=[Interrupt(step)], **SHORT)
     assert differing(tensors(stopped.model), started) == []
     stopped.train()
@@ -257,8 +282,8 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, kind, step):
     resumed = augmented(tmp_path / "stopped", *parts(kind, seed=7), **SHORT)
     assert differing(tensors(resumed.model), started), "adapters are drawn anew"
     resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.global_step == 14
-    assert_equal(outcome(resumed), outcome(whole))
+    assert resumed.state.global_step == 10
+    assert_equal(outcome(resumed), expected)
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +375,7 @@ class Seen(TrainerCallback):
         self.at = {}
 
     def on_step_begin(self, args, state, control, model, **_):
-        if state.global_step >= 9:
+        if state.global_step >= 5:
             with torch.no_grad():
                 for tensor in (*model.parameters(), *model.buffers()):
                     tensor += torch.rand(tensor.shape) if tensor.is_floating_point() else 1
@@ -366,17 +391,18 @@ def test_the_best_model_comes_back_with_its_adapters(tmp_path, kind):
     trainer = augmented(
         tmp_path,
         *parts(kind),
-        max_steps=14,
+        max_steps=8,
         eval_strategy="steps",
         eval_steps=2,
         save_steps=2,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
+        **LEAN,
     )
     trainer.add_callback(seen)
     trainer.train()
     best = trainer.state.best_global_step
-    assert best < 14 and differing(seen.at[best], seen.at[14])
+    assert best < 8 and differing(seen.at[best], seen.at[8])
     assert differing(tensors(trainer.model), seen.at[best]) == []
     measured = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
     assert trainer.evaluate()["eval_loss"] == pytest.approx(measured[best], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Two processes, started as users start them, train one model: the same as one process with the joint batch."""
+"""Two processes, launched as users launch them, train one model: the same as one process with the joint batch."""
 
 import joint_runs
 import pytest
@@ -16,6 +16,12 @@ def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     launched_by_accelerate("joint_runs.py", folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What the same runs leave in one process."""
+    return {kind: joint_runs.run(kind, tmp_path_factory.mktemp("one"), 1) for kind in ("vit", "frozen")}
 
 
 def close(first, second):
@@ -52,25 +58,25 @@ def test_logs_evaluations_and_predictions_are_equal_in_both_processes(ranks, kin
 
 
 @pytest.mark.parametrize("kind", ["vit", "frozen"])
-def test_two_processes_train_as_one_with_the_joint_batch(ranks, tmp_path, kind):
+def test_two_processes_train_as_one_with_the_joint_batch(ranks, alone, kind):
     """Summed instead of averaged gradients, or a loss of one rank only, would make another run of it."""
-    two, one = ranks[0][kind], joint_runs.run(kind, tmp_path, 1)
+    two, one = ranks[0][kind], alone[kind]
     assert differing(one["before"]["student"], two["before"]["student"]) == []
     for part in ("student", "connectors"):
         moves = [(one[part][name] - one["before"][part][name]).abs().max().item() for name in one[part]]
         assert max(moves) > 1e-3
         torch.testing.assert_close(two[part], one[part], rtol=1e-5, atol=1e-6)
-    alone, together = comparable(one["log"]), comparable(two["log"])
-    assert len(alone) == len(together)
-    wrong = [pair for pair in zip(alone, together, strict=True) if not close(*pair)]
+    logged, together = comparable(one["log"]), comparable(two["log"])
+    assert len(logged) == len(together)
+    wrong = [pair for pair in zip(logged, together, strict=True) if not close(*pair)]
     assert wrong == []
     assert close(*comparable([one["metrics"], two["metrics"]]))
     torch.testing.assert_close(two["predictions"], one["predictions"], rtol=1e-4, atol=1e-6)
 
 
-def test_an_uneven_evaluation_set_counts_every_row_once(ranks, tmp_path):
+def test_an_uneven_evaluation_set_counts_every_row_once(ranks, alone):
     """The rows that fill up the last batch of a process must not enter accuracy and agreement."""
-    one, two = joint_runs.run("vit", tmp_path, 1)["uneven"], ranks[0]["vit"]["uneven"]
+    one, two = alone["vit"]["uneven"], ranks[0]["vit"]["uneven"]
     names = [name for name in comparable([one])[0] if name != "eval_loss"]
     assert {"eval_accuracy", "eval_teacher_agreement"} < set(names) and sum("boundary" in name for name in names) == 2
     assert [two[name] for name in names] == pytest.approx([one[name] for name in names], abs=1e-6)

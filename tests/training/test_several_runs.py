@@ -2,7 +2,7 @@
 
 import pytest
 from tiny import arguments, differing, images, losses, resnet, tensors
-from tiny_runs import hooks, trained_tensors, trainer_of, two_stages
+from tiny_runs import LEAN, hooks, trained_tensors, trainer_of, two_stages
 from torch import nn
 from transformers import TrainerCallback
 
@@ -46,7 +46,7 @@ class Fails(Objective):
 def test_an_interrupted_run_leaves_no_trace(tmp_path, error, step):
     """In a notebook the next cell goes on with the same models: hooks and frozen parameters would spoil it."""
     student, teacher = resnet(4), resnet(6, seed=1)
-    trainer = trainer_of(tmp_path, student, teacher, callbacks=[Break(step, error)])
+    trainer = trainer_of(tmp_path, student, teacher, callbacks=[Break(step, error)], **LEAN)
     with pytest.raises(type(error)):
         trainer.train()
     assert trainer.state.global_step == step

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from tiny import VIT_LAYERS, arguments, differing, images, losses, resnet, tensors, vit
-from tiny_runs import entries, hooks, trainer_of, two_stages
+from tiny_runs import LEAN, entries, hooks, trainer_of, two_stages
 
 
 @pytest.mark.slow
@@ -15,7 +15,13 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(tmp_path):
     def run(folder, **settings):
         torch._dynamo.reset()
         trainer = trainer_of(
-            folder, extra={"eval_dataset": images(8)}, eval_strategy="steps", eval_steps=2, max_steps=6, **settings
+            folder,
+            extra={"eval_dataset": images(8)},
+            eval_strategy="steps",
+            eval_steps=2,
+            max_steps=4,
+            **LEAN,
+            **settings,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -33,7 +39,7 @@ def test_activation_checkpointing_has_the_losses_of_a_run_without(tmp_path):
     """Modules run again in the backward pass: what hooks see then must not count."""
 
     def run(folder, **settings):
-        trainer = trainer_of(folder, vit(8), vit(12, seed=1), two_stages(VIT_LAYERS), max_steps=6, **settings)
+        trainer = trainer_of(folder, vit(8), vit(12, seed=1), two_stages(VIT_LAYERS), max_steps=4, **LEAN, **settings)
         trainer.train()
         checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
         return losses(trainer), tensors(trainer.model), checkpointed
@@ -73,7 +79,7 @@ def test_the_memory_format_of_the_student_changes_speed_alone(tmp_path):
             with_kwargs=True,
         )
         trainer = trainer_of(
-            tmp_path / f"{wanted}", student, resnet(6, seed=1), two_stages(), student_channels_last=wanted
+            tmp_path / f"{wanted}", student, resnet(6, seed=1), two_stages(), student_channels_last=wanted, **LEAN
         )
         trainer.train()
         assert any(formats) == (wanted is not False)

@@ -2,14 +2,14 @@
 
 import pytest
 from tiny import images, losses
-from tiny_runs import Recorder, steps_of, trainer_of
+from tiny_runs import LEAN, Recorder, steps_of, trainer_of
 from transformers import TrainerCallback
 
 
 def test_a_run_of_two_stages_is_one_run_for_callbacks(tmp_path):
     """Reporting tools open a run when training begins: with two beginnings there would be two, or an error."""
     recorder = Recorder()
-    trainer = trainer_of(tmp_path, max_steps=10, callbacks=[recorder])
+    trainer = trainer_of(tmp_path, max_steps=10, callbacks=[recorder], **LEAN)
     output = trainer.train()
     assert recorder.events == [("begin", 10), ("end", 10)]
     assert recorder.steps == list(range(1, 11)) and output.global_step == 10
@@ -24,7 +24,7 @@ def test_a_run_of_two_stages_is_one_run_for_callbacks(tmp_path):
 def test_epochs_and_shares_make_the_planned_steps(tmp_path):
     """Stages in epochs must add up to the run, and the count of epochs must go on over the boundary."""
     recorder = Recorder()
-    trainer = trainer_of(tmp_path, max_steps=-1, num_train_epochs=2, callbacks=[recorder])
+    trainer = trainer_of(tmp_path, max_steps=-1, num_train_epochs=2, callbacks=[recorder], **LEAN)
     trainer.train()
     spans = [(span.start, span.stop) for span in trainer.spans]
     assert spans == [(0, 5), (5, 17)] and recorder.events == [("begin", 17), ("end", 17)]
@@ -43,7 +43,7 @@ def test_two_steps_are_enough_for_two_stages(tmp_path):
 def test_intervals_below_one_are_shares_of_the_run(tmp_path):
     """`eval_steps=0.25` means four evaluations of the run, not four of each stage."""
     trainer = trainer_of(
-        tmp_path, max_steps=12, extra={"eval_dataset": images(8)}, eval_strategy="steps", eval_steps=0.25
+        tmp_path, max_steps=12, extra={"eval_dataset": images(8)}, eval_strategy="steps", eval_steps=0.25, **LEAN
     )
     trainer.train()
     steps = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
@@ -74,7 +74,12 @@ def test_a_smaller_batch_is_found_when_memory_runs_out(tmp_path, length):
     callback = TooLarge(2)
     recorder = Recorder()
     trainer = trainer_of(
-        tmp_path, auto_find_batch_size=True, per_device_train_batch_size=4, callbacks=[callback, recorder], **length
+        tmp_path,
+        auto_find_batch_size=True,
+        per_device_train_batch_size=4,
+        callbacks=[callback, recorder],
+        **LEAN,
+        **length,
     )
     trainer.train()
     total = 6 if "num_train_epochs" not in length else 10 + 23

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from tiny import RESNET_LAYERS, VIT_LAYERS, arguments, differing, images, losses, resnet, tensors, vit
-from tiny_runs import PLAIN, AtStart, entries, hooks, trainer_of, two_stages
+from tiny_runs import LEAN, PLAIN, AtStart, entries, hooks, trainer_of, two_stages
 from torch import nn
 from transformers import TrainerCallback
 
@@ -62,7 +62,9 @@ def test_dropout_of_a_teacher_in_train_mode_does_not_reach_the_student(tmp_path)
     def run(folder, disturb):
         teacher = vit(12, seed=1, hidden_dropout_prob=0.5)
         callbacks = [Disturb(teacher)] if disturb else []
-        trainer = trainer_of(folder, vit(8, **PLAIN), teacher, two_stages(VIT_LAYERS), callbacks=callbacks)
+        trainer = trainer_of(
+            folder, vit(8, **PLAIN), teacher, two_stages(VIT_LAYERS), callbacks=callbacks, term_gradient_steps=0
+        )
         trainer.train()
         return losses(trainer)
 
@@ -72,7 +74,7 @@ def test_dropout_of_a_teacher_in_train_mode_does_not_reach_the_student(tmp_path)
 def test_the_teacher_is_measured_before_the_first_step(tmp_path, caplog):
     """A teacher that guesses is the commonest silent mistake: wrong preprocessing, other label order, no weights."""
     caplog.set_level(logging.WARNING, logger="hf_abkd")
-    trainer = trainer_of(tmp_path, extra={"eval_dataset": images(32)}, evaluate_teacher=True, max_steps=2)
+    trainer = trainer_of(tmp_path, extra={"eval_dataset": images(32)}, evaluate_teacher=True, max_steps=2, **LEAN)
     trainer.train()
     first = trainer.state.log_history[0]
     assert first["step"] == 0 and first["chance_accuracy"] == 0.25 and 0 <= first["teacher_accuracy"] < 0.375
@@ -83,10 +85,12 @@ def test_the_teacher_is_measured_before_the_first_step(tmp_path, caplog):
 
     good = resnet(6, seed=1)
     taught = DistillationTrainer(
-        good, arguments(tmp_path / "good", max_steps=60, optim="adamw_torch"), train_dataset=images(64)
+        good, arguments(tmp_path / "good", max_steps=30, per_device_train_batch_size=8), train_dataset=images(32)
     )
     taught.train()
-    trainer = trainer_of(tmp_path / "b", teacher=good, extra={"eval_dataset": images(32)}, evaluate_teacher=True)
+    trainer = trainer_of(
+        tmp_path / "b", teacher=good, extra={"eval_dataset": images(32)}, evaluate_teacher=True, max_steps=2, **LEAN
+    )
     trainer.train()
     assert trainer.state.log_history[0]["teacher_accuracy"] > 0.9 and "commonest class" not in caplog.text
 
@@ -99,6 +103,7 @@ def test_the_teacher_is_measured_when_only_the_evaluation_data_is_labelled(tmp_p
         data=images(32, labels=False),
         extra={"eval_dataset": images(16)},
         evaluate_teacher=True,
+        max_steps=1,
     )
     trainer.train()
     assert len(entries(trainer, "teacher_accuracy")) == 1
@@ -139,7 +144,7 @@ def test_the_precision_of_the_teacher_is_a_setting(tmp_path, bf16, setting, expe
     """Autocast covers only what runs inside the wrapped module: the teacher would silently be in float32."""
     teacher = Precision()
     stages = knowledge_distillation(**TAUGHT)
-    trainer = trainer_of(tmp_path, teacher=teacher, stages=stages, bf16=bf16, teacher_precision=setting, max_steps=2)
+    trainer = trainer_of(tmp_path, teacher=teacher, stages=stages, bf16=bf16, teacher_precision=setting, max_steps=1)
     trainer.add_callback(AtStart(teacher.types.clear))
     trainer.train()
     assert teacher.types == {expected} and all(map(math.isfinite, losses(trainer)))
@@ -154,7 +159,7 @@ def test_half_precision_stays_close_to_single(tmp_path, kind):
             parts = resnet(4), resnet(6, seed=1), two_stages(reduction="sum")
         else:
             parts = vit(8, **PLAIN), vit(12, seed=1), two_stages(VIT_LAYERS, reduction="sum")
-        trainer = trainer_of(folder, *parts, max_steps=8, learning_rate=1e-3, **settings)
+        trainer = trainer_of(folder, *parts, max_steps=8, learning_rate=1e-3, **LEAN, **settings)
         trainer.train()
         return losses(trainer)
 

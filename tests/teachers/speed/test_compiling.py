@@ -37,7 +37,7 @@ def test_a_compiled_teacher_says_the_same_of_batches_of_any_size(family, graphs)
     plain.select(points)
     plain.probe(batch)
     size = batch["pixel_values"].shape[-1]
-    for count in (4, 4, 3, 7, 5, 6, 4):
+    for count in (4, 4, 3, 7, 4):
         inputs = {"pixel_values": torch.randn(count, 3, size, size)}
         torch.testing.assert_close(teacher(inputs), plain(inputs), atol=1e-4, rtol=1e-4)
     assert 1 <= len(graphs) <= 2

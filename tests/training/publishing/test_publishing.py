@@ -26,7 +26,7 @@ class SlowHub(LoopbackHub):
     def answer(self, method, address, headers, body):
         if "/commit/" in address:
             is_first = f"{method} {address}" not in self.requests
-            time.sleep(0.5 if is_first else 0.05)
+            time.sleep(0.25 if is_first else 0.05)
         return super().answer(method, address, headers, body)
 
 
