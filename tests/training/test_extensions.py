@@ -1,5 +1,6 @@
 """Stages that extend their batches: what the student sees, what is logged, and that all else stays as it is."""
 
+import copy
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from launched import in_two_processes
 from tiny import CLASSES, RESNET_LAYERS, differing, losses, resnet, tensors, vit
 from tiny_runs import Forwards, assert_equal, left_at, outcome, stopped_and_resumed
 from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_abkd import ActivationBoundary, CrossEntropy, DistillationTrainer, KnowledgeDistillation, Stage, Term
 from hf_abkd.data.transform import ImageTransform, prepare
@@ -208,12 +210,17 @@ def test_boundaries_and_boundary_samples_go_together(tmp_path):
 
 def test_a_compiled_student_takes_batches_of_changing_size(tmp_path):
     """Samples of the batch before would be taught, or the run would end in an error of the compiler."""
-    results = []
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=CLASSES)
+    torch.manual_seed(0)
+    student, results, seen = trained(ResNetForImageClassification(config), steps=8), [], []
     for name, settings in (("eager", {}), ("compiled", {"torch_compile": True, "torch_compile_backend": "aot_eager"})):
         torch._dynamo.reset()
-        trainer = extended(tmp_path / name, max_steps=4, **settings)
+        trainer = extended(tmp_path / name, copy.deepcopy(student), max_steps=4, **settings)
+        if name == "eager":
+            seen = Forwards().follow(trainer)
         trainer.train()
         results.append(losses(trainer))
+    assert len({len(given[0]["pixel_values"]) for given in seen}) > 1
     assert results[0] == pytest.approx(results[1], rel=1e-3)
 
 

@@ -536,14 +536,14 @@ def test_a_run_of_a_version_without_routes_is_resumed(tmp_path):
 
 def test_a_longer_run_goes_on_along_the_route(tmp_path, anchors):
     """The parts are shares of the stage, so that a longer one still ends with the converged teacher."""
-    settings = {"save_strategy": "steps", "save_steps": 10}
+    settings = {"save_strategy": "steps", "save_steps": 5}
     for route in (anchors["resnet"], greedy(anchors["resnet"])):
         folder = tmp_path / type(route).__name__
-        following(folder, route_constrained(route), callbacks=[Interrupt(10)], **settings).train()
-        trainer = following(folder, route_constrained(route), max_steps=24, **settings)
+        following(folder, route_constrained(route), max_steps=6, callbacks=[Interrupt(5)], **settings).train()
+        trainer = following(folder, route_constrained(route), **settings)
         trainer.train(resume_from_checkpoint=True)
         log = [(entry["anchor"], entry["step"]) for entry in trainer.state.log_history if "anchor" in entry]
-        assert trainer.state.global_step == 24 and log[-1] == (3, 16)
+        assert trainer.state.global_step == STEPS and log[-1] == (3, 8)
 
 
 # ---- What is refused before anything is trained ----

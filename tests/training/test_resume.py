@@ -12,7 +12,7 @@ import torch
 from killed_runs import BOUNDARY, KILLS, SAVE, STEPS, augmented
 from launched import forked
 from tiny import CLASSES, RESNET_LAYERS, arguments, differing, images, resnet, vit
-from tiny_runs import Interrupt, assert_equal, left_at, outcome, pieces, stopped_and_resumed, two_stages
+from tiny_runs import Interrupt, SaveAt, assert_equal, left_at, outcome, pieces, stopped_and_resumed, two_stages
 from transformers import ResNetForImageClassification, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -112,28 +112,28 @@ def shared_batchnorm(_kind):
 SHORT = {"max_steps": 14, "save_steps": 3, "term_gradient_steps": 0}
 SHORT_BOUNDARY = 4
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 5, "eval_agreement": True, "evaluate_teacher": True}
-EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 8, "save_strategy": "epoch"}
+EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 8}
 CASES = {
-    "accumulated": ("vit", pieces, {"gradient_accumulation_steps": 2}, 11),
+    "accumulated": ("vit", pieces, {"gradient_accumulation_steps": 2}, 9),
     "transfer head": ("resnet", transfer, {}, 3),
     "transfer head, between stages": ("resnet", transfer, {}, SHORT_BOUNDARY),
     "transfer head, second stage": ("resnet", transfer, {}, 7),
     "no teacher": ("vit", baseline, {}, 12),
-    "evaluated vit": ("vit", pieces, EVALUATED, 10),
+    "evaluated vit": ("vit", pieces, EVALUATED, 9),
     "evaluated resnet, between stages": ("resnet", pieces, EVALUATED, SHORT_BOUNDARY),
     "shared connector": ("resnet", shared_batchnorm, {}, SHORT_BOUNDARY),
-    "epochs": ("vit", pieces, EPOCHS, 9),
+    "epochs": ("vit", pieces, EPOCHS, 5),
     "last step of an epoch": ("vit", pieces, {"save_steps": 14, "max_steps": 20}, 14),
-    "draws while made": ("resnet", noisy, {}, 7),
+    "draws while made": ("resnet", noisy, {}, 6),
     "milestones": ("resnet", pieces, {"lr_milestones": [0.3, 0.6], "optim": "sgd", "optim_args": "momentum=0.9"}, 9),
-    "half precision": ("vit", pieces, {"bf16": True}, 7),
-    "checkpointed": ("vit", pieces, {"activation_checkpointing": True}, 7),
-    "workers": ("vit", pieces, {"dataloader_num_workers": 1, "max_steps": 8}, 7),
+    "half precision": ("vit", pieces, {"bf16": True}, 6),
+    "checkpointed": ("vit", pieces, {"activation_checkpointing": True}, 6),
+    "workers": ("vit", pieces, {"dataloader_num_workers": 1, "max_steps": 8}, 6),
 }
 
 
-# These are stopped by a callback, and compared with a run that saves nothing; the others go on from a checkpoint of the
-# whole run, as if it had ended there.
+# These are stopped by a callback, at a step with a checkpoint or later, and compared with a run that saves nothing; the
+# others go on from a checkpoint of the whole run, as if it had ended there.
 STOPPED = ("transfer head", "transfer head, between stages", "transfer head, second stage", "no teacher")
 
 
@@ -142,11 +142,12 @@ def whole(tmp_path_factory):
     """Runs that are never stopped, each made once though it is stopped at several steps, and their folders."""
     done = {}
 
-    def run(kind, parts, settings):
-        key = (kind, parts, str(settings))
+    def run(kind, parts, settings, saved=()):
+        key = (kind, parts, str(settings), saved)
         if key not in done:
             folder = tmp_path_factory.mktemp("whole")
-            trainer = augmented(folder, *parts(kind), **settings)
+            settings = {**settings, "save_strategy": "no"}
+            trainer = augmented(folder, *parts(kind), callbacks=[SaveAt(*saved)], **settings)
             trainer.train()
             done[key] = outcome(trainer), folder
         return done[key]
@@ -160,23 +161,19 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, whole, case):
     kind, parts, settings, step = CASES[case]
     settings = {**SHORT, **settings}
 
-    def make(callbacks):
-        return augmented(tmp_path, *parts(kind), callbacks=callbacks, **settings)
+    def make(callbacks, **more):
+        return augmented(tmp_path, *parts(kind), callbacks=callbacks, **{**settings, **more})
 
     if case in STOPPED:
-        expected, _ = whole(kind, parts, {**settings, "save_strategy": "no"})
+        expected, _ = whole(kind, parts, settings)
         resumed = stopped_and_resumed(make, step)
     else:
-        expected, folder = whole(kind, parts, settings)
-        left_at(max(taken for taken in saved_steps(folder) if taken <= step), folder, tmp_path)
-        resumed = make([])
+        expected, folder = whole(kind, parts, settings, (step,))
+        left_at(step, folder, tmp_path)
+        resumed = make([], save_strategy="no")
         resumed.train(resume_from_checkpoint=True)
     assert step < expected["step"]
     assert_equal(outcome(resumed), expected)
-
-
-def saved_steps(folder):
-    return [int(path.name.partition("-")[2]) for path in checkpoints.checkpoints(folder)]
 
 
 def test_a_stopped_run_on_a_stream_goes_on_as_if_never_stopped(tmp_path):
