@@ -174,12 +174,18 @@ class EndWorkers(TrainerCallback):
     loader: Any = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any, **_: Any) -> None:
-        if self.loader not in (None, train_dataloader):
-            self.loader._iterator = None
+        if self.loader is not train_dataloader:
+            self.end()
         self.loader = train_dataloader
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.loader._iterator = None
+        self.end()
+
+    def end(self) -> None:
+        workers = getattr(self.loader, "_iterator", None)
+        if workers is not None:
+            workers._shutdown_workers()
+            self.loader._iterator = None
 
 
 class SaveAt(TrainerCallback):
