@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +37,9 @@ PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 NO_STATISTICS = ["*normalization*"]
 """What a ResNet freezes whose normalisation must not see how rows are shared out into batches."""
+
+AS_IT_IS = {"teacher_fold_batch_norm": False, "teacher_channels_last": False, "teacher_in_place": False}
+"""Settings of a run whose teacher is not made faster: trying takes longer than all steps of a tiny run."""
 
 SPEED = ("runtime", "per_second", "train_loss", "preparation_time")
 
@@ -169,13 +174,37 @@ class Forwards(TrainerCallback):
 
 
 class EndWorkers(TrainerCallback):
-    """End the workers that live through all epochs of a run when it ends.
+    """End the workers that live through all epochs of a stage when the next one begins, or the run ends.
 
     A loader that is left to the garbage collection together with its queues waits five seconds for each worker.
     """
 
-    def on_train_end(self, args: Any, state: Any, control: Any, train_dataloader: Any, **_: Any) -> None:
-        train_dataloader._iterator = None
+    loader: Any = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any, **_: Any) -> None:
+        if self.loader is not train_dataloader:
+            self.end()
+        self.loader = train_dataloader
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.end()
+
+    def end(self) -> None:
+        workers = getattr(self.loader, "_iterator", None)
+        if workers is not None:
+            workers._shutdown_workers()
+            self.loader._iterator = None
+
+
+class SaveAt(TrainerCallback):
+    """Ask for a checkpoint at some steps, whatever the settings of the run say."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in self.steps:
+            control.should_save = True
 
 
 class Interrupt(TrainerCallback):
@@ -197,6 +226,21 @@ class Interrupt(TrainerCallback):
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             control.should_training_stop = True
+
+
+def left_at(step: int, whole: Path, folder: Path) -> Path:
+    """Make the folder of a run that ended right after a checkpoint, from that of the run that was never stopped.
+
+    Args:
+        step: The step of the checkpoint.
+        whole: The folder of the whole run.
+        folder: Where the folder of the stopped run is made.
+
+    Returns:
+        The folder of the stopped run.
+    """
+    shutil.copytree(whole / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    return folder
 
 
 def stopped_and_resumed(make: Callable[..., DistillationTrainer], step: int) -> DistillationTrainer:

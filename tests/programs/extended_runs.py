@@ -1,5 +1,7 @@
 """Runs whose batches are extended by boundary samples; `test_extensions.py` compares them, some on two processes."""
 
+import copy
+import functools
 import sys
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from tiny import CLASSES, SIZE, resnet
-from tiny_runs import outcome, trainer_of
+from tiny_runs import AS_IT_IS, outcome, trainer_of
 from transformers import ViTImageProcessorPil
 
 from hf_abkd.data.augment import RandomHorizontalFlip
@@ -47,14 +49,30 @@ def trained(model, steps=25, seed=0, own=None):
     return model.eval()
 
 
-def extended(folder, student=..., teacher=..., stages=..., *, augmentation=FLIP, extra=None, **settings):
-    """A trainer of a run whose batches are extended by boundary samples; its models know the pictures a little."""
+@functools.cache
+def _trained_pieces():
+    return trained(resnet(4), steps=8), trained(resnet(6, seed=1))
+
+
+def trained_student():
+    """A student that knows the pictures a little."""
+    return copy.deepcopy(_trained_pieces()[0])
+
+
+def trained_teacher():
+    """Its teacher, which knows them better."""
+    return copy.deepcopy(_trained_pieces()[1])
+
+
+def extended(folder, student=..., teacher=..., stages=..., *, augmentation=FLIP, fast=False, extra=None, **settings):
+    """A trainer of a run whose batches are extended by boundary samples; `fast` makes fast copies of the teacher."""
     defaults = {"max_steps": STEPS, "per_device_train_batch_size": 16, "seed": 5, "term_gradient_steps": 0}
+    defaults |= {} if fast else AS_IT_IS
     given = {"data": prepare(pictures(), ImageTransform(processor())), **defaults, **settings}
     return trainer_of(
         folder,
-        trained(resnet(4), steps=8) if student is ... else student,
-        trained(resnet(6, seed=1)) if teacher is ... else teacher,
+        trained_student() if student is ... else student,
+        trained_teacher() if teacher is ... else teacher,
         boundary_supporting_samples() if stages is ... else stages,
         extra={"processing_class": processor(), "augmentation": augmentation, **(extra or {})},
         **given,

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 from tiny import RESNET_LAYERS, VIT_LAYERS, images, resnet, vit
-from tiny_runs import Interrupt, boundaries, trainer_of
+from tiny_runs import AS_IT_IS, Interrupt, boundaries, trainer_of
 
 from hf_abkd import KnowledgeDistillation, Stage, Term, activation_boundary, route_constrained
 from hf_abkd.methods import GreedyRoute
 
 STEPS = 12
-EVALUATED = {"evaluate_teacher": True, "eval_strategy": "steps", "eval_steps": 3, "eval_agreement": True}
+EVALUATED = {"evaluate_teacher": True, "eval_strategy": "steps", "eval_steps": 6, "eval_agreement": True}
+EVALUATED |= {"term_gradient_steps": 5}
 
 
-def teachers(kind="resnet"):
-    return [vit(12, seed=seed) if kind == "vit" else resnet(6, seed=seed) for seed in (1, 2, 3)]
+def teachers(kind="resnet", seeds=(1, 2, 3)):
+    return [vit(12, seed=seed) if kind == "vit" else resnet(6, seed=seed) for seed in seeds]
 
 
 def saved(folder, models):
@@ -30,12 +31,12 @@ def saved(folder, models):
     return paths
 
 
-def following(folder, stages, *, kind="resnet", teacher=None, extra=None, **settings):
-    """A trainer of a run that follows a route and may save in every step."""
+def following(folder, stages, *, kind="resnet", teacher=None, fast=False, extra=None, **settings):
+    """A trainer of a run that follows a route, with fast copies of the teacher or without, and may save every step."""
     student = vit(8) if kind == "vit" else resnet(4)
-    teacher = teachers(kind)[2] if teacher is None else teacher
+    teacher = teachers(kind, seeds=[3])[0] if teacher is None else teacher
     given = {"eval_dataset": images(16, seed=2), **(extra or {})}
-    settings = {"max_steps": STEPS, "save_steps": 1, "data": images(40), **settings}
+    settings = {"max_steps": STEPS, "save_steps": 1, "data": images(40), **({} if fast else AS_IT_IS), **settings}
     return trainer_of(folder, student, teacher, stages, extra=given, **settings)
 
 
@@ -62,4 +63,4 @@ if __name__ == "__main__":
     folder, step, *anchors = sys.argv[1:]
     make = routes("resnet", {"resnet": list(map(Path, anchors))})["greedy"]
     saving = {**EVALUATED, "save_strategy": "steps", "save_steps": 3}
-    following(Path(folder), make(), callbacks=[Interrupt(int(step), kill=True)], **saving).train()
+    following(Path(folder), make(), fast=True, callbacks=[Interrupt(int(step), kill=True)], **saving).train()

@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from joint_runs import MEASURED, shared
 from tiny import images, resnet, tensors
-from tiny_runs import NO_STATISTICS, Interrupt, boundaries, outcome, reproducible, taught, trainer_of
+from tiny_runs import AS_IT_IS, NO_STATISTICS, boundaries, outcome, reproducible, taught, trainer_of
 
 from hf_abkd import CrossEntropy, RouteRecorder, Stage, Term, route_constrained
 from hf_abkd.methods import GreedyRoute
 from hf_abkd.teachers.route.anchors import anchors_in
 
 STEPS = 9
-SETTINGS = {"max_steps": STEPS, "eval_steps": 4, "data": images(64)}
+SETTINGS = {"max_steps": STEPS, "eval_steps": 4, "data": images(64), "term_gradient_steps": 0, **AS_IT_IS}
 
 
 def teach(folder, processes):
@@ -32,7 +32,7 @@ def teach(folder, processes):
     return trainer.model
 
 
-def run(folder, route, kind, teacher, processes, callbacks=(), resume=None, **more):
+def run(folder, route, kind, teacher, processes, resume=None, **more):
     student, _, layers, maps, freeze = reproducible("resnet")
     terms = [*(boundaries(layers, maps) if kind == "hints" else []), *taught()]
     anchors = anchors_in(route)
@@ -40,7 +40,7 @@ def run(folder, route, kind, teacher, processes, callbacks=(), resume=None, **mo
         anchors = GreedyRoute(anchors, images(22, seed=9, labels=False), parts=3)
     stages = route_constrained(anchors, stages=[Stage(terms, freeze=freeze)])
     settings = shared(processes, **SETTINGS, **more)
-    trainer = trainer_of(folder, student, teacher, stages, callbacks=callbacks, extra=MEASURED, **settings)
+    trainer = trainer_of(folder, student, teacher, stages, extra=MEASURED, **settings)
     trainer.train(resume_from_checkpoint=resume)
     return outcome(trainer)
 
@@ -51,10 +51,10 @@ def main(folder):
     results = {}
     for kind in ("fixed", "greedy", "hints"):
         torch.manual_seed(3)
-        results[kind] = run(folder / kind, folder / "route", kind, teacher, 2)
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    run(folder / "stopped", folder / "route", "greedy", teacher, 2, [Interrupt(6)], **saving)
-    results["resumed"] = run(folder / "stopped", folder / "route", "greedy", teacher, 2, resume=True, **saving)
+        saving = {"save_strategy": "steps", "save_steps": 6} if kind == "greedy" else {}
+        results[kind] = run(folder / kind, folder / "route", kind, teacher, 2, **saving)
+    halfway = str(folder / "greedy" / "checkpoint-6")
+    results["resumed"] = run(folder / "greedy", folder / "route", "greedy", teacher, 2, resume=halfway)
     torch.save({**results, "own": tensors(teacher)}, folder / f"rank{torch.distributed.get_rank()}.pt")
 
 

@@ -2,7 +2,7 @@
 
 import tiny
 from cached_runs import AUGMENTATION, named, processor, rows
-from tiny_runs import taught, trainer_of
+from tiny_runs import AS_IT_IS, taught, trainer_of
 
 from hf_abkd import activation_boundary
 from hf_abkd.data.transform import prepare
@@ -20,7 +20,7 @@ def taught_by(folder, teacher, data, stages=None, *, student=None, own=None, aug
         teacher,
         activation_boundary() if stages is None else stages,
         data=data,
-        **{"max_steps": 9, **settings, "extra": {**given, **settings.get("extra", {})}},
+        **{"max_steps": 9, "term_gradient_steps": 0, **settings, "extra": {**given, **settings.get("extra", {})}},
     )
 
 
@@ -39,7 +39,7 @@ def cached_run(folder, cache, stages=None, **settings):
 def live_run(folder, teacher, cache, stages=None, **settings):
     data = settings.pop("data", None)
     # As it is, without copies that round otherwise.
-    settings = {"teacher_fold_batch_norm": False, "teacher_channels_last": False, **settings}
+    settings = {**AS_IT_IS, **settings}
     trainer = taught_by(
         folder,
         teacher,

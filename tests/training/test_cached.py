@@ -28,7 +28,7 @@ from launched import forked_on, hub_port, in_two_processes
 from learning_from_caches import COUNT, boundary_and_kd, cached_run, images_for, live_run, taught_by
 from loopback_hub import LoopbackHub
 from PIL import Image as PILImage
-from tiny_runs import AtStart, EndWorkers, assert_equal, outcome, stopped_and_resumed
+from tiny_runs import AtStart, EndWorkers, SaveAt, assert_equal, left_at, outcome, stopped_and_resumed
 from transformers import SwinConfig, SwinForImageClassification, TrainerCallback
 
 from hf_abkd import (
@@ -201,16 +201,19 @@ def test_values_train_as_live_up_to_float16(tmp_path, teachers):
     assert tiny.losses(cached) == pytest.approx(tiny.losses(live), rel=2e-3)
 
 
-@pytest.mark.parametrize("name", [STAGE, ACTIVATION, f"{ACTIVATION}:input"])
-def test_layers_can_be_named_or_planned(tmp_path, teachers, name):
+def test_layers_can_be_named_or_planned(tmp_path, teachers):
     """All names of one tensor give one run; a plan that was saved gives it again."""
-    cache = write(tmp_path / "cache", teachers["resnet"], rows(COUNT), layers=[name])
-    first = cached_run(tmp_path / "named", cache, activation_boundary([(STAGE, name)]))
-    live = live_run(tmp_path / "live", teachers["resnet"], cache, activation_boundary([(STAGE, STAGE)]))
-    assert split(first)[0] == split(live)[0]
-    first.plan.save(tmp_path / "plan.yaml")
-    again = cached_run(tmp_path / "planned", cache, activation_boundary(Plan.load(tmp_path / "plan.yaml")))
-    assert tiny.losses(again) == tiny.losses(first)
+    live = None
+    for number, name in enumerate([STAGE, ACTIVATION, f"{ACTIVATION}:input"]):
+        folder = tmp_path / f"{number}"
+        cache = write(folder / "cache", teachers["resnet"], rows(COUNT), layers=[name])
+        first = cached_run(folder / "named", cache, activation_boundary([(STAGE, name)]))
+        # The same for all names: the seed and the number of views are.
+        live = live or live_run(folder / "live", teachers["resnet"], cache, activation_boundary([(STAGE, STAGE)]))
+        assert split(first)[0] == split(live)[0], name
+        first.plan.save(folder / "plan.yaml")
+        again = cached_run(folder / "planned", cache, activation_boundary(Plan.load(folder / "plan.yaml")))
+        assert tiny.losses(again) == tiny.losses(first), name
 
 
 # ---- Views and epochs ----
@@ -290,22 +293,27 @@ def test_a_stage_reads_what_its_terms_compare_and_one_of_labels_reads_nothing(tm
     assert asked == []
 
 
-@pytest.mark.parametrize("step", [4, 10, 16])
-def test_resumed_in_the_middle_of_an_epoch_it_is_the_run_that_was_never_stopped(tmp_path, caches, step):
+MIDDLES = (4, 10, 16)
+
+
+def test_stopped_or_resumed_in_the_middle_of_an_epoch_it_is_the_run_that_was_never_stopped(tmp_path, caches):
     """The image, its view and its target all have to go on where they were."""
-    settings = {"max_steps": 20, "save_strategy": "steps", "save_steps": 2}
 
-    def make(folder, callbacks=()):
+    def make(folder, callbacks=(), **settings):
         data, student = images_for(caches["vit"]), tiny.vit()
-        return taught_by(
-            folder, caches["vit"], data, boundary_and_kd(), student=student, callbacks=callbacks, **settings
-        )
+        settings = {"student": student, "callbacks": callbacks, "max_steps": 20, **settings}
+        return taught_by(tmp_path / folder, caches["vit"], data, boundary_and_kd(), **settings)
 
-    straight = make(tmp_path / "straight")
+    straight = make("straight", [SaveAt(*MIDDLES)])
     straight.train()
-    assert (step / 6) % 1
-    resumed = stopped_and_resumed(functools.partial(make, tmp_path / "stopped"), step)
-    assert_equal(outcome(resumed), outcome(straight))
+    assert all((step / 6) % 1 for step in MIDDLES)
+    stopping = functools.partial(make, "stopped", save_strategy="steps", save_steps=2)
+    assert_equal(outcome(stopped_and_resumed(stopping, MIDDLES[0])), outcome(straight))
+    for step in MIDDLES[1:]:
+        left_at(step, tmp_path / "straight", tmp_path / f"{step}")
+        resumed = make(f"{step}")
+        resumed.train(resume_from_checkpoint=True)
+        assert_equal(outcome(resumed), outcome(straight))
 
 
 def test_a_checkpoint_of_another_teacher_is_not_gone_on_with(tmp_path, caches):
@@ -331,7 +339,7 @@ def test_no_weights_of_the_teacher_are_needed(tmp_path, monkeypatch, teachers):
     monkeypatch.chdir(tmp_path)
     losses = []
     for number, teacher in enumerate([cache, "a cache", Path("a cache"), str(tmp_path / "a cache")]):
-        trainer = taught_by(tmp_path / f"run{number}", teacher, images_for(cache))
+        trainer = taught_by(tmp_path / f"run{number}", teacher, images_for(cache), max_steps=4)
         trainer.train()
         losses.append(tiny.losses(trainer))
     assert losses[1:] == losses[:1] * 3
@@ -534,6 +542,6 @@ def test_a_cache_from_the_hub_teaches_as_the_local_one(tmp_path, teachers):
 def test_a_cache_can_be_loaded_once_for_several_trainers(tmp_path, caches):
     """Seeds of a comparison share it."""
     cache = TeacherCache.load(caches["resnet"].table.folder)
-    runs = [cached_run(tmp_path / f"{seed}", cache, seed=seed) for seed in (1, 2, 1)]
+    runs = [cached_run(tmp_path / f"{seed}", cache, seed=seed, max_steps=4) for seed in (1, 2, 1)]
     losses = [tiny.losses(run) for run in runs]
     assert losses[0] == losses[2] != losses[1]

@@ -1,16 +1,21 @@
 """Stages that extend their batches: what the student sees, what is logged, and that all else stays as it is."""
 
+import copy
 import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from extended_runs import extended, pictures, processor, trained
+from extended_runs import extended, pictures, processor, trained, trained_teacher
 from launched import in_two_processes
 from tiny import CLASSES, RESNET_LAYERS, differing, losses, resnet, tensors, vit
-from tiny_runs import Forwards, assert_equal, outcome, stopped_and_resumed
+from tiny_runs import Forwards, assert_equal, left_at, outcome, stopped_and_resumed
 from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
-from hf_abkd import ActivationBoundary, CrossEntropy, KnowledgeDistillation, Stage, Term
+from hf_abkd import ActivationBoundary, CrossEntropy, DistillationTrainer, KnowledgeDistillation, Stage, Term
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods import BoundaryAttack, BoundarySamples, activation_boundary, boundary_supporting_samples
 from hf_abkd.teachers.cache.settings import CacheSettings
@@ -23,11 +28,27 @@ def apart(logits):
     return (top[:, 0] - top[:, 1]).tolist()
 
 
-def test_the_student_learns_from_samples_at_the_teachers_boundary(tmp_path):
-    """Samples that are not at the boundary, or targets of other rows, would train like any others."""
-    trainer = extended(tmp_path)
-    seen = Forwards().follow(trainer)
+@dataclass
+class Run:
+    """A finished run: its trainer, what the student was given in every step, and the teacher's tensors before it."""
+
+    trainer: DistillationTrainer
+    seen: list[Any]
+    teacher: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with fast copies of the teacher, about which several tests ask."""
+    trainer = extended(tmp_path_factory.mktemp("run"), fast=True, logging_steps=3)
+    seen, teacher = Forwards().follow(trainer), tensors(trainer.teacher.model)
     trainer.train()
+    return Run(trainer, seen, teacher)
+
+
+def test_the_student_learns_from_samples_at_the_teachers_boundary(run):
+    """Samples that are not at the boundary, or targets of other rows, would train like any others."""
+    trainer, seen = run.trainer, run.seen
     assert len(seen) == 12
     gaps = []
     low, high = -1.0, 1.0  # a mean and a deviation of a half
@@ -46,11 +67,9 @@ def test_the_student_learns_from_samples_at_the_teachers_boundary(tmp_path):
     assert all(len(given[0]["pixel_values"]) == 16 for given in seen[9:])
 
 
-def test_what_the_attacks_did_is_logged(tmp_path):
+def test_what_the_attacks_did_is_logged(run):
     """An attack that reaches nothing costs ten teacher passes per step and teaches nothing."""
-    trainer = extended(tmp_path, logging_steps=3)
-    seen = Forwards().follow(trainer)
-    trainer.train()
+    trainer, seen = run.trainer, run.seen
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     for number, entry in enumerate(logs[:3]):
         assert 0 < entry["boundary_samples/reached"] <= 1
@@ -87,13 +106,10 @@ def test_the_first_loss_is_the_published_one(tmp_path):
     assert losses(trainer) == pytest.approx([expected.item()], rel=1e-4)
 
 
-def test_teacher_and_statistics_stay_as_they_are(tmp_path):
+def test_teacher_and_statistics_stay_as_they_are(run):
     """An attack makes gradients of the teacher, and a pass in training mode would move what it normalises by."""
-    teacher = trained(resnet(6, seed=1))
-    before = tensors(teacher)
-    trainer = extended(tmp_path, teacher=teacher)
-    trainer.train()
-    assert differing(before, tensors(teacher)) == []
+    trainer, teacher = run.trainer, run.trainer.teacher.model
+    assert differing(run.teacher, tensors(teacher)) == [] == differing(run.teacher, tensors(trained_teacher()))
     assert all(parameter.grad is None for parameter in teacher.parameters()) and not teacher.training
     # The student's own statistics move once per step, by the one joint pass.
     counts = {v.item() for k, v in trainer.model.state_dict().items() if k.endswith("num_batches_tracked")}
@@ -115,16 +131,19 @@ def test_images_that_do_not_arrive_are_left_out_unless_asked_for(tmp_path, kept)
     assert all(entry["boundary_samples/reached"] == 0 and "boundary_samples/gap" not in entry for entry in logs)
 
 
-@pytest.mark.parametrize("step", [4, 8])
-def test_a_resumed_run_moves_the_same_images_to_the_same_classes(tmp_path, step):
+def test_a_resumed_run_moves_the_same_images_to_the_same_classes(tmp_path):
     """Drawn from a generator, the classes of a resumed run would be others."""
-    straight = extended(tmp_path / "straight", save_strategy="steps", save_steps=4)
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    straight = extended(tmp_path / "straight", **saving)
     straight.train()
 
     def make(callbacks):
-        return extended(tmp_path / "stopped", callbacks=callbacks, save_strategy="steps", save_steps=4)
+        return extended(tmp_path / "stopped", callbacks=callbacks, **saving)
 
-    assert_equal(outcome(stopped_and_resumed(make, step)), outcome(straight))
+    assert_equal(outcome(stopped_and_resumed(make, 4)), outcome(straight))
+    later = extended(left_at(8, tmp_path / "straight", tmp_path / "later"), **saving)
+    later.train(resume_from_checkpoint=True)
+    assert_equal(outcome(later), outcome(straight))
 
 
 @pytest.mark.slow
@@ -191,12 +210,17 @@ def test_boundaries_and_boundary_samples_go_together(tmp_path):
 
 def test_a_compiled_student_takes_batches_of_changing_size(tmp_path):
     """Samples of the batch before would be taught, or the run would end in an error of the compiler."""
-    results = []
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=CLASSES)
+    torch.manual_seed(0)
+    student, results, seen = trained(ResNetForImageClassification(config), steps=8), [], []
     for name, settings in (("eager", {}), ("compiled", {"torch_compile": True, "torch_compile_backend": "aot_eager"})):
         torch._dynamo.reset()
-        trainer = extended(tmp_path / name, max_steps=4, **settings)
+        trainer = extended(tmp_path / name, copy.deepcopy(student), max_steps=4, **settings)
+        if name == "eager":
+            seen = Forwards().follow(trainer)
         trainer.train()
         results.append(losses(trainer))
+    assert len({len(given[0]["pixel_values"]) for given in seen}) > 1
     assert results[0] == pytest.approx(results[1], rel=1e-3)
 
 
@@ -237,8 +261,8 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
     other = [Stage([*stage.terms, Term(KnowledgeDistillation(), rows="target")], extension=samples)]
     refused(tmp_path, "compares the rows 'target' of a batch, and batches have the groups", stages=other)
     names = {index: f"thing {index}" for index in range(CLASSES)}
-    foreign = trained(resnet(6, seed=1, id2label=names))
-    own = trained(resnet(4, id2label={i: f"class {i}" for i in range(CLASSES)}), steps=2)
+    foreign = resnet(6, seed=1, id2label=names)
+    own = resnet(4, id2label={i: f"class {i}" for i in range(CLASSES)})
     # Terms on features train with other classes; images cannot be moved between classes that only one model knows.
     features = [Term(ActivationBoundary(), student=a, teacher=b, rows="boundary") for a, b in RESNET_LAYERS]
     refused(
@@ -253,17 +277,15 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
 
 def test_a_cached_teacher_is_refused(tmp_path):
     """What it said is of images that were not moved."""
-    teacher = trained(vit(8, hidden_dropout_prob=0.0))
+    teacher = vit(8, hidden_dropout_prob=0.0)
     cache = write_cache(tmp_path / "cache", teacher, processor(), pictures(16), CacheSettings(batch_size=8))
     with pytest.raises(ValueError, match="a cache holds only what the teacher said of other images"):
         extended(tmp_path / "run", teacher=cache, augmentation=None)
 
 
-def test_the_model_card_says_what_was_made_of_the_batches(tmp_path):
+def test_the_model_card_says_what_was_made_of_the_batches(run):
     """A reader who repeats the run by the card has to know of images that no data set holds."""
-    trainer = extended(tmp_path, max_steps=2)
-    trainer.train()
-    trainer.create_model_card()
-    card = (tmp_path / "README.md").read_text()
+    run.trainer.create_model_card()
+    card = Path(run.trainer.args.output_dir, "README.md").read_text()
     assert "BoundarySamples(BoundaryAttack(rule='scale_invariant'" in card
     assert "heo2019adversarial" in card and "hinton2015distilling" in card

@@ -12,7 +12,7 @@ import torch
 from killed_runs import BOUNDARY, KILLS, SAVE, STEPS, augmented
 from launched import forked
 from tiny import CLASSES, RESNET_LAYERS, arguments, differing, images, resnet, vit
-from tiny_runs import Interrupt, assert_equal, outcome, pieces, stopped_and_resumed, two_stages
+from tiny_runs import Interrupt, SaveAt, assert_equal, left_at, outcome, pieces, stopped_and_resumed, two_stages
 from transformers import ResNetForImageClassification, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -33,7 +33,7 @@ from hf_abkd.training import checkpoints
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """Folders of runs that were killed with SIGKILL, in processes of their own."""
+    """The folder with runs that were killed with SIGKILL, in processes of their own."""
     folder = tmp_path_factory.mktemp("killed")
     code, output = forked("killed_runs.py", folder)
     assert code == 0, output[-4000:]
@@ -46,22 +46,21 @@ def straight(tmp_path_factory):
     results = {}
     torch.set_num_threads(1)
     for kind in ("resnet", "vit"):
-        trainer = augmented(tmp_path_factory.mktemp(f"straight {kind}"), *pieces(kind))
+        trainer = augmented(tmp_path_factory.mktemp(f"straight {kind}"), *pieces(kind), save_strategy="no")
         trainer.train()
         results[kind] = outcome(trainer)
     return results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KILLS)
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_a_killed_run_goes_on_as_if_never_stopped(killed, straight, kind, name):
+def test_a_run_that_is_killed_three_times_goes_on_as_if_never_stopped(killed, straight, kind):
     """Anything lost (connectors, stage, optimiser, random states, data order, views) makes it another run."""
-    folder = killed / f"{kind} {name}"
-    step = KILLS[name]
-    last = step if step == BOUNDARY else step - step % SAVE
-    assert checkpoints.last_complete_checkpoint(folder).name == f"checkpoint-{last}"
-    trainer = augmented(folder, *pieces(kind))
+    left = json.loads((killed / "left.json").read_text())
+    for name, step in KILLS.items():
+        last = step if step == BOUNDARY else step - step % SAVE
+        assert left[f"{kind} {name}"] == f"checkpoint-{last}"
+    trainer = augmented(killed / kind, *pieces(kind))
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == STEPS
     assert_equal(outcome(trainer), straight[kind])
@@ -69,7 +68,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(killed, straight, kind, name):
 
 def test_runs_of_another_seed_differ(tmp_path, straight):
     """The comparisons above would be worthless if every run ended in the same weights."""
-    trainer = augmented(tmp_path, *pieces("vit"), seed=43)
+    trainer = augmented(tmp_path, *pieces("vit"), seed=43, save_strategy="no")
     trainer.train()
     other = outcome(trainer)
     assert len(differing(other["student"], straight["vit"]["student"])) > 10 and other["log"] != straight["vit"]["log"]
@@ -110,41 +109,47 @@ def shared_batchnorm(_kind):
 
 
 # The first stage takes 4 of 14 steps, and checkpoints are written at 3, 4, 6, 9, 12 and 14.
-SHORT = {"max_steps": 14, "save_steps": 3}
+SHORT = {"max_steps": 14, "save_steps": 3, "term_gradient_steps": 0}
 SHORT_BOUNDARY = 4
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 5, "eval_agreement": True, "evaluate_teacher": True}
-EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 8, "save_strategy": "epoch"}
+EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 8}
 CASES = {
-    "accumulated": ("vit", pieces, {"gradient_accumulation_steps": 2}, 11),
+    "accumulated": ("vit", pieces, {"gradient_accumulation_steps": 2}, 9),
     "transfer head": ("resnet", transfer, {}, 3),
     "transfer head, between stages": ("resnet", transfer, {}, SHORT_BOUNDARY),
     "transfer head, second stage": ("resnet", transfer, {}, 7),
     "no teacher": ("vit", baseline, {}, 12),
-    "evaluated vit": ("vit", pieces, EVALUATED, 10),
+    "evaluated vit": ("vit", pieces, EVALUATED, 9),
     "evaluated resnet, between stages": ("resnet", pieces, EVALUATED, SHORT_BOUNDARY),
     "shared connector": ("resnet", shared_batchnorm, {}, SHORT_BOUNDARY),
-    "epochs": ("vit", pieces, EPOCHS, 9),
+    "epochs": ("vit", pieces, EPOCHS, 5),
     "last step of an epoch": ("vit", pieces, {"save_steps": 14, "max_steps": 20}, 14),
-    "draws while made": ("resnet", noisy, {}, 7),
+    "draws while made": ("resnet", noisy, {}, 6),
     "milestones": ("resnet", pieces, {"lr_milestones": [0.3, 0.6], "optim": "sgd", "optim_args": "momentum=0.9"}, 9),
-    "half precision": ("vit", pieces, {"bf16": True}, 7),
-    "checkpointed": ("vit", pieces, {"activation_checkpointing": True}, 7),
-    "workers": ("vit", pieces, {"dataloader_num_workers": 1, "max_steps": 8}, 7),
+    "half precision": ("vit", pieces, {"bf16": True}, 6),
+    "checkpointed": ("vit", pieces, {"activation_checkpointing": True}, 6),
+    "workers": ("vit", pieces, {"dataloader_num_workers": 1, "max_steps": 8}, 6),
 }
+
+
+# These are stopped by a callback, at a step with a checkpoint or later, and compared with a run that saves nothing; the
+# others go on from a checkpoint of the whole run, as if it had ended there.
+STOPPED = ("transfer head", "transfer head, between stages", "transfer head, second stage", "no teacher")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Runs that are never stopped, each made once though it is stopped at several steps."""
+    """Runs that are never stopped, each made once though it is stopped at several steps, and their folders."""
     done = {}
 
-    def run(kind, parts, settings):
-        key = (kind, parts, str(settings))
+    def run(kind, parts, settings, saved=()):
+        key = (kind, parts, str(settings), saved)
         if key not in done:
+            folder = tmp_path_factory.mktemp("whole")
             settings = {**settings, "save_strategy": "no"}
-            trainer = augmented(tmp_path_factory.mktemp("whole"), *parts(kind), **settings)
+            trainer = augmented(folder, *parts(kind), callbacks=[SaveAt(*saved)], **settings)
             trainer.train()
-            done[key] = outcome(trainer)
+            done[key] = outcome(trainer), folder
         return done[key]
 
     return run
@@ -156,21 +161,29 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, whole, case):
     kind, parts, settings, step = CASES[case]
     settings = {**SHORT, **settings}
 
-    def make(callbacks):
-        return augmented(tmp_path / "stopped", *parts(kind), callbacks=callbacks, **settings)
+    def make(callbacks, **more):
+        return augmented(tmp_path, *parts(kind), callbacks=callbacks, **{**settings, **more})
 
-    expected = whole(kind, parts, settings)
+    if case in STOPPED:
+        expected, _ = whole(kind, parts, settings)
+        resumed = stopped_and_resumed(make, step)
+    else:
+        expected, folder = whole(kind, parts, settings, (step,))
+        left_at(step, folder, tmp_path)
+        resumed = make([], save_strategy="no")
+        resumed.train(resume_from_checkpoint=True)
     assert step < expected["step"]
-    assert_equal(outcome(stopped_and_resumed(make, step)), expected)
+    assert_equal(outcome(resumed), expected)
 
 
 def test_a_stopped_run_on_a_stream_goes_on_as_if_never_stopped(tmp_path):
     """A stream has no length and no sampler: what was read has to be skipped."""
     rows = images(40)[:]
     rows = {"pixel_values": torch.stack(rows["pixel_values"]).tolist(), "labels": rows["labels"]}
+    data = datasets.Dataset.from_dict(rows)
 
     def run(folder, step=None, resume=None):
-        stream = datasets.Dataset.from_dict(rows).to_iterable_dataset().with_format("torch")
+        stream = data.to_iterable_dataset().with_format("torch")
         trainer = augmented(folder, callbacks=[Interrupt(step)], data=stream, **SHORT)
         trainer.train(resume_from_checkpoint=resume)
         return outcome(trainer)
@@ -200,7 +213,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
         built[0].share, built[0].steps, built[1].steps = None, 4, second
         return [resnet(4), parts[1], built]
 
-    augmented(tmp_path, *with_steps(4), max_steps=8).train()
+    augmented(tmp_path, *with_steps(4), max_steps=8, save_steps=8).train()
     longer = augmented(tmp_path, *with_steps(8), max_steps=12)
     longer.train(resume_from_checkpoint=True)
     assert longer.state.global_step == 12
@@ -232,21 +245,28 @@ class Counter(TrainerCallback, ExportableState):
 
 
 @pytest.mark.parametrize("step", [3, SHORT_BOUNDARY, 6])
-def test_counters_of_callbacks_are_restored(tmp_path, step):
+def test_counters_of_callbacks_are_restored(tmp_path, counted, step):
     """Early stopping that forgets what it counted, between the stages too, stops later than it would have."""
-
-    def run(step=None):
-        trainer = augmented(
-            tmp_path, callbacks=[Interrupt(step)], restore_callback_states_from_checkpoint=True, **SHORT
-        )
-        trainer.add_callback(Counter())
-        return trainer
-
-    run(step).train()
-    resumed = run()
+    resumed = counting(left_at(step, counted, tmp_path), save_strategy="no")
     resumed.train(resume_from_checkpoint=True)
     counts = [callback.steps for callback in resumed.callback_handler.callbacks if isinstance(callback, Counter)]
     assert counts == [SHORT["max_steps"]]
+
+
+def counting(folder, **settings):
+    trainer = augmented(folder, restore_callback_states_from_checkpoint=True, **{**SHORT, **settings})
+    trainer.add_callback(Counter())
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """The folder of a run that counts, stopped at step 6."""
+    folder = tmp_path_factory.mktemp("counted")
+    trainer = counting(folder)
+    trainer.add_callback(Interrupt(6))
+    trainer.train()
+    return folder
 
 
 # ---- What is not a checkpoint of this run ----
