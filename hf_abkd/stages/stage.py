@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import math
 import os
@@ -229,6 +230,7 @@ def with_pairs(stages: Sequence[Stage], propose: Callable[[], Plan]) -> list[Sta
     """Return the stages with a term for every pair of layers in the place of their `PairedTerms`.
 
     `PairedTerms` that stand in two stages become the same terms in both, so that connectors go on where they were.
+    What is changed in the given stages afterwards does not reach those that are returned.
 
     Args:
         stages: The stages.
@@ -249,5 +251,15 @@ def with_pairs(stages: Sequence[Stage], propose: Callable[[], Plan]) -> list[Sta
                 terms += made[id(term)]
             else:
                 terms.append(term)
-        result.append(replace(stage, terms=terms))
+        result.append(
+            replace(
+                stage,
+                terms=terms,
+                teacher_terms=list(stage.teacher_terms),
+                freeze=list(stage.freeze),
+                optimizer=copy.deepcopy(stage.optimizer),
+                arguments=copy.deepcopy(stage.arguments),
+                extension=copy.deepcopy(stage.extension),
+            )
+        )
     return result

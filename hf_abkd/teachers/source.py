@@ -170,10 +170,10 @@ class LiveSource(TeacherSource):
 
     Args:
         teacher: The model.
-        speed_ups: What may be done to evaluate it faster.
+        speed_ups: Returns what may be done to evaluate it faster, as it is wanted now.
     """
 
-    def __init__(self, teacher: LiveTeacher, speed_ups: SpeedUps) -> None:
+    def __init__(self, teacher: LiveTeacher, speed_ups: Callable[[], SpeedUps]) -> None:
         self.live: LiveTeacher = teacher
         self._speed_ups = speed_ups
         self._points: dict[str, CapturePoint] = {}
@@ -195,7 +195,7 @@ class LiveSource(TeacherSource):
         """Run a faster copy of the weights that the model has now, once its tensors are known."""
         if self._inputs is not None:
             with random_state_kept():
-                self.live.optimize(self._inputs, self._points, self._speed_ups)
+                self.live.optimize(self._inputs, self._points, self._speed_ups())
 
     def begin(self, wanted: Wanted) -> None:
         """Select these tensors; of boundaries no more than their sides."""

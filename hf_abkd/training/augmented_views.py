@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,17 @@ class AugmentedViews:
         if samples is not None:
             return Draws.of_views(self.seed, samples, int(self.current))
         return Draws.of_batch(len(images), self.seed, self.process, step, micro_batch, device=images.device)
+
+    def of_batch(self, step: int, micro_batch: int) -> Callable[[Tensor, Tensor | None], Tensor] | None:
+        """Return what makes the views of a batch of its images and their ids; None leaves the images as they are.
+
+        Args:
+            step: How many steps of the run are done.
+            micro_batch: Which batch of the step this is.
+        """
+        if self.augmentation is None:
+            return None
+        return lambda images, samples: self.augmented(images, samples, step, micro_batch)
 
     def augmented(self, images: Tensor, samples: Tensor | None, step: int, micro_batch: int) -> Tensor:
         """Return the view of each image, (N, C, H, W)."""

@@ -39,28 +39,25 @@ class Evaluation:
         source: What teaches the student.
         reader: Makes a batch of what the data loader gives.
         accelerator: For autocast, and to gather over processes.
-        label_smoothing: The label smoothing of the loss of an evaluation.
     """
 
-    def __init__(
-        self, task: Task, source: TeacherSource, reader: BatchReader, accelerator: Accelerator, label_smoothing: float
-    ) -> None:
+    def __init__(self, task: Task, source: TeacherSource, reader: BatchReader, accelerator: Accelerator) -> None:
         self.task = task
         self.source = source
         self.reader = reader
         self.accelerator = accelerator
-        self.label_smoothing = label_smoothing
         self._agreement: _Agreement | None = None
         self._labels: LabelMatch | None = None
 
     # ---- The student ----
 
-    def outputs(self, student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def outputs(self, student: nn.Module, inputs: Mapping[str, Any], *, label_smoothing: float) -> dict[str, Any]:
         """Return the `loss` () of a batch, None without labels, and its `logits` (N, K).
 
         Args:
             student: The student, in eval mode.
             inputs: What the data loader gives, on the device.
+            label_smoothing: The label smoothing of the loss.
         """
         batch = self.reader.read(inputs)
         if self._agreement is None:
@@ -72,7 +69,7 @@ class Evaluation:
             self._agreement.add(self.accelerator.gather_for_metrics(torch.cat(parts, dim=1)))
         loss = None
         if batch.labels is not None:
-            loss = self.task.loss(logits, batch.labels, label_smoothing=self.label_smoothing)
+            loss = self.task.loss(logits, batch.labels, label_smoothing=label_smoothing)
         return {"loss": loss, "logits": logits}
 
     @contextmanager

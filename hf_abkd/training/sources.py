@@ -38,7 +38,7 @@ def teacher_source(
     teacher: nn.Module | TeacherCache | str | Path | None,
     stages: Sequence[Stage],
     student: nn.Module,
-    args: DistillationArguments,
+    arguments: Callable[[], DistillationArguments],
     autocast: Context,
     task: Task,
 ) -> TeacherSource:
@@ -48,7 +48,7 @@ def teacher_source(
         teacher: A model, what one said of the training set, or the folder or Hub id of that; None for no teacher.
         stages: The stages of the run.
         student: The student.
-        args: The training arguments.
+        arguments: Returns the training arguments, as they are now.
         autocast: Makes the context in which the student computes.
         task: What the models do.
 
@@ -57,11 +57,12 @@ def teacher_source(
         TypeError: If the teacher is compiled already.
         ValueError: If it shares parameters with the student, or a stage has a route that it cannot take.
     """
+    args = arguments()
     if isinstance(teacher, (str, Path)):
         teacher = TeacherCache.load(teacher, token=args.hub_token)
     live = None
     if isinstance(teacher, nn.Module):
-        live = _live_teacher(teacher, student, _precision(args, autocast), task)
+        live = _live_teacher(teacher, student, _precision(arguments, autocast), task)
         teacher.to(args.device)
     cache = teacher if isinstance(teacher, TeacherCache) else None
     routes = [(stage.name, stage.route) for stage in stages]
@@ -72,7 +73,7 @@ def teacher_source(
     if live is None:
         return NoTeacher()
     adapts = any(stage.teacher_terms for stage in stages)
-    source = (AdaptingSource if adapts else LiveSource)(live, _speed_ups(args))
+    source = (AdaptingSource if adapts else LiveSource)(live, lambda: _speed_ups(arguments()))
     return source if follower is None else RouteSource(source, follower)
 
 
@@ -155,15 +156,19 @@ def _live_teacher(teacher: nn.Module, student: nn.Module, precision: Context, ta
     return LiveTeacher(teacher, precision, task)
 
 
-def _precision(args: DistillationArguments, autocast: Context) -> Context:
+def _precision(arguments: Callable[[], DistillationArguments], autocast: Context) -> Context:
     """Return what makes the context of the teacher's forward passes."""
-    device, precision = args.device.type, args.teacher_precision
-    if precision == "auto":
-        return autocast
-    if precision == "fp32":
-        return lambda: torch.autocast(device, enabled=False)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return lambda: torch.autocast(device, dtype=dtype)
+
+    def context() -> AbstractContextManager[Any]:
+        args = arguments()
+        device, precision = args.device.type, args.teacher_precision
+        if precision == "auto":
+            return autocast()
+        if precision == "fp32":
+            return torch.autocast(device, enabled=False)
+        return torch.autocast(device, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+    return context
 
 
 def _speed_ups(args: DistillationArguments) -> SpeedUps:

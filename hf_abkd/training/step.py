@@ -85,9 +85,7 @@ class Step:
         parts = self.parts
         self._micro_batch = self._micro_batch + 1 if step == self._step else 0
         self._step = step
-        batch = parts.reader.read(
-            inputs, lambda images, samples: parts.views.augmented(images, samples, step, self._micro_batch)
-        )
+        batch = parts.reader.read(inputs, parts.views.of_batch(step, self._micro_batch))
         targets: Mapping[str, Any] = parts.source.targets(batch)
         if parts.extender is not None:
             batch, targets = self._extended(parts.extender, batch, targets, progress)

@@ -170,18 +170,18 @@ class DistillationTrainer(Trainer):
         augmentation: Augmentation | None,
     ) -> None:
         """Make the parts that the trainer hands on to, and pair the layers that the stages leave open."""
-        self.augmentation = augmentation
-        self.source = teacher_source(teacher, stages, self.model, self.args, self.accelerator.autocast, self.task)
+        # Parts that outlive a change of `args` ask for them when they need them, as Trainer does.
+        autocast, arguments = lambda: self.accelerator.autocast(), lambda: self.args
+        self.source = teacher_source(teacher, stages, self.model, arguments, autocast, self.task)
         if self.source.cache is not None:
             check_cached_run(self.source.cache, teacher_processor, augmentation, self.args)
         channels = channels_of(self.model.config) or 3
         shared = shared_images_of(self.source, teacher_processor, self.processing_class, channels)
         self.reader = BatchReader(self.task.inputs_of(self.model), self.label_names[0], shared)
-        cache = self.source.cache
         self.views = AugmentedViews(
             augmentation,
             seed=self.augmentation_seed,
-            number=self.args.augmentation_views if cache is None else cache.views,
+            number=self._number_of_views,
             process=self.args.process_index,
         )
         self._traces: tuple[Trace, Trace] | None = None
@@ -196,10 +196,8 @@ class DistillationTrainer(Trainer):
             frozen_parts(self.model, stage.freeze)
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        self._evaluation = Evaluation(
-            self.task, self.source, self.reader, self.accelerator, self.args.label_smoothing_factor
-        )
-        self._publisher = Publisher(self.args)
+        self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator)
+        self._publisher = Publisher(arguments)
         self._owns_output_dir = False
         self._teacher_identity: dict[str, Any] | None = None
         self._early_logs: list[dict[str, float]] = []
@@ -260,6 +258,20 @@ class DistillationTrainer(Trainer):
         if self.source.cache is not None:
             return self.source.cache.seed
         return self.args.seed if self.args.augmentation_seed is None else self.args.augmentation_seed
+
+    @property
+    def _number_of_views(self) -> int | None:
+        """How many views there are of each image, which take turns from epoch to epoch; None for one per epoch."""
+        return self.args.augmentation_views if self.source.cache is None else self.source.cache.views
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What changes the images of each training batch; a callback may change it in the middle of a run."""
+        return self.views.augmentation
+
+    @augmentation.setter
+    def augmentation(self, augmentation: Augmentation | None) -> None:
+        self.views.augmentation = augmentation
 
     def _propose(self) -> Plan:
         """Pair the layers of both models, on a batch of the data."""
@@ -517,7 +529,11 @@ class DistillationTrainer(Trainer):
         Shapes: the loss is (); with `return_outputs` also a dictionary with `logits` (N, K). Without labels the loss
         of an evaluation is None.
         """
-        outputs = self._training_outputs(model, inputs) if model.training else self._evaluation.outputs(model, inputs)
+        if model.training:
+            outputs = self._training_outputs(model, inputs)
+        else:
+            smoothing = self.args.label_smoothing_factor
+            outputs = self._evaluation.outputs(model, inputs, label_smoothing=smoothing)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def _training_outputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -825,7 +841,7 @@ class DistillationTrainer(Trainer):
         self._runner.number(self.state, self.args, resumed=resume is not None)
         # A smaller batch may have been chosen, and the stage begun again.
         parts = self._running_step.parts
-        self._step = Step(replace(parts, meter=Meter()))
+        self._step = Step(replace(parts, meter=Meter(), accelerator=self.accelerator))
         balance = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
         self._balance.start(span.index, parts.stage.terms, balance)
         return epochs, skipped
@@ -849,6 +865,7 @@ class DistillationTrainer(Trainer):
         """Choose the view that this epoch of the run shows."""
         number = math.ceil(self._runner.span.first_epoch) + epoch
         # Before the workers of the data loader, which read the targets of this view, begin with the epoch.
+        self.views.seed, self.views.number = self.augmentation_seed, self._number_of_views
         self.views.begin_epoch(number)
         if isinstance(self.train_dataset, PairedDomains):
             self.train_dataset.set_epoch(number)

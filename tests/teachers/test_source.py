@@ -21,7 +21,7 @@ def batch_of(count=3):
 
 
 def connected(kind):
-    source, batch = kind(LiveTeacher(resnet(6, seed=1)), SpeedUps()), batch_of()
+    source, batch = kind(LiveTeacher(resnet(6, seed=1)), SpeedUps), batch_of()
     source.live.select(POINTS)
     source.live.probe(batch.teacher())
     source.connect(POINTS, {}, batch.teacher())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,25 @@ class Publisher:
     """Writes cards into the folder of a run, and uploads what belongs to its student.
 
     Args:
-        args: The training arguments of the run.
+        arguments: Returns the training arguments of the run, as they are now.
 
     Attributes:
         saved: The names of the files that the student was last saved as.
     """
 
-    def __init__(self, args: DistillationArguments) -> None:
-        self.args = args
-        self.folder = Path(args.output_dir)
+    def __init__(self, arguments: Callable[[], DistillationArguments]) -> None:
+        self._arguments = arguments
         self.saved: list[str] = []
+
+    @property
+    def args(self) -> DistillationArguments:
+        """The training arguments of the run."""
+        return self._arguments()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.args.output_dir)
 
     def write_card(self, facts: CardFacts) -> None:
         """Write `README.md` into the folder of the run."""
