@@ -1,6 +1,6 @@
 """Runs whose training set grows by synthesised images; as a script, those that are killed and those of two processes.
 
-The script imports everything once and then forks: a process that starts anew takes longer than what it does.
+The script forks a process for each of them: one that starts anew takes longer than what it does.
 """
 
 import json

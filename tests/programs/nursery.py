@@ -64,6 +64,10 @@ if __name__ == "__main__":
 
     import hf_abkd
 
+    # A program can look at what an import of the trainer alone brings with it.
+    from hf_abkd import DistillationTrainer  # noqa: F401
+
+    sys.imported_with_trainer = frozenset(sys.modules)
     # Names of the package are imported when they are first used.
     for name in hf_abkd.__all__:
         getattr(hf_abkd, name)
