@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -36,9 +37,15 @@ def call(name, *flags):
     return printed.getvalue()
 
 
+@cache
+def every_digit():
+    """All digits, which take longer to draw than what is done with a few of them."""
+    return digits()
+
+
 def few_digits(train=64, validation=32):
     """The first of the digits."""
-    every = digits()
+    every = every_digit()
     parts = every.train.select(range(train)), every.validation.select(range(validation))
     return type(every)(*parts, every.labels, every.name)
 
@@ -67,6 +74,6 @@ def save_models_and_digits(folder, rows=48):
         (folder / name / "model.safetensors").unlink()
     for name in ("teacher", "teacher-config"):
         processor.save_pretrained(folder / name)
-    images = digits()
+    images = every_digit()
     for name, part in (("train", images.train), ("test", images.validation)):
         part.select(range(rows)).rename_columns({"image": "img"}).to_parquet(str(folder / f"{name}.parquet"))
