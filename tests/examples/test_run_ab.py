@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from example_runs import EXAMPLES, call, imported, rows_of
+from example_runs import EXAMPLES, PLAIN, call, imported, rows_of
 from launched import forked
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_abkd.layers.plan import Plan
 
-QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8"]
+QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", *PLAIN]
 
 
 def real(workspace: Path, *flags: str | Path) -> list[str | Path]:

@@ -12,6 +12,9 @@ import torch
 from hf_abkd.data.digits import digits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+# Fast copies of a teacher take longer to make than these few steps, as do norms of gradients.
+PLAIN = ["--teacher_fold_batch_norm", "no", "--teacher_channels_last", "no", "--teacher_in_place", "no"]
+PLAIN += ["--term_gradient_steps", "0", "--per_device_eval_batch_size", "32"]
 LABELS = {
     "id2label": {index: str(index) for index in range(10)},
     "label2id": {str(index): index for index in range(10)},
@@ -65,7 +68,7 @@ def small_resnet(widths, **settings):
     return cifar.CifarResNetForImageClassification(config)
 
 
-def save_models_and_digits(folder, rows=48):
+def save_models_and_digits(folder, rows=32):
     """Save a teacher with its processor, the configs of both models, and digits as parquet files."""
     processor = imported("cifar_weights").cifar_processor()
     small_resnet((4, 8, 16)).save_pretrained(folder / "teacher")
