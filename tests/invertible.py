@@ -1,5 +1,8 @@
 """What images are made of and stored in: small teachers with statistics that say something, and batches."""
 
+import copy
+from functools import cache
+
 import torch
 from tiny import resnet
 from transformers import ViTImageProcessorPil
@@ -23,9 +26,14 @@ def settled(model, seed=0):
     return model.eval()
 
 
+@cache
+def _settled_resnet():
+    return settled(resnet())
+
+
 def named_teacher():
     """A settled ResNet whose classes have names."""
-    model = settled(resnet())
+    model = copy.deepcopy(_settled_resnet())
     model.config.id2label = dict(enumerate(NAMES))
     return model
 

@@ -45,7 +45,7 @@ def fresh(name: str, seed: int = 0) -> nn.Module:
 @cache
 def of_family(name: str) -> Trace:
     """What tracing shows of the tiny model of a family."""
-    return of_model(fresh(name))
+    return of_model(_made(name, 0))
 
 
 def used(found: Trace) -> list[Site]:

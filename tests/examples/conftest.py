@@ -7,6 +7,8 @@ import torch
 from example_runs import few_digits, imported, save_models_and_digits
 from torch import nn
 
+from hf_abkd.cli import demonstration
+
 
 @pytest.fixture(scope="session")
 def _saved(tmp_path_factory):
@@ -29,7 +31,10 @@ def shared_workspace(tmp_path_factory, _saved):
 
 @pytest.fixture
 def demonstrated_on_few(monkeypatch):
-    """Make demonstrations small."""
+    """Make demonstrations small: few images and smaller networks."""
+    for network, widths in ((demonstration._TEACHER, [8, 12, 16]), (demonstration._STUDENT, [4, 8, 12])):
+        monkeypatch.setitem(network, "widths", widths)
+        monkeypatch.setitem(network, "depths", [1, 1, 1])
     monkeypatch.setattr("hf_abkd.cli.demonstration.digits", few_digits)
     monkeypatch.setattr("hf_abkd.cli.domains.digits", few_digits)
 

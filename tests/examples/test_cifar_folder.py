@@ -2,15 +2,15 @@
 
 import io
 import json
-import os
 import runpy
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from example_runs import EXAMPLES, call, imported
+from launched import forked_on, hub_port
+from loopback_hub import LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -84,22 +84,19 @@ def test_weights_must_fit_in_every_key(weights, model, tmp_path):
         weights.load_weights(fresh, tmp_path / "absent.safetensors")
 
 
-def run_python(arguments, folder):
-    """Run a fresh interpreter in `folder`, with caches of its own; any warning fails."""
-    environment = {**os.environ, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop("HF_MODULES_CACHE", None)
-    result = subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "warn" not in result.stderr.lower(), result.stderr
-    assert "can't save the code" not in result.stderr, result.stderr
-    return result.stdout
+def printed_by(program, folder):
+    """What a program prints that runs in `folder` and never saw the examples, with caches of its own.
+
+    Any warning fails.
+    """
+    (folder / "program.py").write_text(program)
+    with LoopbackHub(hub_port()) as hub:
+        code, output = forked_on(hub, folder / "program.py", folder=folder)
+        assert hub.requests == [], "folders on the disk need no Hub"
+    assert code == 0, output
+    assert "warn" not in output.lower(), output
+    assert "can't save the code" not in output, output
+    return output.splitlines()[-1]
 
 
 def run_command_line(*arguments):
@@ -136,10 +133,12 @@ def test_script_writes_given_weights_with_their_code(cifar, tmp_path, monkeypatc
 
 
 LOADER = """
-import json, sys
+import json, sys, warnings
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification as Auto
 
+warnings.simplefilter("error")
+assert "cifar_models" not in sys.modules
 images = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
 answers = {}
 for family in ("resnet", "wide_resnet"):
@@ -181,7 +180,7 @@ def test_saved_folders_load_where_the_example_was_never_imported(tmp_path):
         assert full.pop("dtype") == "float32"  # of the weights, which the other folder has not
         assert alone == full
 
-    answers = json.loads(run_python(["-c", LOADER], tmp_path))
+    answers = json.loads(printed_by(LOADER, tmp_path))
     images = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
     for family in shapes:
         here = AutoModelForImageClassification.from_pretrained(tmp_path / family).eval()

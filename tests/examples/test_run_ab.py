@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from example_runs import EXAMPLES, call, imported, rows_of
+from example_runs import EXAMPLES, PLAIN, call, imported, rows_of
+from launched import forked
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_abkd.layers.plan import Plan
 
-QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8"]
+QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", *PLAIN]
 
 
 def real(workspace: Path, *flags: str | Path) -> list[str | Path]:
@@ -34,17 +32,9 @@ def distilled(shared_workspace: Path) -> tuple[Path, str]:
 @pytest.mark.slow
 def test_first_command_prints_one_table_and_leaves_a_model_that_loads(tmp_path: Path) -> None:
     """A user's first contact: if the demonstration fails on a fresh machine, nothing else matters."""
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", str(EXAMPLES / "run_ab.py")]
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "out"), *QUICK, "--seeds", "3"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = rows_of(done.stdout)
+    code, output = forked(EXAMPLES / "run_ab.py", "--output_dir", tmp_path / "out", *QUICK, "--seeds", "3")
+    assert code == 0, output[-3000:]
+    rows = rows_of(output)
     assert [row[0] for row in rows] == ["model", "teacher", "student alone", "KD", "AB, then KD"]
     assert rows[-1][3].count("->") == 3  # the boundary agreement of each layer, before and after
     folder = tmp_path / "out" / "ab-seed3"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from example_runs import call, imported, rows_of
+from example_runs import PLAIN, call, imported, rows_of
 from transformers import AutoModelForImageClassification
 
 from hf_abkd.cli import comparison
 
-QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", "--dataloader_pin_memory", "0"]
+QUICK = [
+    "--use_cpu",
+    "--disable_tqdm",
+    "1",
+    "--per_device_train_batch_size",
+    "8",
+    "--dataloader_pin_memory",
+    "0",
+    *PLAIN,
+]
 
 
 @pytest.fixture

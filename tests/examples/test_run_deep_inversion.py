@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import load_dataset
-from example_runs import call, imported, rows_of, small_resnet
+from example_runs import PLAIN, call, imported, rows_of, small_resnet
 
 from hf_abkd.methods.deep_inversion.image_quality import Quality, measure_quality
 
-QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8"]
+QUICK = ["--max_steps", "2", "--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", *PLAIN]
 SMALL = ["--iterations", "2", "--num_images", "12", "--image_batch_size", "6", "--seeds", "3"]
 
 

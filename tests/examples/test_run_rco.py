@@ -6,10 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from example_runs import call, imported, rows_of
+from example_runs import PLAIN, call, imported, rows_of
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "8", "--dataloader_pin_memory", "0"]
+QUICK = [
+    "--use_cpu",
+    "--disable_tqdm",
+    "1",
+    "--per_device_train_batch_size",
+    "8",
+    "--dataloader_pin_memory",
+    "0",
+    *PLAIN,
+]
 
 
 def real(workspace: Path, model: str, out: str, *flags: str | Path) -> list[str | Path]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from example_runs import call, few_digits, imported, rows_of
+from example_runs import PLAIN, call, few_digits, imported, rows_of
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from hf_abkd.cli.domains import prepared_domains
 from hf_abkd.data.arguments import DataArguments
 
-QUICK = ["--use_cpu", "--disable_tqdm", "1", "--per_device_train_batch_size", "16", "--dataloader_pin_memory", "0"]
+QUICK = [
+    "--use_cpu",
+    "--disable_tqdm",
+    "1",
+    "--per_device_train_batch_size",
+    "16",
+    "--dataloader_pin_memory",
+    "0",
+    *PLAIN,
+]
 SHORT = ["--max_steps", "2", "--seeds", "0", *QUICK]
 MODELS = ["teacher, source only", "student, alone", "student, kd-then-adapt", "student, joint", "teacher, adapted"]
 

@@ -1,5 +1,8 @@
 """Every family of image classifiers in transformers, as student and as teacher, without a layer name."""
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 import traced
@@ -10,7 +13,7 @@ from hf_abkd.layers.connection import connect
 from hf_abkd.layers.pairing import propose
 from hf_abkd.objectives import ActivationBoundary
 
-STEPS, BATCH = 8, 3
+STEPS, BATCH, LEARNING_RATE = 5, 3, 1e-2
 # Layouts and hierarchies in all combinations: NCHW, NHWC, tokens with 0 to 5 special ones, reordered tokens.
 MIXED = [
     ("vit", "deit"),
@@ -37,11 +40,25 @@ def test_every_type_of_the_library_is_here_or_left_out_for_a_reason():
     assert len(traced.FAMILIES) >= 36
 
 
+@cache
+def made(family, seed):
+    """A model of a family and its first weights."""
+    model = traced.fresh(family, seed)
+    return model, copy.deepcopy(model.state_dict())
+
+
+def new(family, seed=0):
+    """A model of a family as it was before any test trained it."""
+    model, first = made(family, seed)
+    model.load_state_dict(first)
+    return model.eval()
+
+
 def losses(student_family, teacher_family):
     """Pair, connect and train a student on one batch; return the value of every pair, step by step."""
     pairs = propose(traced.of_family(student_family), traced.of_family(teacher_family))
     assert len(pairs) >= (1 if "perceiver" in (student_family, teacher_family) else 2)
-    student, teacher = (traced.fresh(*model) for model in ((student_family, 0), (teacher_family, 1)))
+    student, teacher = new(student_family), new(teacher_family, seed=1 if teacher_family == student_family else 0)
     student.train()
     images = traced.images(count=BATCH, seed=5)
     with Capture(teacher, [pair.teacher.point for pair in pairs]) as capture, torch.no_grad():
@@ -60,14 +77,14 @@ def losses(student_family, teacher_family):
         connection.target_form(targets[pair.teacher.point]) for connection, pair in zip(connections, pairs, strict=True)
     ]
     parameters = [*student.parameters(), *(p for each in connections for p in each.connector.parameters())]
-    optimizer = torch.optim.Adam(parameters, lr=3e-3, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
     objective = ActivationBoundary()
-    values = []
+    values, random_state = [], torch.get_rng_state()
     with Capture(student, [pair.student.point for pair in pairs]) as capture:
         capture.probe(lambda: student(pixel_values=images))
         for _ in range(STEPS):
             # The same dropout in every step.
-            torch.manual_seed(0)
+            torch.set_rng_state(random_state)
             tensors = capture.run(lambda: student(pixel_values=images))[1]
             terms = []
             for pair, connection, target in zip(pairs, connections, targets, strict=True):

@@ -31,13 +31,13 @@ def hiera_positions(config, size):
     return result
 
 
-def train(model, steps, classes=4):
+def train(model, steps, batch=8, classes=4):
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model.train()
     for _ in range(steps):
-        labels = torch.arange(8) % classes
-        output = model(torch.randn(8, 3, 64, 64, generator=generator) + labels[:, None, None, None])
+        labels = torch.arange(batch) % classes
+        output = model(torch.randn(batch, 3, 64, 64, generator=generator) + labels[:, None, None, None])
         logits = output["logits"] if "logits" in output else output["last_hidden_state"]
         nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
@@ -73,14 +73,15 @@ def test_the_order_of_hiera_is_found_exactly(size, seed, spread, steps):
     assert sum(site.layout.positions is not None for site in found.sites) >= 4
 
 
-@pytest.mark.parametrize("steps", [0, 4])
 @pytest.mark.parametrize("family", [name for name in traced.FAMILIES if name not in ("hiera", "mobilevitv2")])
-def test_no_other_family_is_taken_for_reordered(family, steps):
+def test_no_other_family_is_taken_for_reordered(family):
     """A false alarm moves tokens to other places, or loses a stage; trained weights look less alike."""
-    for seed in (0, 1) if steps else (2,):
-        model = traced.build(family, seed=seed, classes=4)
-        train(model, steps)
-        found = traced.of_model(model, traced.images(count=2, seed=seed))
+    traces = [traced.of_family(family)]
+    for seed in (0, 1):
+        model = traced.build(family, seed=seed)
+        train(model, steps=4, batch=4)
+        traces.append(traced.of_model(model, traced.images(count=2, seed=seed)))
+    for found in traces:
         for site in found.sites:
             assert site.layout is None or site.layout.positions is None, site.module
             assert "row by row" not in site.left_out, site.module

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,6 +12,9 @@ import torch
 from hf_abkd.data.digits import digits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+# Fast copies of a teacher take longer to make than these few steps, as do norms of gradients.
+PLAIN = ["--teacher_fold_batch_norm", "no", "--teacher_channels_last", "no", "--teacher_in_place", "no"]
+PLAIN += ["--term_gradient_steps", "0", "--per_device_eval_batch_size", "32"]
 LABELS = {
     "id2label": {index: str(index) for index in range(10)},
     "label2id": {str(index): index for index in range(10)},
@@ -36,9 +40,15 @@ def call(name, *flags):
     return printed.getvalue()
 
 
+@cache
+def every_digit():
+    """All digits, which take longer to draw than what is done with a few of them."""
+    return digits()
+
+
 def few_digits(train=64, validation=32):
     """The first of the digits."""
-    every = digits()
+    every = every_digit()
     parts = every.train.select(range(train)), every.validation.select(range(validation))
     return type(every)(*parts, every.labels, every.name)
 
@@ -58,7 +68,7 @@ def small_resnet(widths, **settings):
     return cifar.CifarResNetForImageClassification(config)
 
 
-def save_models_and_digits(folder, rows=48):
+def save_models_and_digits(folder, rows=32):
     """Save a teacher with its processor, the configs of both models, and digits as parquet files."""
     processor = imported("cifar_weights").cifar_processor()
     small_resnet((4, 8, 16)).save_pretrained(folder / "teacher")
@@ -67,6 +77,6 @@ def save_models_and_digits(folder, rows=48):
         (folder / name / "model.safetensors").unlink()
     for name in ("teacher", "teacher-config"):
         processor.save_pretrained(folder / name)
-    images = digits()
+    images = every_digit()
     for name, part in (("train", images.train), ("test", images.validation)):
         part.select(range(rows)).rename_columns({"image": "img"}).to_parquet(str(folder / f"{name}.parquet"))

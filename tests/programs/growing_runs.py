@@ -1,6 +1,6 @@
 """Runs whose training set grows by synthesised images; as a script, those that are killed and those of two processes.
 
-The script imports everything once and then forks: a process that starts anew takes longer than what it does.
+The script forks a process for each of them: one that starts anew takes longer than what it does.
 """
 
 import json
@@ -30,7 +30,8 @@ def growing_set(args, *, every=EVERY, kind=AdaptiveDeepInversion):
 
 
 def run(folder, *callbacks, resume=None, stages=None, every=EVERY, student=None, growing=None, **settings):
-    args = arguments(folder, max_steps=STEPS, save_strategy="steps", save_steps=2, logging_steps=1, **settings)
+    saving = {} if resume else {"save_strategy": "steps", "save_steps": 2}
+    args = arguments(folder, **{"max_steps": STEPS, "logging_steps": 1, **saving, **settings})
     teacher = named_teacher()
     student = resnet(6, seed=9) if student is None else student
     student.config.id2label = teacher.config.id2label
@@ -100,7 +101,7 @@ def killed_in_a_set(folder):
 
 def one_of_two(folder):
     """What each of two processes does."""
-    trainer, growing = run(folder / "run", per_device_train_batch_size=2)
+    trainer, growing = run(folder / "run", per_device_train_batch_size=2, save_strategy="no")
     rank = trainer.args.process_index
     facts = {"losses": losses(trainer), "made": growing.made, "world": trainer.args.world_size}
     (folder / f"rank{rank}.json").write_text(json.dumps(facts))

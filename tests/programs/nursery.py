@@ -14,6 +14,7 @@ import runpy
 import signal
 import sys
 import tempfile
+from pathlib import Path
 
 
 def run(order):
@@ -28,6 +29,8 @@ def run(order):
     # The folder for temporary files is found by the environment when it is first used.
     tempfile.tempdir = None
     sys.argv = [order["script"], *order["words"]]
+    # Python looks for modules beside the script first.
+    sys.path[0] = str(Path(order["script"]).parent)
     runpy.run_path(order["script"], run_name="__main__")
 
 
@@ -64,6 +67,10 @@ if __name__ == "__main__":
 
     import hf_abkd
 
+    # A program can look at what an import of the trainer alone brings with it.
+    from hf_abkd import DistillationTrainer  # noqa: F401
+
+    sys.imported_with_trainer = frozenset(sys.modules)
     # Names of the package are imported when they are first used.
     for name in hf_abkd.__all__:
         getattr(hf_abkd, name)

@@ -1,13 +1,11 @@
-import os
 import pickle
-import subprocess
-import sys
 import threading
 
 import evaluate
 import numpy as np
 import pytest
 import torch
+from launched import launch
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from transformers import EvalPrediction, ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
@@ -215,14 +213,19 @@ def test_unknown_settings_are_refused(case):
 @pytest.mark.slow
 def test_processes_may_measure_at_once_and_leave_no_file(tmp_path):
     """Every rank of a distributed run measures at the same moment, in the same cache folder."""
-    program = """
-import sys
+    (tmp_path / "measure.py").write_text("""
+import os, sys
 from pathlib import Path
+import evaluate
 import numpy as np
 from hf_abkd.reports.metrics import Accuracy, TopKAccuracy
-share = int(sys.argv[1]) / 10
+# One home each: the libraries may make folders, which is not the question.
+os.environ["HOME"] = str(Path(sys.argv[1], os.environ["RANK"]))
+Path.home().mkdir()
+evaluate.config.HF_METRICS_CACHE = Path(sys.argv[1], "shared")
+share = (3 + 4 * int(os.environ["RANK"])) / 10
 before = sorted(Path.home().rglob("*"))
-for _ in range(100):
+for _ in range(20):
     metric, other = Accuracy(), TopKAccuracy()
     labels = np.arange(10)
     for row in range(10):
@@ -232,21 +235,10 @@ for _ in range(100):
     assert metric.compute() == {"accuracy": share}
     assert other.compute(k=1) == {"top_1_accuracy": share}
 assert sorted(Path.home().rglob("*")) == before, set(Path.home().rglob("*")) - set(before)
-"""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
-    # One home each: transformers and datasets may make folders when they are imported, which is not the question.
-    homes = [tmp_path / "first", tmp_path / "second"]
-    shared = tmp_path / "shared"
-    runs = []
-    for index, home in enumerate(homes):
-        home.mkdir()
-        settings = {"HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_METRICS_CACHE": str(shared), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", program, str(3 + 4 * index)]
-        runs.append(subprocess.Popen(command, env=environment | settings, stderr=subprocess.PIPE, text=True))
-    for run in runs:
-        _, errors = run.communicate(timeout=200)
-        assert run.returncode == 0, errors
-    assert not shared.exists()
+""")
+    codes, outputs = launch(tmp_path / "measure.py", tmp_path)
+    assert codes == [0, 0], outputs
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["0", "1", "measure.py"], "nothing is shared"
 
 
 # evaluate.combine

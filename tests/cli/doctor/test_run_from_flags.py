@@ -39,6 +39,8 @@ def examined_flags(workspace, run=None, *, models=None, data=None, **settings):
     files = [str(workspace / "rows.parquet")]
     paths = {key: str(workspace / value) if isinstance(value, str) else value for key, value in names.items()}
     settings = {"output_dir": str(workspace / "out"), "use_cpu": True, "per_device_train_batch_size": 4, **settings}
+    # Fast copies of a teacher take longer to make than to look at.
+    settings |= dict.fromkeys(("teacher_fold_batch_norm", "teacher_channels_last", "teacher_in_place"), False)
     return list(
         examine_flags(
             runs.RunArguments(**(run or {})),

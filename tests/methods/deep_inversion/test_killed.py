@@ -1,14 +1,12 @@
 """Images that are made by a process that is killed, or by one of two: all follows from one program, started once."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from growing_runs import contents, files, made, run
 from invertible import named_teacher
-from launched import HERE, environment
+from launched import forked
 from tiny import differing, tensors
 
 
@@ -16,15 +14,8 @@ from tiny import differing, tensors
 def left_behind(tmp_path_factory):
     """A killed run (`run`), a killed set of images (`set`), and what two processes wrote (`two`)."""
     folder = tmp_path_factory.mktemp("left behind")
-    done = subprocess.run(
-        [sys.executable, str(HERE / "growing_runs.py"), str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    code, output = forked("growing_runs.py", folder)
+    assert code == 0, output[-6000:]
     return folder
 
 
@@ -45,7 +36,7 @@ def test_a_run_that_is_killed_while_it_writes_a_batch_goes_on(left_behind, tmp_p
     folder = left_behind / "run"
     assert list((folder / "synthesized" / "data").glob(".batch-00002*"))
     trainer, growing = run(folder, resume=True)
-    straight, growing_straight = run(tmp_path)
+    straight, growing_straight = run(tmp_path, save_strategy="no")
     assert files(growing) == files(growing_straight)
     assert not list((folder / "synthesized" / "data").glob(".batch-00002*"))
     assert differing(tensors(trainer.model), tensors(straight.model)) == []

@@ -1,14 +1,12 @@
 """Anchors on disk: found in the order of training, downloaded, and refused before they teach anything."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launched import forked_on, hub_port
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
 from tiny import arguments, differing, images, resnet, vit
@@ -289,21 +287,26 @@ def test_plain_modules_are_read_from_one_file(tmp_path):
 
 # ---- From the Hub ----
 
-DOWNLOAD = """
-import sys
-from hf_abkd.teachers.route.anchors import fetch_anchors
-print(*fetch_anchors(sys.argv[1:]), sep="\\n")
+PUSH = """
+import json, sys
+from pathlib import Path
+from huggingface_hub import HfApi
+api, folder = HfApi(), Path(sys.argv[1])
+api.create_repo("user/teacher")
+oids = [api.upload_folder(repo_id="user/teacher", folder_path=folder / str(seed)).oid for seed in (1, 2, 3)]
+(folder / "revisions.json").write_text(json.dumps(oids))
 """
 
-PUSH = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from huggingface_hub import HfApi
+DOWNLOAD = """
+import json, sys
 from pathlib import Path
-api = HfApi()
-api.create_repo("user/teacher")
-for seed in (1, 2, 3):
-    print(api.upload_folder(repo_id="user/teacher", folder_path=Path(sys.argv[2]) / str(seed)).oid)
+from hf_abkd.teachers.route.anchors import fetch_anchors
+facts = {"found": list(map(str, fetch_anchors(sys.argv[2:])))}
+try:
+    fetch_anchors(["user/teacher@" + 40 * "0"])
+except Exception as error:
+    facts["absent"] = type(error).__name__
+Path(sys.argv[1], "facts.json").write_text(json.dumps(facts))
 """
 
 
@@ -314,28 +317,19 @@ def test_revisions_on_the_hub_are_a_route(tmp_path):
         resnet(4, seed=seed).save_pretrained(tmp_path / str(seed))
         (tmp_path / str(seed) / "optimizer.pt").write_bytes(b"never opened")
         (tmp_path / str(seed) / "README.md").write_text(f"# Teacher {seed}\n")
-    with LoopbackHub() as hub:
-        environment = {
-            **hub.environment(tmp_path / "home"),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-
-        def run(program, *words):
-            command = [sys.executable, "-c", program, *map(str, words)]
-            return subprocess.run(
-                command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
-            )
-
-        pushed = run(PUSH, Path(__file__).parents[2], tmp_path)
-        assert pushed.returncode == 0, pushed.stderr[-3000:]
-        revisions = pushed.stdout.split()
+    (tmp_path / "push.py").write_text(PUSH)
+    (tmp_path / "download.py").write_text(DOWNLOAD)
+    with LoopbackHub(hub_port()) as hub:
+        code, output = forked_on(hub, tmp_path / "push.py", tmp_path)
+        assert code == 0, output[-3000:]
+        revisions = json.loads((tmp_path / "revisions.json").read_text())
         assert len(set(revisions)) == 3
-        done = run(DOWNLOAD, *(f"user/teacher@{revision}" for revision in revisions), tmp_path / "2")
-        assert done.returncode == 0, done.stderr[-3000:]
-        found = [Path(line) for line in done.stdout.split()]
-        absent = run(DOWNLOAD, f"user/teacher@{'0' * 40}")
-        assert absent.returncode != 0 and "RevisionNotFoundError" in absent.stderr
+        names = [f"user/teacher@{revision}" for revision in revisions]
+        code, output = forked_on(hub, tmp_path / "download.py", tmp_path, *names, tmp_path / "2")
+        assert code == 0, output[-3000:]
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["absent"] == "RevisionNotFoundError"
+    found = list(map(Path, facts["found"]))
     assert len(found) == 4 and found[3] == tmp_path / "2"
     for seed, folder in zip((1, 2, 3, 2), found, strict=True):
         assert differing(read_anchor(resnet(4), folder), dict(resnet(4, seed=seed).state_dict())) == []

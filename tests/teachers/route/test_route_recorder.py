@@ -61,20 +61,30 @@ def own_trainer(folder, model, recorder, **settings):
 
 @pytest.mark.parametrize("make", [plain_trainer, own_trainer])
 @pytest.mark.parametrize("kind", [resnet, vit])
-@pytest.mark.parametrize("count", [2, 3, 4, 10])
-def test_weights_are_recorded_in_equal_intervals_to_the_last(tmp_path, make, kind, count):
+def test_weights_are_recorded_in_equal_intervals_to_the_last(tmp_path, make, kind):
     """A route without the converged teacher, or with other weights than those of the step, is no route."""
-    trainer = make(tmp_path / "run", kind(8), RouteRecorder(tmp_path / "route", count=count))
+    routes = {count: tmp_path / f"route of {count}" for count in (2, 3, 4, 10)}
+    first, *others = (RouteRecorder(route, count=count) for count, route in routes.items())
+    trainer = make(tmp_path / "run", kind(8), first)
+    for recorder in others:
+        trainer.add_callback(recorder)
     trainer.train()
-    steps = [int(path.name.partition("-")[2]) for path in anchors_in(tmp_path / "route")]
-    assert len(steps) == count and steps[-1] == STEPS
-    gaps = [after - before for before, after in zip([0, *steps], steps, strict=False)]
-    assert max(gaps) - min(gaps) <= 1
-    for step, path in zip(steps, anchors_in(tmp_path / "route"), strict=True):
-        assert differing(read_anchor(kind(8, seed=5), path), trainer.watch.seen[step]) == []
-        assert sorted(entry.name for entry in path.iterdir()) == ["config.json", "model.safetensors"]
-    assert sorted(entry.name for entry in (tmp_path / "route").iterdir()) == sorted(f"anchor-{step}" for step in steps)
-    assert differing(trainer.watch.seen[steps[0]], trainer.watch.seen[steps[-1]])
+    teacher, weights = kind(8, seed=5), {}
+    for path in anchors_in(routes[STEPS]):
+        step = int(path.name.partition("-")[2])
+        assert differing(read_anchor(teacher, path), trainer.watch.seen[step]) == []
+        weights[step] = (path / "model.safetensors").read_bytes()
+    for count, route in routes.items():
+        anchors = anchors_in(route)
+        steps = [int(path.name.partition("-")[2]) for path in anchors]
+        assert len(steps) == count and steps[-1] == STEPS
+        gaps = [after - before for before, after in zip([0, *steps], steps, strict=False)]
+        assert max(gaps) - min(gaps) <= 1
+        for step, path in zip(steps, anchors, strict=True):
+            assert (path / "model.safetensors").read_bytes() == weights[step]
+            assert sorted(entry.name for entry in path.iterdir()) == ["config.json", "model.safetensors"]
+        assert sorted(entry.name for entry in route.iterdir()) == sorted(f"anchor-{step}" for step in steps)
+        assert differing(trainer.watch.seen[steps[0]], trainer.watch.seen[steps[-1]])
 
 
 def test_steps_are_counted_over_all_stages(tmp_path):
@@ -92,13 +102,19 @@ def test_the_processor_goes_along(tmp_path):
     assert (tmp_path / "route" / "anchor-5" / "preprocessor_config.json").is_file()
 
 
-@pytest.mark.parametrize("make", [plain_trainer, own_trainer])
+@pytest.fixture(scope="module", params=[plain_trainer, own_trainer])
+def straight(request, tmp_path_factory):
+    """A kind of trainer and the route of a run of it that was never stopped."""
+    folder = tmp_path_factory.mktemp("never stopped")
+    request.param(folder / "whole", resnet(4), RouteRecorder(folder / "straight", count=3)).train()
+    return request.param, folder / "straight"
+
+
 @pytest.mark.parametrize("stop", [4, 5, 7])
-def test_a_resumed_run_goes_on_with_its_route(tmp_path, make, stop):
+def test_a_resumed_run_goes_on_with_its_route(tmp_path, straight, stop):
     """An anchor of the first try beside those of the second, or one missing, is another route."""
-    settings = {"save_strategy": "steps", "save_steps": 2}
-    whole = make(tmp_path / "whole", resnet(4), RouteRecorder(tmp_path / "straight", count=3))
-    whole.train()
+    make, whole = straight
+    settings = {"save_strategy": "steps", "save_steps": stop - stop % 2}
     first = make(tmp_path / "run", resnet(4), RouteRecorder(tmp_path / "route", count=3), **settings)
     first.add_callback(StopAt(stop))
     first.train()
@@ -110,13 +126,13 @@ def test_a_resumed_run_goes_on_with_its_route(tmp_path, make, stop):
     names = ["anchor-3", "anchor-7", "anchor-10"]
     assert sorted(entry.name for entry in (tmp_path / "route").iterdir()) == sorted(names)
     for name in names:
-        first_state, second = (read_anchor(resnet(4), tmp_path / f / name) for f in ("straight", "route"))
+        first_state, second = (read_anchor(resnet(4), route / name) for route in (whole, tmp_path / "route"))
         assert differing(first_state, second) == []
 
 
 def test_another_run_or_half_a_route_is_refused(tmp_path):
     """Before the first step, and nothing of the other route is lost."""
-    settings = {"save_strategy": "steps", "save_steps": 2}
+    settings = {"save_strategy": "steps", "save_steps": 8}
     route = tmp_path / "route"
     own_trainer(tmp_path / "run", resnet(4), RouteRecorder(route, count=3), **settings).train()
     before = {path: path.read_bytes() for path in route.rglob("*") if path.is_file()}
@@ -149,7 +165,13 @@ def test_a_stopped_run_ends_its_route_where_it_stopped(tmp_path):
 @pytest.mark.parametrize("best", [6, 7, 10])
 def test_the_route_to_the_best_model_ends_with_it(tmp_path, monkeypatch, best):
     """Weights from beyond the teacher are not on the way to it."""
-    settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    settings = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_only_model": True,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+    }
     settings |= {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
     trainer = own_trainer(tmp_path / "run", resnet(4), RouteRecorder(tmp_path / "route", count=3), **settings)
     trainer.compute_metrics = lambda _: {"score": -abs(trainer.state.global_step - best)}

@@ -1,11 +1,10 @@
 """One machine has the teacher, another trains the student: what is pushed is what is pulled, and nothing else."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from launched import forked_on, hub_port
 from loopback_hub import LoopbackHub
 from target_tables import FACTS, arrays, contents, make
 
@@ -52,12 +51,10 @@ def exchange(tmp_path_factory):
     home = tmp_path_factory.mktemp("exchange")
     make(home / "many", samples_per_shard=2, facts=FACTS)
     make(home / "few", samples_per_shard=4, facts=FACTS, files={"preprocessor_config.json": "{}"})
-    with LoopbackHub() as hub:
-        environment = {**hub.environment(home / "cache"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", EXCHANGE, str(home)], env=environment, capture_output=True, text=True, timeout=200
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+    (home / "exchange.py").write_text(EXCHANGE)
+    with LoopbackHub(hub_port()) as hub:
+        code, output = forked_on(hub, home / "exchange.py", home)
+        assert code == 0, output[-4000:]
         yield hub, home, json.loads((home / "facts.json").read_text())
 
 
