@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +67,13 @@ class LinearMap:
     channel_dim: int
 
 
-@runtime_checkable
-class HasLinearMap(Protocol):
-    """A connector that can say of itself that it is a linear map."""
+class HasLinearMap(ABC):
+    """A connector that can say of itself that it is a linear map, and inherits this class to say so.
 
+    Not by a method of this name alone: a user's connector may have a layer that is called so.
+    """
+
+    @abstractmethod
     def linear_map(self, student: Tensor) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor; None if it is none.
 
@@ -78,7 +81,7 @@ class HasLinearMap(Protocol):
         """
 
 
-class MapConnector(nn.Module):
+class MapConnector(nn.Module, HasLinearMap):
     """1x1 convolution without bias, BatchNorm, and a change of the grid: any layout to (N, C_teacher, H, W).
 
     A finer grid is averaged before the convolution, a coarser one is interpolated bilinearly after BatchNorm, so that
@@ -153,7 +156,7 @@ class MapConnector(nn.Module):
         return "" if self.grid is None else f"to {self.grid[0]}x{self.grid[1]}"
 
 
-class TokenConnector(nn.Module):
+class TokenConnector(nn.Module, HasLinearMap):
     """Linear map without bias, then BatchNorm over features: (N, L, D_student) to (N, L, D_teacher).
 
     The same map as `MapConnector`, with tokens in the place of pixels: statistics are taken per feature over all
