@@ -86,7 +86,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes grids on one line."""
+    """Writes grids on one line, and each of them out: an alias would tie the grids of several layers together."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Whether data that stands there twice is written twice."""
+        return True
 
 
 _Dumper.add_representer(

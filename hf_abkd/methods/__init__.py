@@ -8,6 +8,7 @@ from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activat
 from hf_abkd.methods.boundary_samples.attack import BoundaryAttack
 from hf_abkd.methods.boundary_samples.samples import BoundarySamples, boundary_supporting_samples
 from hf_abkd.methods.deep_inversion.adaptive import AdaptiveDeepInversion
+from hf_abkd.methods.deep_inversion.image_quality import measure_quality
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.synthesis import synthesize
 from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
@@ -27,6 +28,7 @@ __all__ = [
     "equal_interval",
     "joint_adaptation",
     "knowledge_distillation",
+    "measure_quality",
     "route_constrained",
     "synthesize",
 ]

@@ -98,8 +98,8 @@ class LabelMatch:
         raise ValueError(
             f"term {term_name!r} compares the logits of two label spaces: {self.describe()}. {''.join(examples)}"
             f"{rename} (a student that is loaded from flags has the names of the data set). Otherwise use terms on "
-            "features, which need no common classes, or let the student predict the teacher's own classes by a term "
-            "with `connector='linear'` on one of its features."
+            "features, which need no common classes, or let the student predict the teacher's own classes from one of "
+            "its features: `activation_boundary(transfer_head=...)`, or a term with `connector='linear'`."
         )
 
     def teacher_in_student_space(self, logits: Tensor) -> Tensor:

@@ -213,8 +213,8 @@ def claim_folder(folder: Path, *, overwrite: bool, deletes: bool, everyone: Call
     if found and not overwrite:
         raise ValueError(
             f"the output folder {folder} holds another run: {found[:5]}. Go on with it by "
-            "resume_from_checkpoint=True, choose another output_dir, or set overwrite_output_dir=True to "
-            "delete its checkpoints."
+            "resume_from_checkpoint=True (--resume_from_checkpoint True), choose another output_dir, or set "
+            "overwrite_output_dir=True (--overwrite_output_dir) to delete its checkpoints."
         )
     if found:
         everyone()

@@ -119,3 +119,15 @@ def check_launch(args: DistillationArguments) -> None:
             f"{asked} processes were launched, but each of them works alone (world size {args.world_size}). Without a "
             "GPU, pass --use_cpu (or set ACCELERATE_USE_CPU=true) so that they find each other."
         )
+
+
+def check_parallelism(*, fsdp: bool, deepspeed: bool) -> None:
+    """Refuse to run with parts of a model on each device.
+
+    Raises:
+        NotImplementedError: If Accelerate was asked for FSDP or DeepSpeed.
+    """
+    if fsdp or deepspeed:
+        raise NotImplementedError(
+            "DistillationTrainer runs on one device or with DDP; FSDP and DeepSpeed are not supported"
+        )

@@ -159,10 +159,14 @@ class StageRunner:
             # How long the current and later stages are may change, as with any Trainer; what they are may not.
             fixed = [k for k in {**(old or {}), **(new or {})} if k != "stop" and (before or k != "start")]
             changed = [key for key in fixed if old is None or new is None or old.get(key) != new.get(key)]
-            if changed or (before and old["stop"] != new["stop"]):
+            if before and old["stop"] != new["stop"]:
+                changed.append("stop")
+            if changed:
                 raise ValueError(
-                    f"stage {number + 1} of {checkpoint} is {old}, and of this run {new}: they must agree to resume. "
-                    "Give the stages, batch size and number of processes of that run, or use another output_dir."
+                    f"stage {number + 1} of {checkpoint} is {_chosen(old, changed)}, and of this run "
+                    f"{_chosen(new, changed)}: they must agree to resume. Give the stages, batch size and number of "
+                    "processes of that run, or use another output_dir. (start and stop are steps; a stage that is "
+                    "over keeps its length, so that a longer run is one whose last stage becomes longer.)"
                 )
         index: int = there["stage"]
         stop = self.spans[index].stop
@@ -211,3 +215,10 @@ class StageRunner:
     def stopped(self, step: int) -> bool:
         """Whether the run ends with the stage that ended at this step, whatever follows it."""
         return self.flow.run_over or step < self.span.stop
+
+
+def _chosen(stage: Mapping[str, Any] | None, keys: Sequence[str]) -> str:
+    """Return what a checkpoint says of a stage under some keys, as text."""
+    if stage is None:
+        return "not there"
+    return ", ".join(f"{key}: {stage.get(key, 'nothing')}" for key in keys)

@@ -44,7 +44,7 @@ from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
-from hf_abkd.training.checks import check_launch, checked_stages, checked_student
+from hf_abkd.training.checks import check_launch, check_parallelism, checked_stages, checked_student
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
@@ -153,10 +153,7 @@ class DistillationTrainer(Trainer):
         check_launch(args)
         student = None if model is None else checked_student(model)
         super().__init__(model=student, args=args, **trainer_arguments)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise NotImplementedError(
-                "DistillationTrainer runs on one device or with DDP; FSDP and DeepSpeed are not supported"
-            )
+        check_parallelism(fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
         if self.args.label_names is None:
             self.label_names = [task.labels]
         self.task = task

@@ -58,6 +58,13 @@ def test_proposed_pairs_survive_a_file():
     for family in traced.FAMILIES:
         made = Plan.of_sites(propose(traced.of_family(family), traced.of_family("resnet")))
         assert Plan.from_yaml(made.to_yaml()) == made
+
+
+def test_each_grid_in_the_file_can_be_edited_on_its_own():
+    """Layers of one grid share the object, which YAML would write once, with aliases that change along with it."""
+    pairs = [LayerPair(PlannedTensor(name, MAP, 8), PlannedTensor(name, MAP, 8)) for name in "ab"]
+    text = Plan(pairs).to_yaml()
+    assert text.count("grid: [7, 7]") == 4, text
     odd = Plan.of_names([("1", "2"), ("on", "1e3"), ("a: b", "#x"), ("é", "null")])
     assert Plan.from_yaml(odd.to_yaml()) == odd
 

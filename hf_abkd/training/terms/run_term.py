@@ -224,7 +224,7 @@ class RunTerm(nn.Module):
                 `labels` and so on.
 
         Raises:
-            ValueError: If the shapes do not fit.
+            ValueError: If the shapes do not fit, or the objective returns anything but one number.
         """
         if "teacher" in given:
             given["teacher"] = self._comparable(student, given["teacher"])
@@ -235,6 +235,15 @@ class RunTerm(nn.Module):
                 value: Tensor = self.objective(student, *given.values())
             else:
                 value = self.objective(student, **given)
+        # A loss per sample would be summed without a word, and train at a rate that grows with the batch.
+        if not isinstance(value, Tensor) or value.ndim > 0:
+            got = (
+                f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"the {type(value).__name__} {value!r}"
+            )
+            raise ValueError(
+                f"the objective of term {self.name!r}, {type(self.objective).__name__}, must return one number as a "
+                f"tensor of shape (), the mean over the samples, and returned {got}"
+            )
         return value
 
     def _comparable(self, student: Tensors, target: Tensors) -> Tensors:

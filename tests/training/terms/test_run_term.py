@@ -74,6 +74,26 @@ def test_value_leaves_autocast():
     assert torch.equal(value, Dot()(student, teacher))
 
 
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda apart: apart.mean(1), r"shape \(2,\)"),
+        (lambda apart: apart, r"shape \(2, 3\)"),
+        (lambda apart: apart.mean().item(), "the float 1.0"),
+    ],
+)
+def test_an_objective_that_returns_no_single_number_is_refused(returned, told):
+    """A loss per sample would be summed: a gradient that is as many times too large as the batch has images."""
+
+    class Apart(Objective):
+        def forward(self, student, teacher):
+            return returned((student - teacher).square())
+
+    term = RunTerm(Term(Apart(), student="a", teacher="b", name="mine"))
+    with pytest.raises(ValueError, match=f"'mine', Apart, must return one number .* returned {told}"):
+        term(torch.zeros(2, 3), teacher=torch.ones(2, 3))
+
+
 def test_connector_takes_part_in_autocast_and_gives_float32():
     """The connector is a layer of the student: in float32 it would cost what half precision saves."""
     term = boundary(connector=nn.Linear(4, 8))
