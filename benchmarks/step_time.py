@@ -150,11 +150,12 @@ def main(argv=None):
             print(f"\n{case.name}, {case.precision}: {UNMEASURED} (no GPU)")
             continue
         batch = args.batch or case.batch
+        # The trainers print their plans meanwhile, which would stand between the rows.
+        found = measured(case, batch, args.variants, args.turns, args.seed)
         print(f"\n{case.name}, batch {batch}, {case.precision}", flush=True)
         print(
             f"{'variant':<20}{'ms':>9}{'quartiles':>20}{'images/s':>10}{'x alone':>9}{'x by hand':>11}{'peak MiB':>10}"
         )
-        found = measured(case, batch, args.variants, args.turns, args.seed)
         for row in found:
             print(line(row), flush=True)
             rows.append({"case": name, "title": case.name, "batch": batch, "precision": case.precision, **row})
