@@ -129,7 +129,7 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         make_student,
         _load_processor(models, student_name, teacher),
         images,
-        num_channels=student_channels(student_name, **student_hub.for_models()),
+        num_channels=student_channels(student_name, student_hub),
         image_column=data.image_column_name,
         label_column=data.label_column_name,
         teacher_processor=_load_teacher_processor(models, teacher),

@@ -19,6 +19,9 @@ from hf_abkd.wording import listed
 
 logger = logging.getLogger(__name__)
 
+# What is fetched where nothing else is asked for.
+_NEWEST = HubOptions()
+
 
 def load_student(
     name_or_path: str,
@@ -99,24 +102,14 @@ def _made(what: str, name: str, labels: Sequence[str] | None) -> PreTrainedModel
     return student
 
 
-def student_config(
-    name_or_path: str,
-    *,
-    revision: str = "main",
-    trust_remote_code: bool = False,
-    cache_dir: str | None = None,
-    token: str | None = None,
-) -> PreTrainedConfig:
+def student_config(name_or_path: str, hub: HubOptions = _NEWEST) -> PreTrainedConfig:
     """Return the config that is stored for a student, with its own class names, without building it.
 
     A factory has to be called; the random states of the process are kept meanwhile.
 
     Args:
         name_or_path: What `load_student` takes.
-        revision: Branch, tag or commit on the Hub.
-        trust_remote_code: Whether to run model code from the Hub.
-        cache_dir: Where downloads are kept.
-        token: Hub token.
+        hub: How it is fetched from the Hub.
 
     Raises:
         FileNotFoundError: If the name looks like a path that does not exist.
@@ -132,32 +125,20 @@ def student_config(
     path = local_path(what, name_or_path)
     if path is not None:
         has_weights(what, path)
-    hub = HubOptions(revision, token, cache_dir, trust_remote_code)
     return load_config(what, name_or_path if path is None else str(path), hub)
 
 
-def student_channels(
-    name_or_path: str,
-    *,
-    revision: str = "main",
-    trust_remote_code: bool = False,
-    cache_dir: str | None = None,
-    token: str | None = None,
-) -> int:
+def student_channels(name_or_path: str, hub: HubOptions = _NEWEST) -> int:
     """Return how many channels the images of a student have, 3 if its config does not say.
 
     Args:
         name_or_path: What `load_student` takes.
-        revision: Branch, tag or commit on the Hub.
-        trust_remote_code: Whether to run model code from the Hub.
-        cache_dir: Where downloads are kept.
-        token: Hub token.
+        hub: How it is fetched from the Hub.
 
     Raises:
         ValueError: As `student_config` raises, like its other errors.
     """
-    hub = HubOptions(revision, token, cache_dir, trust_remote_code)
-    return channels_of(student_config(name_or_path, **hub.for_models())) or 3
+    return channels_of(student_config(name_or_path, hub)) or 3
 
 
 def _check_backbone(what: str, model: PreTrainedModel, missing: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from transformers import (
     ViTModel,
 )
 
+from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.student import load_student, student_channels, student_config
 
 # Student -------------------------------------------------------------------------------------------------------------
@@ -146,9 +147,9 @@ def test_the_channels_are_read_without_the_weights(tmp_path, resnet, factories):
 def test_a_config_from_the_hub_is_of_the_revision_asked_for(tmp_path, hub_cache):
     """Another revision may have another input."""
     resnet_config(num_channels=1).save_pretrained(hub_cache("owner/grey"))
-    assert student_channels("owner/grey", cache_dir=str(tmp_path), revision="main") == 1
+    assert student_channels("owner/grey", HubOptions("main", cache_dir=str(tmp_path))) == 1
     with pytest.raises(OSError, match=r"'owner/grey' \(revision 'v2'\) could not be loaded"):
-        student_channels("owner/grey", cache_dir=str(tmp_path), revision="v2")
+        student_channels("owner/grey", HubOptions("v2", cache_dir=str(tmp_path)))
 
 
 def test_a_config_has_the_stored_names(resnet):

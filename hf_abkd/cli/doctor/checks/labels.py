@@ -17,7 +17,7 @@ def check_labels(subject: Subject) -> Iterator[Finding]:
     flags = subject.flags
     name = None if flags is None else flags.student_name_or_path
     if flags is not None and name is not None and not _is_only_config(Path(name).expanduser()):
-        stored = student_config(name, **flags.hub(flags.student_revision).for_models()).id2label
+        stored = student_config(name, flags.hub(flags.student_revision)).id2label
         yield from _head(stored, list(subject.student.config.id2label.values()))
     match = subject.teacher_classes()
     if match is None:
