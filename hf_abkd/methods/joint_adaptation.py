@@ -33,8 +33,8 @@ def joint_adaptation(
 
     In every step the teacher is trained by (1 - b) (CE on the source + g domain confusion), and the student by
     b (alpha KL on the source + (1 - alpha) CE on the source + KL on the target), with KL(teacher || student) at the
-    temperature and times its square. b grows from `beta_start` to `beta_end` by a constant factor per step, and g from
-    0 to 1, over the whole stage. No label of the target is read.
+    temperature and times its square. b grows from `beta_start` towards `beta_end` by a constant factor per step, and g
+    from 0 towards 1, over the whole stage. No label of the target is read.
 
     Train on `hf_abkd.data.paired_domains.PairedDomains`. Both domains go through a model together, so that
     its BatchNorm normalises them by their common statistics. Both models are moved by one optimiser with one learning
@@ -44,14 +44,16 @@ def joint_adaptation(
     Paper: Nguyen-Meidine et al., IJCNN 2020, https://huggingface.co/papers/2005.07839
     Differs from the authors' code: both models are in training mode in every step, after evaluations too; b and g
         change with every step and not with every epoch, and g is not reset; the teacher's answers are constants to the
-        student, and the divergence is from them.
+        student, and the divergence is from them. The authors step the teacher first, and the student learns from what
+        the stepped teacher says; here one forward pass of the teacher serves both, and both are stepped after it.
 
     Args:
         teacher_features: The tensor of the teacher whose domains are confused.
         confusion: `"mmd"`, the paper's, or `"gradient_reversal"`, a classifier of domains with a reversed gradient; its
             weight is that of the discriminator's own learning, too.
         beta_start: b at the first step.
-        beta_end: b at the last step.
+        beta_end: What b would be after the last step. At the last of n steps it is
+            beta_start * (beta_end / beta_start) ** ((n - 1) / n): 0.880 of 100 steps, with the defaults.
         alpha: The share of the teacher's part on the source, in [0, 1].
         temperature: What logits are divided by.
         gamma_slope: How fast g grows.

@@ -44,7 +44,8 @@ class ActivationBoundary(Objective):
         The authors sum over elements and average over samples: `reduction="sum"`. The sum is the mean times the
         number of elements of one sample, so a layer of C channels on an H x W grid needs a weight C*H*W times
         smaller with "sum" for the same training. Their CIFAR-10 recipe (layer weights 1/4, 1/2, 1, total weight
-        3/1000, "sum") for a wide ResNet of widen factor k is `weight=12.288 * k` on every layer with "mean".
+        3/1000, "sum") for a wide ResNet as teacher, of widen factor k, is `weight=12.288 * k` on every layer with
+        "mean"; the student's widen factor has no part in it.
 
     Args:
         margin: How far past the boundary counts as safe, in units of the student's response (mu in the paper).

@@ -43,8 +43,9 @@ class BoundaryAttack:
       the same for logits of every scale. Where that led far beyond a bent boundary, the way of the last step is halved
       a few times towards it, which takes forward passes only.
 
-    and cuts the image off at the range of valid ones. No step goes on from where f_k >= f_b. An
-    image has arrived if the model says k there; where a third class is before both, it has not.
+    and cuts the image off at the range of valid ones. No step goes on from where f_k >= f_b, and no published one from
+    where the model says any other class than the image's own, as in the authors' code. An image has arrived if the
+    model says k there; where a third class is before both, it has not.
 
     Paper: Heo et al., "Knowledge Distillation with Adversarial Samples Supporting Decision Boundary", AAAI 2019,
         https://huggingface.co/papers/1805.05532. The scale-invariant step is that of DeepFool, Moosavi-Dezfooli et al.,
@@ -139,7 +140,7 @@ class BoundaryAttack:
                 distance = _distance(logits, classes, goals)
                 gradient = here if last else torch.autograd.grad(-distance.sum(), here)[0]
             here, distance = here.detach(), distance.detach()
-            crossed = distance <= 0
+            crossed = self._is_over(logits.detach(), distance, classes)
             way.reached[left], way.gap[left] = _arrived(logits.detach(), classes, goals)
             if last:
                 break
@@ -159,6 +160,12 @@ class BoundaryAttack:
                 arrived, apart = _arrived(logits_of(middle).float(), way.classes[far], way.goals[far])
             way.images[far[arrived]], way.gap[far[arrived]] = middle[arrived], apart[arrived]
             way.before[far[~arrived]] = middle[~arrived]
+
+    def _is_over(self, logits: Tensor, distance: Tensor, classes: Tensor) -> Tensor:
+        """Return whether the way of an image is over, (M,), bool."""
+        over = distance <= 0
+        # Towards the class to go to a third one may be crossed first: the published rule stays there.
+        return over | (logits.argmax(1) != classes) if self.rule == "published" else over
 
     def _step(self, distance: Tensor, gradient: Tensor) -> Tensor:
         # A vanishing gradient gives no direction, and its square would underflow: the unit vector is made first.

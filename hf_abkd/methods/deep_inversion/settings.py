@@ -26,6 +26,10 @@ class DeepInversion:
         ImageNet's normalisation, whatever the processor of the teacher, and are kept in the range of 8-bit pixels after
         every step. R_TV is the mean over images of a norm per image: to weigh it as the norm over a whole batch of N,
         multiply `tv_weight` by sqrt(N).
+        From the authors' code also these: in the place of JS they have another divergence, of probabilities at
+        temperature 3 that are clamped. In the coarse steps they halve the images first and roll them then, by so many
+        pixels of the small ones; here the large ones are rolled, and halved then. And a student sees them there halved
+        as the teacher does, where here it sees them at the size that its own processor has.
 
     Args:
         iterations: Steps at the teacher's size of image.

@@ -44,7 +44,8 @@ def slow(net, image, own, other, rule, steps, step_size=0.3, overshoot=0.02):
         x.requires_grad_()
         logits = net(x[None])[0]
         difference = logits[other] - logits[own]
-        if difference >= 0 or step == steps:
+        left = rule == "published" and logits.argmax() != own
+        if difference >= 0 or left or step == steps:
             shares = [math.exp(v) for v in logits.tolist()]
             gap = abs(shares[own] - shares[other]) / sum(shares)
             return x.detach(), bool(difference >= 0 and logits.argmax() == other), gap
