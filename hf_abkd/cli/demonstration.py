@@ -34,7 +34,6 @@ DEFAULTS: Mapping[str, Any] = {
     "learning_rate": 5e-3,
     "lr_scheduler_type": "cosine",
     "kd_weight": 0.5,  # with 0.9 the labels' gradient is 20 times smaller than the teacher's
-    "dataloader_pin_memory": False,  # of no use to images this small, and torch warns of it without a GPU
     "compare": True,
     "seeds": [0, 1, 2],
 }

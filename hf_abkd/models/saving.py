@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from hf_abkd.files import whole_file
 from hf_abkd.models.adapters import has_adapters, merged
 from hf_abkd.models.kept_state import modes_kept
+from hf_abkd.models.progress_bars import progress_bars_hidden
 
 UNMERGED_NAME = "unmerged_student.safetensors"
 
@@ -26,7 +27,8 @@ def save_student(student: PreTrainedModel, processor: Any, folder: Path) -> list
     folder.mkdir(parents=True, exist_ok=True)
     # The leading underscore keeps a leftover of a killed run out of uploads.
     with tempfile.TemporaryDirectory(prefix="_saving-", dir=folder) as scratch:
-        merged(student).save_pretrained(scratch)
+        with progress_bars_hidden():
+            merged(student).save_pretrained(scratch)
         if processor is not None:
             processor.save_pretrained(scratch)
         names = sorted(entry.name for entry in Path(scratch).iterdir() if entry.is_file())
@@ -62,9 +64,10 @@ def restore_student(student: PreTrainedModel, folder: Path) -> None:
             f"the student in {folder} was saved {'without' if adapted else 'with'} adapters, and this one has "
             f"{'some' if adapted else 'none'}: pass the student as that run did"
         )
-    loaded, info = type(student).from_pretrained(
-        folder, output_loading_info=True, use_safetensors=True, dtype=student.dtype, local_files_only=True
-    )
+    with progress_bars_hidden():
+        loaded, info = type(student).from_pretrained(
+            folder, output_loading_info=True, use_safetensors=True, dtype=student.dtype, local_files_only=True
+        )
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise ValueError(

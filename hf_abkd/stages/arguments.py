@@ -12,6 +12,8 @@ from transformers import TrainingArguments
 class DistillationArguments(TrainingArguments):
     """Training arguments of a distillation run; every flag of `transformers.TrainingArguments` keeps its meaning.
 
+    Without an accelerator `dataloader_pin_memory` is off, where torch would ignore it and warn.
+
     Args:
         lr_milestones: Shares of a stage, in (0, 1), at which the learning rate is multiplied by `lr_gamma`, after
             which it follows this in the place of `lr_scheduler_type`. Heo et al. use 0.3 0.6 0.8 with 0.2.
@@ -122,6 +124,9 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Check what distillation adds."""
         super().__post_init__()
+        if self.device.type == "cpu":
+            # Pinned memory is for copies to an accelerator: without one torch ignores it, and warns of it each epoch.
+            self.dataloader_pin_memory = False
         rising_shares(self.lr_milestones or [])
         if not self.lr_gamma > 0:
             raise ValueError(f"lr_gamma must be positive, got {self.lr_gamma}")

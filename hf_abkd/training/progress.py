@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from tqdm.auto import tqdm
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import default_logdir
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from hf_abkd.training.log_lines import log_line
 
 
 @dataclass(frozen=True)
@@ -86,8 +99,37 @@ class StageFlow(TrainerCallback):
             control.should_save = True
 
 
+def write_log_line(flow: StageFlow, state: TrainerState, logs: Mapping[str, Any]) -> None:
+    """Print what was logged as one readable line; once, however many processes there are.
+
+    Args:
+        flow: Knows which stage runs.
+        state: Where the run is.
+        logs: What was logged.
+    """
+    if state.is_world_process_zero:
+        span = flow.span
+        stage = span.title if span is not None and span.count > 1 else ""
+        # Bars that are on the screen stay below it.
+        tqdm.write(log_line(logs, step=state.global_step, steps=state.max_steps, stage=stage))
+
+
+class StagePrinter(PrinterCallback):
+    """Prints the log where there is no progress bar, a readable line for each entry."""
+
+    def __init__(self, flow: StageFlow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Print what was logged."""
+        write_log_line(self.flow, state, logs)
+
+
 class StageProgress(ProgressCallback):
-    """The trainer's progress bar, with the name of the stage in front."""
+    """The trainer's progress bar, with the name of the stage in front, and readable lines above it."""
 
     def __init__(self, flow: StageFlow) -> None:
         super().__init__()
@@ -102,6 +144,12 @@ class StageProgress(ProgressCallback):
         """Show which stage runs."""
         if self.training_bar is not None and self.flow.span is not None:
             self.training_bar.set_description(self.flow.span.title)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Print what was logged."""
+        write_log_line(self.flow, state, logs)
 
 
 class OneRunHandler(CallbackHandler):
@@ -120,6 +168,18 @@ class OneRunHandler(CallbackHandler):
             return super().on_train_begin(args, state, control)
         control.should_training_stop = False
         return control
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any]
+    ) -> TrainerControl:
+        """Pass the event on; TensorBoard writes into the folder of the run before training begins, too.
+
+        It would take `runs` in the current folder then, for what is measured before the first step.
+        """
+        for callback in self.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = str(Path(args.output_dir) / default_logdir())
+        return super().on_log(args, state, control, logs)
 
     def call_event(
         self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any

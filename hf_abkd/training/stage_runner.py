@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.training.progress import OneRunHandler, Span, StageFlow, StageProgress
+from hf_abkd.training.progress import OneRunHandler, Span, StageFlow, StagePrinter, StageProgress
 from hf_abkd.training.terms.run_stage import RunStage
 
 
@@ -62,14 +62,16 @@ class StageRunner:
         self.sums = RunSums()
 
     def handler(self, callbacks: Iterable[TrainerCallback], *context: Any) -> OneRunHandler:
-        """Return what tells callbacks of the events of the run; the bar names the stage.
+        """Return what tells callbacks of the events of the run; the bar names the stage, and the log is readable.
 
         Args:
             callbacks: The callbacks of the trainer.
             context: What a `CallbackHandler` is made with besides them.
         """
-        named = [StageProgress(self.flow) if type(one) is ProgressCallback else one for one in callbacks]
-        return OneRunHandler(self.flow, named, *context)
+        ours: dict[type, type[StageProgress] | type[StagePrinter]]
+        ours = {ProgressCallback: StageProgress, PrinterCallback: StagePrinter}
+        readable = [ours[type(one)](self.flow) if type(one) in ours else one for one in callbacks]
+        return OneRunHandler(self.flow, readable, *context)
 
     # ---- Where the stages lie ----
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from hf_abkd.models.label_spaces import match_labels
+from hf_abkd.models.progress_bars import progress_bars_hidden
 
 WEIGHTS_NAME = "model.safetensors"
 _INDEX_NAME = "model.safetensors.index.json"
@@ -205,7 +203,7 @@ def _loaded(teacher: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, di
             f"type {teacher.config.model_type!r}. {_ONE_TRAINING}"
         )
     try:
-        with _no_progress_bars():
+        with progress_bars_hidden():
             loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
                 folder,
                 output_loading_info=True,
@@ -218,22 +216,6 @@ def _loaded(teacher: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, di
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"the anchor {folder} cannot be loaded as a {kind.__name__}: {error}") from error
     return loaded
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar for every anchor through the one of the training."""
-    shown, hub_hidden = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    if shown:
-        transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            # This shows those of the Hub too.
-            transformers_logging.enable_progress_bar()
-            if hub_hidden:
-                disable_progress_bars()
 
 
 def _check_settings(ours: Any, theirs: Any, folder: Path) -> None:

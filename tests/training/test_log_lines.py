@@ -1,0 +1,80 @@
+"""What a run prints while it trains."""
+
+import pytest
+import tiny
+from transformers import PrinterCallback, ProgressCallback
+from transformers.integrations import TensorBoardCallback
+
+from hf_abkd import DistillationTrainer
+from hf_abkd.training.log_lines import log_line
+
+LAYERS = [f"resnet.encoder.stages.{stage}.layers.0.activation" for stage in range(3)]
+
+
+def line(logs, step=50, steps=276, stage=""):
+    return log_line(logs, step=step, steps=steps, stage=stage)
+
+
+def test_a_line_says_where_the_run_is_and_how_the_terms_are():
+    """A dictionary of names of modules hides the three numbers that a user looks for."""
+    logs = {"loss": 5.46187, "grad_norm": 1.9109, "learning_rate": 0.0047224, "cross_entropy": 1.97, "stage": 2}
+    assert line({**logs, "epoch": 2.1739}, stage="stage 2/2 classification") == (
+        "step 50/276, epoch 2.17, stage 2/2 classification: "
+        "loss 5.462, grad_norm 1.911, lr 0.004722, cross_entropy 1.97"
+    )
+
+
+def test_numbers_of_layers_are_one_range_however_many_they_are():
+    """Twelve pairs of layers have 24 numbers, each with a name of 60 characters."""
+    terms = {f"activation_boundary/{layer}": 1.5 + index / 10 for index, layer in enumerate(LAYERS)}
+    agreement = {f"boundary_agreement/{layer}": 0.5 + index / 100 for index, layer in enumerate(LAYERS)}
+    ratios = {"gradient_ratio/knowledge_distillation": 2.055, "gradient_ratio/cross_entropy": 0.4865}
+    shown = line({"loss": 4.5, **terms, **agreement, **ratios, "epoch": 0.6})
+    assert shown == (
+        "step 50/276, epoch 0.60: loss 4.5, activation_boundary 1.5..1.7 (3), boundary_agreement 0.5..0.52 (3), "
+        "gradient_ratio/knowledge_distillation 2.055, gradient_ratio/cross_entropy 0.4865"
+    )
+    assert line({f"activation_boundary/{LAYERS[0]}": 1.5, "loss": 1.5}).endswith("activation_boundary 1.5, loss 1.5")
+
+
+def test_evaluations_are_named_once_and_without_their_speed():
+    """Five words `eval_` and two speeds stand around the accuracy otherwise."""
+    logs = {"eval_loss": 2.4222, "eval_accuracy": 0.1, "eval_runtime": 0.1541, "eval_samples_per_second": 2336.0}
+    assert (
+        line({**logs, "epoch": 1.0})
+        == "step 50/276, epoch 1.00, evaluation: loss 2.422, accuracy 0.1, runtime 0.1541 s"
+    )
+    assert line({"teacher_accuracy": 0.9778, "epoch": 0}, 0, 0) == "before training: teacher_accuracy 0.9778"
+
+
+@pytest.mark.parametrize("disable_tqdm", [True, False])
+def test_both_ways_to_show_a_run_print_such_lines(tmp_path, capsys, disable_tqdm):
+    """Logs of jobs have no bar: what is read there is read most."""
+    args = tiny.arguments(tmp_path, max_steps=1, logging_steps=1, disable_tqdm=disable_tqdm)
+    trainer = DistillationTrainer(tiny.resnet(4), args, train_dataset=tiny.images(8))
+    shown = [one for one in trainer.callback_handler.callbacks if isinstance(one, (PrinterCallback, ProgressCallback))]
+    assert len(shown) == 1
+    trainer.train()
+    printed = capsys.readouterr()
+    assert any(text.startswith("step 1/1, epoch") and ": loss " in text for text in printed.out.splitlines())
+    assert "{" not in printed.out and "Writing model shards" not in printed.err
+
+
+def test_tensorboard_lies_in_the_folder_of_the_run(tmp_path, monkeypatch):
+    """What was measured before the first step went to `runs` in the current folder, and all runs mixed there."""
+    made = []
+
+    class Board(TensorBoardCallback):
+        def __init__(self):
+            self.tb_writer, self.logging_dir = None, None
+            self._SummaryWriter = self
+
+        def _init_summary_writer(self, args):
+            made.append(self.logging_dir)
+
+    monkeypatch.chdir(tmp_path)
+    args = tiny.arguments(tmp_path / "out", max_steps=1)
+    data = tiny.images(8)
+    trainer = DistillationTrainer(tiny.resnet(4), args, train_dataset=data, eval_dataset=data, callbacks=[Board()])
+    trainer.evaluate()
+    assert made and all(folder.startswith(str(tmp_path / "out" / "runs")) for folder in made)
