@@ -906,6 +906,11 @@ class DistillationTrainer(Trainer):
         if self._setup is not None and (plan := self._setup.plan) is not None:
             plan.save(folder / PLAN_NAME)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait until every process has written its random state: what ends the checkpoint is written next."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read every tensor back, or fail: Trainer passes over those that a family saves under other names."""
         restore_student(self.model, Path(resume_from_checkpoint))
@@ -917,8 +922,6 @@ class DistillationTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Upload the student of a checkpoint while training goes on; the checkpoint itself if the strategy says so."""
-        # Every process has a random state in the checkpoint, and it goes up with it.
-        self.accelerator.wait_for_everyone()
         uploads, ends = self.push_in_progress, self.control.should_training_stop
         if not self.is_world_process_zero() or not self._publisher.has_to_push(uploads, training_ends=ends):
             return

@@ -4,13 +4,16 @@ Every process writes `rank<number>.pt`, a dictionary of what each run left: tens
 """
 
 import sys
+import time
 from pathlib import Path
 
 import torch
 from tiny import images, resnet
 from tiny_runs import AtStart, Interrupt, accuracy, boundaries, outcome, reproducible, taught, trainer_of, two_stages
+from transformers import Trainer, TrainerCallback
 
 from hf_abkd import Stage
+from hf_abkd.training import checkpoints
 
 STEPS = 3
 GLOBAL_BATCH = 8
@@ -61,14 +64,40 @@ def run(kind, folder, processes, callbacks=(), resume=None, **settings):
     }
 
 
+class Witness(TrainerCallback):
+    """Note what checkpoints lack when the first process has finished one."""
+
+    def __init__(self, folder):
+        self.folder, self.lacking = folder, {}
+
+    def on_save(self, args, state, control, **_):
+        for path in checkpoints.checkpoints(self.folder):
+            self.lacking[path.name] = checkpoints.incomplete(path)
+
+
+def late(rank):
+    """Have the second process come late to what it writes into a checkpoint."""
+    in_time = Trainer._save_rng_state
+
+    def save(trainer, folder):
+        time.sleep(0.3 * rank)
+        in_time(trainer, folder)
+
+    Trainer._save_rng_state = save
+
+
 def main(folder):
     results = {kind: run(kind, folder / kind, 2) for kind in ("vit", "frozen", "batchnorm")}
     results["accumulated"] = run("vit", folder / "accumulated", 2, gradient_accumulation_steps=2)
     results["checkpointed"] = run("vit", folder / "checkpointed", 2, activation_checkpointing=True)
     saving = {"save_strategy": "steps", "save_steps": 3}
-    run("batchnorm", folder / "stopped", 2, [Interrupt(4)], **saving)
+    rank = torch.distributed.get_rank()
+    late(rank)
+    witness = Witness(folder / "stopped")
+    run("batchnorm", folder / "stopped", 2, [witness, Interrupt(4)], **saving)
+    results["lacking"] = witness.lacking
     results["resumed"] = run("batchnorm", folder / "stopped", 2, resume=True, **saving)
-    torch.save(results, folder / f"rank{torch.distributed.get_rank()}.pt")
+    torch.save(results, folder / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,11 @@ def test_two_processes_resume_as_if_never_stopped(ranks):
     assert comparable(straight["log"]) == comparable(resumed["log"])
 
 
+def test_a_checkpoint_is_whole_when_it_is_finished_though_a_process_is_late(ranks):
+    """A late process that still writes leaves a checkpoint that a kill makes useless, or deletes what ended it."""
+    assert ranks[0]["lacking"] == {"checkpoint-2": None, "checkpoint-3": None}
+
+
 def test_processes_that_do_not_find_each_other_are_refused(tmp_path):
     """torchrun on a machine without a GPU starts two runs that write the same files and know nothing of each other."""
     codes, outputs = launch("alone.py", folder=tmp_path, CUDA_VISIBLE_DEVICES="")
