@@ -163,6 +163,7 @@ class Evaluation:
             batch = self.reader.read(inputs)
             if batch.labels is None:
                 raise ValueError("the evaluation set has no labels to measure the teacher against")
+            self.task.check_truth(batch.labels)
             logits = self.source.targets(batch)[LOGITS]
             match = self.label_match(student, logits)
             if match.kind in INCOMPARABLE:

@@ -104,7 +104,7 @@ def set_up(given: Given) -> Setup:
         ValueError: If a name, an image size or a pair of shapes is not possible, a model cannot run the batch, or the
             batch lacks labels or rows that a term compares.
     """
-    _check_batch(given.stages, given.batch)
+    _check_batch(given)
     terms = each_once(given.stages)
     compared = given.source.compared if any(term.wants_teacher for term in terms) else None
     teacher_inputs = None if compared is None else given.batch.teacher()
@@ -130,8 +130,11 @@ def set_up(given: Given) -> Setup:
     )
 
 
-def _check_batch(stages: Sequence[RunStage], batch: Batch) -> None:
-    """Refuse terms that compare with labels, or rows, that batches do not have."""
+def _check_batch(given: Given) -> None:
+    """Refuse labels that are none of the task, and terms that compare with labels, or rows, that batches lack."""
+    stages, batch = given.stages, given.batch
+    if batch.labels is not None:
+        given.task.check_truth(batch.labels, given.task.classes(given.student.config))
     for term in (term for stage in stages for term in stage.all_terms()):
         if term.needs("labels") and batch.labels is None:
             raise ValueError(

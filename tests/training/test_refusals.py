@@ -3,8 +3,8 @@
 import datasets
 import pytest
 import torch
-from tiny import CLASSES, arguments, differing, images, resnet, tensors, vit
-from tiny_runs import Recorder, hooks, trainer_of
+from tiny import CLASSES, RESNET_LAYERS, SIZE, arguments, differing, images, resnet, tensors, vit
+from tiny_runs import Recorder, boundaries, hooks, trainer_of
 from torch import nn
 
 from hf_abkd import (
@@ -40,6 +40,29 @@ class Squares(nn.Module):
         return self.head(pixels.flatten(1))
 
 
+class Probabilities(Squares):
+    """A teacher that ends with a softmax."""
+
+    def forward(self, pixels):
+        return super().forward(pixels).softmax(1)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Images with labels of any shape."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, row):
+        return {"pixel_values": torch.zeros(3, SIZE, SIZE), "labels": self.labels[row]}
+
+
+MULTI_LABEL = {"problem_type": "multi_label_classification"}
+
+
 def bad(case):
     """Student, teacher, stages, data and the message for a mistake that users make."""
     kd, good = knowledge_distillation(), images(8)
@@ -52,6 +75,11 @@ def bad(case):
         "teacher without config of other size": (resnet(4), Squares(8), kd, good, "teacher Squares cannot run a batch"),
         "teacher of other channels": (resnet(4), resnet(6, num_channels=1), kd, good, "takes images of 1 channels"),
         "student of other channels": (resnet(4, num_channels=1), ..., kd, good, "channel"),
+        "labels of several classes": (resnet(4), None, None, Rows(torch.ones(8, CLASSES)), "multi-label targets"),
+        "student for several classes": (resnet(4, **MULTI_LABEL), None, None, good, "the student.*problem_type='multi"),
+        "teacher for several classes": (resnet(4), resnet(6, **MULTI_LABEL), kd, good, "the teacher.*problem_type='mu"),
+        "labels that are no classes": (resnet(4), ..., kd, Rows(torch.rand(8)), "regression"),
+        "teacher that returns probabilities": (resnet(4), Probabilities(SIZE), kd, good, "teacher .* probabilities"),
         "teacher of other classes": (resnet(4), resnet(6, classes=7), kd, good, "two label spaces"),
     }[case]
 
@@ -75,7 +103,18 @@ BAD = [
     "teacher of other channels",
     "student of other channels",
     "teacher of other classes",
+    "labels of several classes",
+    "student for several classes",
+    "teacher for several classes",
+    "labels that are no classes",
+    "teacher that returns probabilities",
 ]
+
+
+def test_a_teacher_of_any_answers_may_teach_by_its_features(tmp_path):
+    """What no term reads cannot be wrong; such a teacher has layers like any other."""
+    for teacher in (resnet(6, **MULTI_LABEL), resnet(6, classes=7)):
+        trainer_of(tmp_path, resnet(4), teacher, [Stage(boundaries(RESNET_LAYERS))]).plan  # noqa: B018
 
 
 @pytest.mark.parametrize("case", BAD)

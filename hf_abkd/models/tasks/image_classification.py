@@ -12,6 +12,7 @@ from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForIma
 from hf_abkd.models.expected_images import PIXELS, check_channels, other_size
 from hf_abkd.models.label_spaces import id2label_of
 from hf_abkd.models.outputs import logits_of
+from hf_abkd.models.single_label import check_class_numbers, check_logits, check_problem
 from hf_abkd.models.tasks.task import Task
 
 
@@ -92,12 +93,26 @@ class ImageClassification(Task):
                 f"Load the student with num_labels={max(classes.values())}."
             )
 
+    def check_truth(self, labels: Tensor, classes: int | None = None) -> None:
+        """Refuse labels that are not one class number for each image, (N,), such as those of several classes."""
+        check_class_numbers(labels, classes)
+
     def prediction(self, output: Any, model: nn.Module, role: str) -> Tensor:
         """Return the logits, (N, K); see `hf_abkd.models.outputs.logits_of`."""
         return logits_of(output, model, role)
 
+    def check_prediction(self, prediction: Tensor, model: object, role: str) -> None:
+        """Refuse models for several classes per image or for numbers, and probabilities in the place of logits."""
+        check_problem(model, role)
+        check_logits(prediction, model, role)
+
     def loss(self, prediction: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean cross-entropy of logits (N, K) in float32 with labels (N,)."""
+        """Return the mean cross-entropy of logits (N, K) in float32 with labels (N,).
+
+        Raises:
+            ValueError: If the labels are no class numbers.
+        """
+        self.check_truth(labels)
         return functional.cross_entropy(prediction.float(), labels, label_smoothing=label_smoothing)
 
     def right(self, prediction: Tensor, labels: Tensor) -> Tensor:

@@ -105,6 +105,18 @@ class Task(ABC):
             ValueError: If they cannot be the same classes.
         """
 
+    @abstractmethod
+    def check_truth(self, labels: Tensor, classes: int | None = None) -> None:
+        """Check the labels of a batch.
+
+        Args:
+            labels: The labels.
+            classes: How many classes there are; None leaves out what would have to wait for a device.
+
+        Raises:
+            ValueError: If they are not labels of this task.
+        """
+
     # ---- Predictions ----
 
     @abstractmethod
@@ -118,6 +130,19 @@ class Task(ABC):
 
         Raises:
             TypeError: If there is none.
+        """
+
+    @abstractmethod
+    def check_prediction(self, prediction: Tensor, model: object, role: str) -> None:
+        """Check that a prediction is what the losses take it for.
+
+        Args:
+            prediction: The prediction for some samples.
+            model: The model that made it, or what was stored of one.
+            role: "student" or "teacher", for the error.
+
+        Raises:
+            ValueError: If the model does another task, or what it returns is in another form.
         """
 
     @abstractmethod

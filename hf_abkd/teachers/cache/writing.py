@@ -23,6 +23,7 @@ from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.teachers.cache.encoding import encode
 from hf_abkd.teachers.cache.processor import PROCESSOR_NAME, backend_of, check_reloadable, processor_json
 from hf_abkd.teachers.cache.settings import CacheSettings
@@ -128,6 +129,8 @@ class _Writer:
         self.runner = ViewRunner(teacher, layers.points, settings.precision)
         examples = self.runner.probe({PIXELS: pixels})
         self.columns = layers.columns(examples, settings)
+        if any(column.name == LOGITS for column in self.columns):
+            IMAGE_CLASSIFICATION.check_prediction(examples[LOGITS], teacher, "teacher")
         self.runner.speed_up({PIXELS: pixels}, layers.boundaries)
         self.identity = _identity(teacher, images, settings, layers, classes=examples[LOGITS].shape[1])
         self.table = TableWriter(

@@ -158,6 +158,7 @@ def wire(
     """
     ours = observed_student(student, terms, inputs, images, task)
     device = ours.tensors[LOGITS].device
+    task.check_prediction(ours.tensors[LOGITS], student, "student")
     for term in terms:
         if not term.wants_teacher:
             term.connect(ours.sides(term.student_names))
@@ -168,6 +169,9 @@ def wire(
         theirs = observed_cache(teacher, terms, len(ours.tensors[LOGITS]), device)
     else:
         theirs = observed_teacher(teacher, terms, inputs if teacher_inputs is None else teacher_inputs, images, traces)
+    if any(LOGITS in term.teacher_names or term.needs("teacher_head") for term in terms):
+        model = teacher if isinstance(teacher, TeacherCache) else teacher.model
+        task.check_prediction(theirs.tensors[LOGITS], model, "teacher")
     if connects_layers(terms):
         known = None if traces is None else traces[0]
         ours.find_layouts(
