@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 from torch import Tensor, nn
 
 from hf_abkd.wording import by
@@ -12,8 +14,26 @@ PIXELS = "pixel_values"
 
 def channels_of(config: object) -> int | None:
     """Return how many channels the images of a model have; None if its config does not say."""
-    channels = getattr(config, "num_channels", None)
-    return channels if isinstance(channels, int) else None
+    for part, _ in _parts(config):
+        if isinstance(channels := getattr(part, "num_channels", None), int):
+            return channels
+    timm = _timm_input(config)
+    return timm[0] if timm else None
+
+
+def image_size_of(config: object) -> tuple[tuple[int, int], str] | None:
+    """Return the height and width of the images of a model, and the setting of its config that says so; None if none.
+
+    Args:
+        config: The config, or None. Models of images and text (CLIP, SigLIP) keep the size in `vision_config`, and timm
+            keeps it in `pretrained_cfg`.
+    """
+    for part, where in _parts(config):
+        if (size := _height_and_width(getattr(part, "image_size", None))) is not None:
+            return size, f"{where}.image_size"
+    if timm := _timm_input(config):
+        return (timm[1], timm[2]), "config.pretrained_cfg['input_size']"
+    return None
 
 
 def check_channels(model: nn.Module, role: str, images: Tensor) -> None:
@@ -40,14 +60,36 @@ def other_size(teacher: nn.Module, images: Tensor) -> str | None:
 
     A student learns at any size that it can run; a trained teacher is at its best at its own.
     """
-    size = getattr(getattr(teacher, "config", None), "image_size", None)
-    if size is None:
+    found = image_size_of(getattr(teacher, "config", None))
+    if found is None or tuple(images.shape[2:]) == found[0]:
         return None
-    expected = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if tuple(images.shape[2:]) == expected:
-        return None
+    expected, where = found
     return (
         f"the teacher {type(teacher).__name__} was made for images of {by(expected)} pixels "
-        f"(config.image_size), the batch has {by(images.shape[2:])}. Give the trainer the teacher's own "
+        f"({where}), the batch has {by(images.shape[2:])}. Give the trainer the teacher's own "
         "processor (`teacher_processor`), or set the processor's size to the teacher's."
     )
+
+
+def _parts(config: object) -> Iterator[tuple[object, str]]:
+    """Return the parts of a config that may describe images, and their names."""
+    yield config, "config"
+    if (vision := getattr(config, "vision_config", None)) is not None:
+        yield vision, "config.vision_config"
+
+
+def _timm_input(config: object) -> Sequence[int] | None:
+    """Return channels, height and width of the images of a timm model; None for other configs."""
+    settings = getattr(config, "pretrained_cfg", None)
+    return settings.get("input_size") if isinstance(settings, Mapping) else None
+
+
+def _height_and_width(size: object) -> tuple[int, int] | None:
+    """Return a size, as configs write it: a number, a pair, or height and width by name."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, Mapping):
+        size = size.get("height"), size.get("width")
+    if isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        return size[0], size[1]
+    return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def load_config(what: str, source: str, hub: HubOptions, task: Task = IMAGE_CLAS
         OSError: If the Hub cannot deliver it.
     """
     try:
-        config = AutoConfig.from_pretrained(source, **hub.for_models())
+        with naming_packages(what):
+            config = AutoConfig.from_pretrained(source, **hub.for_models())
     except OSError as error:
         raise OSError(f"{what} (revision {hub.revision!r}) could not be loaded: {error}") from error
     except ValueError as error:
@@ -106,6 +108,12 @@ def load_config(what: str, source: str, hub: HubOptions, task: Task = IMAGE_CLAS
         config.architectures = known[:1]
     if not known and not hub.trust_remote_code:
         raise ValueError(f"{what}: transformers has no {task.noun} of model type {config.model_type!r}")
+    if config.model_type in task.other_inputs:
+        raise ValueError(
+            f"{what}: a model of type {config.model_type!r} {task.other_inputs[config.model_type]}, and only models "
+            f"that take images alone, `{task.inputs}` of shape (N, C, H, W), can be distilled"
+        )
+    task.name_unnamed(config)
     return config
 
 
@@ -119,17 +127,18 @@ def load_weights(
         OSError: If the Hub cannot deliver them.
     """
     try:
-        model, info = task.auto_class.from_pretrained(
-            source,
-            config=config,
-            use_safetensors=True,
-            # Half-precision checkpoints would otherwise be trained in half precision, without loss scaling.
-            dtype=torch.float32,
-            # Only so that mismatches are listed here: they are refused by the callers.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **hub.for_models(),
-        )
+        with naming_packages(what):
+            model, info = task.auto_class.from_pretrained(
+                source,
+                config=config,
+                use_safetensors=True,
+                # Half-precision checkpoints would otherwise be trained in half precision, without loss scaling.
+                dtype=torch.float32,
+                # Only so that mismatches are listed here: they are refused by the callers.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **hub.for_models(),
+            )
     except OSError as error:
         raise OSError(
             f"{what} (revision {hub.revision!r}) could not be loaded, weights only from safetensors: {error}"
@@ -141,6 +150,15 @@ def load_weights(
     # BatchNorm's step counter is absent from old checkpoints and unused with a fixed momentum.
     missing = frozenset(key for key in info["missing_keys"] if not key.endswith("num_batches_tracked"))
     return model, Misfits(missing, frozenset(info["unexpected_keys"]), tuple(info["mismatched_keys"]))
+
+
+@contextmanager
+def naming_packages(what: str) -> Iterator[None]:
+    """Say in one line which package a model needs that is not installed: transformers says it in several."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} could not be loaded: {' '.join(str(error).split())}") from error
 
 
 def described(mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> list[str]:

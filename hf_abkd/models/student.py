@@ -13,7 +13,15 @@ from hf_abkd.models.factories import is_factory, made_student
 from hf_abkd.models.heads import tell_renamed
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.kept_state import random_state_kept
-from hf_abkd.models.stored_models import Misfits, described, has_weights, load_config, load_weights, local_path
+from hf_abkd.models.stored_models import (
+    Misfits,
+    described,
+    has_weights,
+    load_config,
+    load_weights,
+    local_path,
+    naming_packages,
+)
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.wording import listed
 
@@ -76,9 +84,10 @@ def load_student(
         IMAGE_CLASSIFICATION.name_classes(config, labels)
     if not is_trained:
         logger.info("%s has no weights: all tensors are random", what)
-        return IMAGE_CLASSIFICATION.auto_class.from_config(
-            config, trust_remote_code=trust_remote_code, dtype=torch.float32
-        ).train()
+        with naming_packages(what):
+            return IMAGE_CLASSIFICATION.auto_class.from_config(
+                config, trust_remote_code=trust_remote_code, dtype=torch.float32
+            ).train()
     model, misfits = load_weights(what, source, config, hub)
     _check_backbone(what, model, misfits.missing)
     _check_head(what, model, misfits, len(stored_names), ignore_mismatched_sizes)
@@ -89,6 +98,7 @@ def load_student(
 def _made(what: str, name: str, labels: Sequence[str] | None) -> PreTrainedModel:
     """Return what a factory makes, with the names of the classes of the data."""
     student = made_student(what, name).float()
+    IMAGE_CLASSIFICATION.name_unnamed(student.config)
     if labels is None:
         return student
     classes = IMAGE_CLASSIFICATION.classes(student.config)

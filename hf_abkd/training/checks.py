@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models import adapters
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
@@ -55,6 +56,7 @@ def checked_student(model: nn.Module) -> PreTrainedModel:
     """Return the student of a run, checked: of a `PeftModel` the model inside, its adapters in place."""
     student = adapters.unwrapped(model)
     check_student(student)
+    IMAGE_CLASSIFICATION.name_unnamed(student.config)
     return student
 
 

@@ -1,9 +1,15 @@
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import CLIPConfig, SiglipConfig
 
-from hf_abkd.models.expected_images import channels_of, check_channels, other_size
+from hf_abkd.models.expected_images import channels_of, check_channels, image_size_of, other_size
+
+# The text config, unused, warns that its own default tokens are outside its default vocabulary.
+NO_TOKENS = {"bos_token_id": None, "eos_token_id": None}
 
 
 def test_sizes_may_be_rectangular_or_unknown():
@@ -27,3 +33,17 @@ def test_images_of_other_channels_are_refused():
     """A convolution would name its weights and not what to do."""
     with pytest.raises(ValueError, match="the student ResNet.* takes images of 3 channels, the batch has 1"):
         check_channels(tiny.resnet(), "student", torch.zeros(2, 1, 8, 8))
+
+
+def test_size_and_channels_are_found_where_a_config_keeps_them():
+    """A model of images and text is shown images of the usual size, and fails inside itself on them."""
+    vision = {"image_size": 16, "patch_size": 8, "num_channels": 1}
+    for config in (CLIPConfig(vision_config=vision), SiglipConfig(vision_config=vision, text_config=NO_TOKENS)):
+        assert image_size_of(config) == ((16, 16), "config.vision_config.image_size")
+        assert channels_of(config) == 1
+    timm = SimpleNamespace(pretrained_cfg={"input_size": [1, 24, 32]})
+    assert image_size_of(timm) == ((24, 32), "config.pretrained_cfg['input_size']")
+    assert channels_of(timm) == 1
+    assert image_size_of(SimpleNamespace(image_size={"height": 24, "width": 32})) == ((24, 32), "config.image_size")
+    for unknown in (None, tiny.resnet().config, SimpleNamespace(image_size=None, pretrained_cfg={})):
+        assert image_size_of(unknown) is None

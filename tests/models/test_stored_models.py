@@ -3,11 +3,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from saved_models import LABELS, resnet_config
-from transformers import ResNetForImageClassification
+from saved_models import LABELS, resnet_config, saved
+from transformers import (
+    AutoModelForImageClassification,
+    ImageGPTConfig,
+    PvtConfig,
+    PvtForImageClassification,
+    ResNetForImageClassification,
+    Siglip2Config,
+)
 
 from hf_abkd.models import stored_models
 from hf_abkd.models.student import load_student
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.teacher import load_teacher
 
 
@@ -89,3 +97,44 @@ def test_remote_code_is_off_unless_asked_for(monkeypatch):
             with pytest.raises(OSError, match="stop"):
                 load("owner/model", labels=None, **trust)
     assert seen == [False, True, False, True]
+
+
+@pytest.mark.parametrize("load", [load_teacher, load_student])
+@pytest.mark.parametrize("kind", [ImageGPTConfig, Siglip2Config])
+def test_a_family_that_takes_more_than_images_is_told_in_a_sentence(tmp_path, kind, load):
+    """Its model fails on the first image, with an error about an embedding or two matrices."""
+    kind().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=rf"a model of type '{kind.model_type}' takes .*, and only models that take im"
+    ):
+        load(str(tmp_path), labels=None)
+
+
+@pytest.mark.parametrize("load", [load_teacher, load_student])
+def test_a_package_that_a_model_needs_is_named_in_one_line(tmp_path, load, monkeypatch):
+    """transformers begins with an empty line, and a command shows nothing else of it than the end."""
+
+    def missing(*_, **__):
+        raise ImportError("\nThis model requires the timm library\nbut it was not found")
+
+    saved(tmp_path, ResNetForImageClassification(resnet_config()))
+    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", missing)
+    with pytest.raises(ImportError, match=r"could not be loaded: This model requires the timm library but it was not"):
+        load(str(tmp_path), labels=None)
+
+
+@pytest.mark.parametrize("load", [load_teacher, load_student])
+def test_classes_without_names_get_those_of_transformers(tmp_path, load):
+    """PVT's config keeps none, and the head of a random student would have as many classes as ImageNet."""
+    config = PvtConfig(
+        image_size=32, hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1] * 4, num_labels=3
+    )
+    assert config.id2label is None
+    saved(tmp_path, PvtForImageClassification(config))
+    assert load(str(tmp_path), labels=None).config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert IMAGE_CLASSIFICATION.classes(load(str(tmp_path), labels=LABELS).config) == 3
+    (tmp_path / "model.safetensors").unlink()
+    student = load_student(str(tmp_path), labels=["cat", "dog"])
+    assert student.config.id2label == {0: "cat", 1: "dog"}
+    assert student.classifier.out_features == 2

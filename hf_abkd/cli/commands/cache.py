@@ -16,6 +16,7 @@ from hf_abkd.cli import runs
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
+from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.processors import load_processor
 from hf_abkd.models.teacher import load_teacher
@@ -99,7 +100,7 @@ def run(words: Sequence[str]) -> int:
             images.train,
             settings,
             image_column=data.image_column_name,
-            num_channels=getattr(getattr(teacher, "config", None), "num_channels", 3),
+            num_channels=channels_of(getattr(teacher, "config", None)) or 3,
             name=images.name,
         )
     if state.is_main_process:

@@ -20,10 +20,11 @@ from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.tracing import trace
-from hf_abkd.models.expected_images import PIXELS
+from hf_abkd.models.expected_images import PIXELS, channels_of, image_size_of
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.processors import own_processor
 from hf_abkd.models.student import load_student
+from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.teacher import load_teacher
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.term import PairedTerms
@@ -117,16 +118,14 @@ def _load(name: str, hub: HubOptions) -> nn.Module:
 def _images(model: nn.Module, processor: BaseImageProcessor | None, size: tuple[int, int] | None) -> tuple[Tensor, str]:
     """Return three random images as a model takes them, (3, C, H, W), and where their size comes from."""
     config = getattr(model, "config", None)
-    channels = getattr(config, "num_channels", 3)
+    channels = channels_of(config) or 3
     origin = "--image_size"
     if size is None and processor is not None:
         # A processor without a fixed size is no reason to refuse: there are other ways to know one.
         with contextlib.suppress(ValueError):
             size, origin = Preprocessing.measured(processor, channels).size, "image processor"
     if size is None:
-        side = getattr(config, "image_size", None)
-        origin = "the usual size: --image_size sets another" if side is None else "config.image_size"
-        size = (224, 224) if side is None else tuple(side) if isinstance(side, (list, tuple)) else (side, side)
+        size, origin = image_size_of(config) or ((224, 224), "the usual size: --image_size sets another")
     return torch.randn(3, channels, *size, generator=torch.Generator().manual_seed(0)), origin
 
 
@@ -134,7 +133,7 @@ def _paired(student: _Seen, teacher: _Seen) -> tuple[Plan, str]:
     """Return the pairs that training would take, with their connectors, and how the labels lie to each other."""
     proposed = Plan.of_sites(propose(student.trace, teacher.trace))
     terms = [RunTerm(term) for term in PairedTerms(ActivationBoundary()).terms(proposed)]
-    name = student.model.main_input_name
+    name = IMAGE_CLASSIFICATION.inputs_of(student.model)
     inputs, teacher_inputs = {name: student.images}, {name: teacher.images}
     traces = student.trace, teacher.trace
     wiring = wire(student.model, LiveTeacher(teacher.model), terms, inputs, teacher_inputs, name, traces)

@@ -117,7 +117,7 @@ class Subject:
 
     def student_images(self, batch: Batch) -> Tensor:
         """Return the images of a batch as the student takes them, (N, C, H, W)."""
-        images: Tensor = batch.student[self.trainer.model.main_input_name]
+        images: Tensor = batch.student[self.trainer.reader.images]
         return images
 
     @property
@@ -140,7 +140,7 @@ class Subject:
 
     def models(self, batch: Batch) -> Iterator[tuple[str, nn.Module, Callable[[Tensor], object], Tensor]]:
         """Return role, model, what runs it on images in float32, and the images of a batch, of each model."""
-        images, inputs = self.trainer.model.main_input_name, batch.student
+        images, inputs = self.trainer.reader.images, batch.student
         yield "student", self.student, lambda pixels: self.student(**{**inputs, images: pixels}), inputs[images]
         if self.trainer.teacher is not None:
             teacher_inputs, teacher = batch.teacher(), self.trainer.teacher

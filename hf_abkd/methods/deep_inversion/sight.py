@@ -9,6 +9,7 @@ from transformers import BaseImageProcessor
 
 from hf_abkd.data.colours import ColourMap
 from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.models import expected_images
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.teachers.live import LiveTeacher
 
@@ -41,8 +42,7 @@ class Sight:
 
 def channels_of(model: nn.Module) -> int:
     """Return how many channels the images of a model have: 3, unless its config says otherwise."""
-    channels: int = getattr(getattr(model, "config", None), "num_channels", 3)
-    return channels
+    return expected_images.channels_of(getattr(model, "config", None)) or 3
 
 
 def device_of(model: nn.Module) -> torch.device:

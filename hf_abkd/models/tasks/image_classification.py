@@ -45,6 +45,11 @@ class ImageClassification(Task):
         "logits = model(**inputs).logits",
         "print(model.config.id2label[logits.argmax(-1).item()])",
     )
+    other_inputs: ClassVar[Mapping[str, str]] = {
+        "imagegpt": "takes the colour clusters of pixels, `input_ids`",
+        "shieldgemma2": "takes a text beside the image, `input_ids`",
+        "siglip2": "takes patches with their `spatial_shapes`",
+    }
 
     @property
     def auto_class(self) -> Any:
@@ -71,6 +76,9 @@ class ImageClassification(Task):
         """Set `config.id2label` and `config.label2id`."""
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
+        # Of most families it is the number of names; PVT's config has it as a setting of its own.
+        if config.num_labels != len(names):
+            config.num_labels = len(names)
 
     def check_inputs(self, model: nn.Module, role: str, inputs: Tensor) -> None:
         """Compare the channels of images (N, C, H, W) with `config.num_channels`."""

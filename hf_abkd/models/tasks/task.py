@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -31,6 +32,8 @@ class Task(ABC):
         score: The name of the score by which a model is judged, as `METRICS` computes it: "accuracy".
         meanings: What each score means, by its name, for model cards.
         usage: Lines of Python that show a prediction on a model card, given `model`, `processor` and `image`.
+        other_inputs: Model types that the Auto class knows but whose models take more or something else than the main
+            input, and what that is: "takes ...".
     """
 
     name: ClassVar[str]
@@ -40,6 +43,7 @@ class Task(ABC):
     score: ClassVar[str]
     meanings: ClassVar[Mapping[str, str]]
     usage: ClassVar[tuple[str, ...]]
+    other_inputs: ClassVar[Mapping[str, str]] = {}
 
     # ---- Models ----
 
@@ -56,7 +60,12 @@ class Task(ABC):
         """
 
     def inputs_of(self, model: nn.Module) -> str:
-        """Return the name of the main input of a model: its own `main_input_name`, or else that of the task."""
+        """Return the name of the main input of a model: the task's if its `forward` has it, or else its own.
+
+        Perceiver calls its main input "inputs", and takes "pixel_values" as image processors give them, too.
+        """
+        if self.inputs in inspect.signature(model.forward).parameters:
+            return self.inputs
         name: str = getattr(model, "main_input_name", self.inputs)
         return name
 
@@ -73,6 +82,11 @@ class Task(ABC):
     @abstractmethod
     def name_classes(self, config: PreTrainedConfig, names: Sequence[str]) -> None:
         """Write the names of the classes, and with them their number, into a config."""
+
+    def name_unnamed(self, config: PreTrainedConfig) -> None:
+        """Give classes without names those that transformers makes up: it stores none for PVT (5.23)."""
+        if self.class_names(config) is None:
+            self.name_classes(config, [f"LABEL_{index}" for index in range(self.classes(config))])
 
     # ---- Batches and data sets ----
 

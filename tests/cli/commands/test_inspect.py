@@ -4,6 +4,7 @@ import re
 
 import pytest
 import tiny
+import traced
 
 from hf_abkd.cli import activations
 from hf_abkd.cli import main as cli
@@ -122,3 +123,20 @@ def test_mistakes_are_one_line_without_a_traceback(workspace, capsys, words, sta
         cli.main(["inspect", *words])
     shown = capsys.readouterr().err
     assert end.value.code == status and message in shown and "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "origins"),
+    [
+        ("clip", "siglip", ["config.vision_config.image_size"] * 2),
+        ("perceiver", "pvt", ["config.image_size"] * 2),
+    ],
+)
+def test_folders_of_weights_and_config_are_enough(workspace, capsys, student, teacher, origins):
+    """Where a family keeps the size of its images, and how it calls them, is not for the user to know."""
+    for family in (student, teacher):
+        traced.build(family).save_pretrained(family)
+    assert cli.main(["inspect", student, "--teacher", teacher]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"pixels \((.*)\)", shown) == origins
+    assert "pairs of layers" in shown

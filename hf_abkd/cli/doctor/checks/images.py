@@ -10,7 +10,7 @@ from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.models.arguments import ModelArguments
-from hf_abkd.models.expected_images import other_size
+from hf_abkd.models.expected_images import image_size_of, other_size
 from hf_abkd.models.processors import own_processor
 from hf_abkd.teachers.cache.finding import is_local_cache
 from hf_abkd.wording import by
@@ -24,9 +24,9 @@ def check_images(subject: Subject) -> Iterator[Finding]:
         yield from _of_one_processor(subject, images)
     else:
         yield _of_two_processors(subject, subject.shared_images, size)
-    expected = getattr(subject.student.config, "image_size", None)
-    if isinstance(expected, int) and tuple(images.shape[2:]) != (expected, expected):
-        message = f"the student's config.image_size is {expected}, and it gets {size}"
+    expected = image_size_of(subject.student.config)
+    if expected is not None and tuple(images.shape[2:]) != expected[0]:
+        message = f"the student's {expected[1]} is {by(expected[0])}, and it gets {size}"
         remedy = "That is possible, but the published config would say another size: set it to the one you train with."
         yield Finding("note", "images", message, remedy)
     if subject.flags is not None and _lacks_processor(subject.flags):

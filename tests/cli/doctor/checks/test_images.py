@@ -48,6 +48,6 @@ def test_config_that_would_tell_another_image_size_is_told(tmp_path):
     student = tiny.resnet(4)
     student.config.image_size = 224
     assert (
-        "config.image_size is 224, and it gets 16x16"
+        "config.image_size is 224x224, and it gets 16x16"
         in patients.found(patients.subject(tmp_path, student), "images", "note")[0]
     )
