@@ -51,5 +51,16 @@ class DataArguments:
     image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
     label_column_name: str = field(default="label", metadata={"help": "Column that holds the labels."})
     streaming: bool = field(
-        default=False, metadata={"help": "Read rows while training instead of preparing all of them first."}
+        default=False,
+        metadata={
+            "help": "Read rows while training instead of preparing all of them first. Changes nothing for folders: "
+            "their images are always read while training."
+        },
+    )
+    skip_damaged_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out images that cannot be read, count and name them. Every process decodes all images once "
+            "before training. Otherwise such an image is an error."
+        },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
@@ -10,6 +11,7 @@ from datasets import Dataset, IterableDataset
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.class_labels import class_names, with_class_labels
 from hf_abkd.data.columns import Part, with_images
+from hf_abkd.data.readable_images import with_readable_images
 from hf_abkd.data.sources import load_parts
 
 
@@ -36,7 +38,8 @@ def load_image_datasets(
     """Load the images and labels that the flags name, and check all that can be checked without training.
 
     Without validation data a seeded, stratified share of the training rows is held out. Class names are taken from
-    all training rows, before `max_train_samples` cuts them. Images are not decoded, but for the first of each part.
+    all training rows, before `max_train_samples` cuts them. The headers of images are looked at, and with
+    `skip_damaged_images` every image is decoded once.
 
     Args:
         arguments: The flags.
@@ -52,11 +55,12 @@ def load_image_datasets(
     _check_arguments(arguments)
     train, validation = load_parts(arguments, cache_dir=cache_dir, token=token)
     image, label = arguments.image_column_name, arguments.label_column_name
+    readable = partial(with_readable_images, image=image, label=label, skip=arguments.skip_damaged_images)
     train = with_images(train, image, label)
     names = class_names(train, label)
-    train = with_class_labels(train, label, names, like=train)
+    train = readable(with_class_labels(train, label, names, like=train))
     if validation is not None:
-        validation = with_class_labels(with_images(validation, image, label), label, names, like=train)
+        validation = readable(with_class_labels(with_images(validation, image, label), label, names, like=train))
     elif arguments.train_val_split > 0:
         train, validation = _hold_out(train, label, arguments.train_val_split, seed)
     return ImageDatasets(

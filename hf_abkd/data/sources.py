@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
 from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.class_folders import load_class_folders
 from hf_abkd.data.columns import Part
-from hf_abkd.wording import listed
 
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "test")
 
 
@@ -33,14 +33,14 @@ def load_parts(arguments: DataArguments, *, cache_dir: str | None, token: str | 
     if arguments.validation_files:
         validation = _load_files("--validation_files", arguments.validation_files, options)
     elif arguments.validation_dir:
-        validation = _load_folder("--validation_dir", arguments.validation_dir, options)
+        validation = load_class_folders("--validation_dir", arguments.validation_dir)
     if arguments.dataset_name:
         train, named_validation = _load_named(arguments, options, with_validation=validation is None)
         return train, validation or named_validation
     if arguments.train_files:
         return _load_files("--train_files", arguments.train_files, options), validation
     if arguments.train_dir:
-        return _load_folder("--train_dir", arguments.train_dir, options), validation
+        return load_class_folders("--train_dir", arguments.train_dir), validation
     raise ValueError("no training data")  # refused by load_image_datasets before
 
 
@@ -81,36 +81,16 @@ def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> 
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise FileNotFoundError(f"{flag}: no such file: {', '.join(missing)}")
+    empty = [file for file in files if Path(file).stat().st_size == 0]
+    if empty:
+        raise ValueError(f"{flag}: empty, holds no rows: {', '.join(empty)}")
     builders = {_BUILDERS[suffix] for suffix in suffixes}
     if len(builders) > 1:
         raise ValueError(f"{flag}: all files must be of one kind, got {sorted(suffixes)}; convert them to .parquet")
     patterns = [glob.escape(file) for file in files]
-    return _load_local(f"{flag} {' '.join(files)}", builders.pop(), patterns, options)
-
-
-def _load_folder(flag: str, folder: str, options: Mapping[str, Any]) -> Part:
-    origin, root = f"{flag} {folder}", Path(folder).expanduser().resolve()
-    if not root.is_dir():
-        raise FileNotFoundError(f"{origin}: no such folder")
-    entries = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
-    classes = [entry.name for entry in entries if entry.is_dir()]
-    loose = [entry.name for entry in entries if entry.suffix.lower() in _IMAGE_SUFFIXES]
-    layout = "expected one folder per class with the images in it: FOLDER/cat/1.png, FOLDER/dog/2.png"
-    if not classes or loose:
-        problem = f"images outside a class folder ({listed(loose, quoted=True)})" if loose else "no folder inside"
-        raise ValueError(f"{origin}: {problem}; {layout}")
-    # The pattern is given because `datasets` takes a class folder called "train" or "test" for a split.
-    part = _load_local(
-        origin,
-        "imagefolder",
-        [f"{glob.escape(str(root))}/**"],
-        {**options, "drop_labels": False, "drop_metadata": True},
-    )
-    found_names = part.rows.features["label"].names
-    if found_names != classes:
-        odd = sorted(set(found_names) ^ set(classes))
-        raise ValueError(f"{origin}: folders that are empty or nested deeper: {listed(odd, quoted=True)}; {layout}")
-    return part
+    folders = {Path(file).resolve().parent for file in files}
+    part = _load_local(f"{flag} {' '.join(files)}", builders.pop(), patterns, options)
+    return replace(part, folder=folders.pop() if len(folders) == 1 else None)
 
 
 def _load_local(origin: str, builder: str, patterns: list[str], options: Mapping[str, Any]) -> Part:
@@ -118,7 +98,7 @@ def _load_local(origin: str, builder: str, patterns: list[str], options: Mapping
         splits = load_dataset(builder, data_files={"train": patterns}, **options)
     except (OSError, ValueError, DatasetsError) as error:
         # `datasets` tells what is wrong with a file only in the cause of its own error.
-        raise ValueError(
-            f"{origin}: cannot be read as {builder}, or holds no rows: {error.__cause__ or error}"
-        ) from error
+        cause = error.__cause__ or error
+        hint = "; save the file as UTF-8" if isinstance(cause, UnicodeDecodeError) else ""
+        raise ValueError(f"{origin}: cannot be read as {builder}, or holds no rows: {cause}{hint}") from error
     return Part(splits["train"], origin)

@@ -367,6 +367,11 @@ def test_a_missing_image_column_suggests_the_one_with_images(tmp_path, load):
         load(train_files=files)
     with pytest.raises(ValueError, match=r"no column 'label'.*did you mean --label_column_name fine\?"):
         load(train_files=files, image_column_name="img")
+    plain = Dataset.from_dict({"photo": [b"x"], "Label": ["cat"]})
+    with pytest.raises(ValueError, match=r"did you mean --image_column_name photo\?"):
+        load(train_files=parquet(tmp_path / "b.parquet", plain))
+    with pytest.raises(ValueError, match=r"did you mean --label_column_name Label\?"):
+        load(train_files=parquet(tmp_path / "b.parquet", plain), image_column_name="photo")
 
 
 def test_a_column_that_holds_no_images_is_refused(tmp_path, load):
@@ -379,7 +384,28 @@ def test_a_column_that_holds_no_images_is_refused(tmp_path, load):
 def test_image_paths_that_do_not_exist_are_refused(tmp_path, load):
     """Relative paths of a csv file written elsewhere fail hours later, when their row is drawn."""
     (tmp_path / "a.csv").write_text("image,label\ngone/1.png,cat\n")
-    with pytest.raises(ValueError, match=r"first image in column 'image' cannot be read: .*gone/1.png"):
+    with pytest.raises(
+        ValueError, match=r"no file 'gone/1.png', named in column 'image', neither in .* nor in the cur"
+    ):
+        load(train_files=[str(tmp_path / "a.csv")])
+
+
+def test_relative_paths_are_looked_up_beside_the_file_that_names_them(tmp_path, load, monkeypatch):
+    """A data set that is moved as a whole, or trained on from another folder, must not lose its images."""
+    root = Path(folder(tmp_path / "data" / "images", ["cat"]))
+    (tmp_path / "data" / "a.csv").write_text("image,label\nimages/cat/1.png,cat\nimages/cat/3.png,cat\n")
+    files = [str(tmp_path / "data" / "a.csv")]
+    assert [value(row) for row in load(train_files=files, train_val_split=0).train] == [1, 3]
+    monkeypatch.chdir(root)
+    (tmp_path / "b.csv").write_text("image,label\ncat/2.png,cat\n")
+    here = load(train_files=[str(tmp_path / "b.csv")], train_val_split=0)
+    assert [value(row) for row in here.train] == [2]
+
+
+def test_text_that_is_no_path_is_refused_without_printing_all_of_it(tmp_path, load):
+    """Images in base64 would be printed as a file name of 100,000 letters."""
+    (tmp_path / "a.csv").write_text("image,label\n" + "iVBORw0K" * 500 + ",cat\n")
+    with pytest.raises(ValueError, match=r"text that is no path of a file, beginning with 'iVBORw0K.{32}';"):
         load(train_files=[str(tmp_path / "a.csv")])
 
 
@@ -387,7 +413,7 @@ def test_rows_without_an_image_are_counted(tmp_path, load):
     """One empty row stops a run in the middle of an epoch."""
     rows = {"image": [picture(1), None], "label": [0, 1]}
     source = Dataset.from_dict(rows, features=Features({"image": Image(), "label": ClassLabel(names=["a", "b"])}))
-    with pytest.raises(ValueError, match="1 rows have no image in column 'image'"):
+    with pytest.raises(ValueError, match="1 row without an image in column 'image'"):
         load(train_files=parquet(tmp_path / "a.parquet", source))
 
 
@@ -396,6 +422,13 @@ def test_empty_data_is_refused(tmp_path, load, streaming):
     """A filter that kept nothing would end as a division by zero in the trainer."""
     with pytest.raises(ValueError, match=r"--train_files .*a.parquet: .*holds no rows"):
         load(train_files=parquet(tmp_path / "a.parquet", table(0)), streaming=streaming)
+
+
+def test_an_empty_text_file_is_refused(tmp_path, load):
+    """The reader of `datasets` ends with StopIteration and no message."""
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"--train_files: empty, holds no rows: .*a\.jsonl"):
+        load(train_files=[str(tmp_path / "a.jsonl")])
 
 
 def test_folders_without_classes_are_refused(tmp_path, load):
@@ -409,7 +442,7 @@ def test_folders_without_classes_are_refused(tmp_path, load):
         (tmp_path / "empty").mkdir()
         load(train_dir=str(tmp_path / "empty"))
     nested = folder(tmp_path / "nested", ["cat", "dog/puppies"])
-    with pytest.raises(ValueError, match=r"empty or nested deeper: 'dog', 'puppies'"):
+    with pytest.raises(ValueError, match=r"folders that are nested deeper: 'dog/puppies'"):
         load(train_dir=nested)
 
 
