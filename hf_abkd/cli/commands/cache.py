@@ -80,17 +80,12 @@ def run(words: Sequence[str]) -> int:
     """Store what a teacher says of a data set, check some of it, and say how good it is."""
     stored, data = _parse(words)
     complete = (Path(stored.output_dir) / MANIFEST_NAME).is_file()
-    if complete and stored.verify is None:
-        raise FileExistsError(
-            f"{stored.output_dir} holds a cache that is complete: train from it, compare some of it with the teacher "
-            f"(--verify {_VERIFIED}), or choose another --output_dir"
-        )
     settings = _settings(stored)
     state = PartialState(cpu=not torch.cuda.is_available())
     # All rows: which of them a run trains on is its own choice.
     images = load_image_datasets(replace(data, train_val_split=0.0), cache_dir=stored.cache_dir, token=stored.token)
     teacher, processor = _load(stored, images.labels)
-    if complete:
+    if complete and stored.verify is not None:
         cache = TeacherCache.load(Path(stored.output_dir))
     else:
         cache = write_cache(

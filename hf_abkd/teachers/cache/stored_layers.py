@@ -17,7 +17,7 @@ from hf_abkd.layers.sites import Site, Trace
 from hf_abkd.layers.tracing import trace
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.outputs import LOGITS
-from hf_abkd.teachers.cache.layer_facts import layer_facts
+from hf_abkd.teachers.cache.cache_identity import layer_facts
 from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.table.columns import Column
@@ -33,7 +33,7 @@ class StoredLayers:
 
     Attributes:
         points: Module and side of each tensor, by the name of its column.
-        facts: What the cache tells of each, likewise; see `hf_abkd.teachers.cache.layer_facts`.
+        facts: What the cache tells of each, likewise; see `hf_abkd.teachers.cache.cache_identity`.
         boundaries: The columns that hold boundaries.
 
     Raises:
@@ -42,7 +42,7 @@ class StoredLayers:
 
     def __init__(self, teacher: nn.Module, settings: CacheSettings, pixels: Tensor) -> None:
         self.points: dict[str, list[str]] = {}
-        self.facts: dict[str, dict[str, Any]] = {}
+        self.facts: dict[str, Mapping[str, Any]] = {}
         self.boundaries: set[str] = set()
         runner = LiveTeacher(teacher)
 

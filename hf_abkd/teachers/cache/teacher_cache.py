@@ -25,13 +25,12 @@ from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.sites import Trace
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache import encoding
+from hf_abkd.teachers.cache.cache_identity import CachedLayer, read_identity, site_of
 from hf_abkd.teachers.cache.finding import is_local_cache
-from hf_abkd.teachers.cache.layer_facts import layout_of, site_of
 from hf_abkd.teachers.cache.processor import stored_processor
 from hf_abkd.teachers.table.columns import Column
 from hf_abkd.teachers.table.target_table import TargetTable
 
-_IDENTITY = {"teacher", "classes", "id2label", "augmentation", "seed", "image_size", "channels", "backend", "layers"}
 _COMPARED_IMAGES = 16
 
 
@@ -58,20 +57,22 @@ class TeacherCache:
 
     def __init__(self, table: TargetTable) -> None:
         self.table = table
-        identity = table.identity
-        if lacking := _IDENTITY - set(identity):
-            raise ValueError(f"{table.folder} is a table, but no cache of a teacher: it lacks {sorted(lacking)}")
-        self.reference: dict[str, Any] = identity["teacher"]
-        self.classes: int = identity["classes"]
-        names: dict[str, str] | None = identity["id2label"]
+        identity = read_identity(table)
+        self.reference: dict[str, Any] = dict(identity.teacher)
+        self.classes: int = identity.classes
+        names = identity.id2label
         self.id2label = None if names is None else {int(index): name for index, name in names.items()}
-        self.augmentation: str = identity["augmentation"]
-        self.seed: int = identity["seed"]
+        self.augmentation: str = identity.augmentation
+        self.seed: int = identity.seed
         self.views: int = table.views
-        self.image_size: tuple[int, int] = tuple(identity["image_size"])
-        self.channels: int = identity["channels"]
-        self._backend: str | None = identity["backend"]
-        self._layers: dict[str, dict[str, Any]] = identity["layers"]
+        self.image_size: tuple[int, int] = identity.image_size
+        self.channels: int = identity.channels
+        self.precision: str = identity.precision
+        #: Where each tensor was read, by the name of its column.
+        self.points: dict[str, Any] = identity.points
+        self._backend: str | None = identity.backend
+        self._layers: dict[str, CachedLayer] = identity.layers
+        self._sites = [site for layer in identity.layers.values() if (site := site_of(layer, table.folder)) is not None]
 
     @classmethod
     def load(
@@ -109,13 +110,12 @@ class TeacherCache:
     @cached_property
     def trace(self) -> Trace:
         """What a forward pass of the teacher showed of the activations whose boundaries are stored."""
-        sites = [site for facts in self._layers.values() if (site := site_of(facts)) is not None]
-        if not sites:
+        if not self._sites:
             raise ValueError(
                 f"the cache {self.table.folder} holds no boundaries of activations, so no layers can be paired with "
                 f"them: it has {self._stored()}. Name layers that it has, or write a cache with boundaries."
             )
-        return Trace(self.image_size, tuple(sorted(sites, key=lambda site: site.depth)), {}, (), ())
+        return Trace(self.image_size, tuple(sorted(self._sites, key=lambda site: site.depth)), {}, (), ())
 
     def transform(self, processor: BaseImageProcessor, **settings: Any) -> ImageTransform:
         """Return the transform that prepares training images for a student as the teacher saw them.
@@ -149,7 +149,7 @@ class TeacherCache:
         else:
             kinds = ("bits",) if boundary else ("float16",)
         for name, column in self.table.columns.items():
-            known = [LOGITS] if name == LOGITS else self._layers[name]["names"]
+            known = [LOGITS] if name == LOGITS else self._layers[name].names
             if column.kind in kinds and wanted in known:
                 return column
         raise ValueError(
@@ -164,7 +164,7 @@ class TeacherCache:
 
     def layout(self, column: Column) -> Layout | None:
         """Return how a row of a column lies."""
-        return None if column.name == LOGITS else layout_of(self._layers[column.name])
+        return None if column.name == LOGITS else self._layers[column.name].layout
 
     def example(self, column: Column, count: int) -> Tensor:
         """Return what a target of a column looks like for so many images: its shape, with nothing in it."""

@@ -83,7 +83,7 @@ def verify(
         raise ValueError(f"{cache.table.folder} was written with another teacher: {cache.reference}, not {theirs}")
     cache.check_run(augmentation, None, None)
     if tolerance is None:
-        tolerance = _TOLERANCES[cache.table.identity["precision"]]
+        tolerance = _TOLERANCES[cache.precision]
     places = spread_places(len(dataset), min(samples, len(dataset)))
     with frozen(teacher):
         images = prepared_for_teacher(dataset, cache.processor, image_column, cache.channels)
@@ -105,7 +105,7 @@ def _compared(
 ) -> dict[str, list[Distance]]:
     """Compare every view of some batches; return the distances of each column, part by part."""
     table = cache.table
-    runner = ViewRunner(teacher, table.identity["points"], table.identity["precision"])
+    runner = ViewRunner(teacher, cache.points, cache.precision)
     views = SharedImages(Preprocessing.measured(cache.processor, cache.channels))
     distances: dict[str, list[Distance]] = {}
     for batch in batches:

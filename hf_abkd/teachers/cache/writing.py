@@ -32,6 +32,7 @@ from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.teacher_images import batches_of, pixel_hashes, prepared_for_teacher, spread_places
 from hf_abkd.teachers.cache.view_runner import ViewRunner, check_repeatable, device_of
 from hf_abkd.teachers.identity import reference
+from hf_abkd.teachers.table.manifest import FORMAT, MANIFEST_NAME, Manifest, as_json, manifest_differences
 from hf_abkd.teachers.table.shards import Shard
 from hf_abkd.teachers.table.table_writer import TableWriter
 from hf_abkd.teachers.table.target_table import TargetTable
@@ -57,7 +58,8 @@ def write_cache(
 ) -> TeacherCache:
     """Store what a teacher says of the images of a data set, or go on where an earlier call was interrupted.
 
-    Under a launcher (`accelerate launch`, `torchrun`) every process writes its share, and all return the whole.
+    Of a call that was made before and is complete, what is there is returned. Under a launcher (`accelerate launch`,
+    `torchrun`) every process writes its share, and all return the whole.
 
     Args:
         folder: Where the cache will be. Until it is complete there is only `<folder>.incomplete`.
@@ -71,7 +73,7 @@ def write_cache(
         device: Where the teacher runs; by default the device of the process.
 
     Raises:
-        FileExistsError: If the folder is complete already, or holds something else.
+        FileExistsError: If the folder holds a complete cache of something else, or no cache; what differs is named.
         ValueError: If a name, the processor, the augmentation or the images are not possible, another cache was begun
             there, or the teacher's answers cannot be stored (not finite, or beyond float16).
 
@@ -91,7 +93,8 @@ def write_cache(
     with frozen(teacher):
         teacher.to(state.device if device is None else device)
         images = _Images(dataset, processor, image_column, num_channels, name)
-        return _Writer(Path(folder), teacher, images, settings or CacheSettings(), state).run()
+        writer = _Writer(Path(folder), teacher, images, settings or CacheSettings(), state)
+        return writer.written_before() or writer.run()
 
 
 class _Images:
@@ -133,17 +136,35 @@ class _Writer:
             IMAGE_CLASSIFICATION.check_prediction(examples[LOGITS], teacher, "teacher")
         self.runner.speed_up({PIXELS: pixels}, layers.boundaries)
         self.identity = _identity(teacher, images, settings, layers, classes=examples[LOGITS].shape[1])
-        self.table = TableWriter(
-            folder,
-            identity=self.identity,
-            columns=self.columns,
-            samples=len(images.rows),
-            views=settings.views,
+
+    def written_before(self) -> TeacherCache | None:
+        """Return the cache that is complete in the folder, None if there is none."""
+        if not (self.folder / MANIFEST_NAME).is_file():
+            return None
+        cache = TeacherCache(TargetTable.open(self.folder))
+        wanted = Manifest(
+            FORMAT, as_json(self.identity), tuple(self.columns), len(self.images.rows), self.settings.views
         )
+        if differences := manifest_differences(cache.table.manifest, wanted):
+            raise FileExistsError(
+                f"{self.folder} holds a complete cache of something else:\n  "
+                + "\n  ".join(differences)
+                + "\nTrain from it as it is, or choose another folder for this one (or delete that one)"
+            )
+        if self.state.is_main_process:
+            logger.warning("%s is complete already: nothing was written", self.folder)
+        return cache
 
     def run(self) -> TeacherCache:
         """Write what is missing, and put the cache in its place."""
-        missing = [shard for shard in self.table.shards if not shard.done]
+        table = TableWriter(
+            self.folder,
+            identity=self.identity,
+            columns=self.columns,
+            samples=len(self.images.rows),
+            views=self.settings.views,
+        )
+        missing = [shard for shard in table.shards if not shard.done]
         # A process that looked after another had written its first shard would share them out otherwise.
         self.state.wait_for_everyone()
         share = missing[self.state.process_index :: self.state.num_processes]
@@ -153,10 +174,10 @@ class _Writer:
         hidden = not self.state.is_main_process
         with tqdm(total=self._row_count(share), unit="row", desc="caching", disable=hidden) as progress:
             for shard in share:
-                self.table.write(shard, self._rows(shard, progress.update))
+                table.write(shard, self._rows(shard, progress.update))
         self.state.wait_for_everyone()
         if self.state.is_main_process:
-            self.table.finish(self._card_facts(), {PROCESSOR_NAME: processor_json(self.images.processor)})
+            table.finish(self._card_facts(), {PROCESSOR_NAME: processor_json(self.images.processor)})
         self.state.wait_for_everyone()
         return TeacherCache(TargetTable.open(self.folder))
 

@@ -139,21 +139,6 @@ class Column:
             yield outside, f"'{self.name}.indices' is not from 0 to {self.shape[1] - 1}"
             yield ~(rest < math.inf), f"'{self.name}.rest' is not a number, or infinite"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the column as JSON holds it."""
-        return {"name": self.name, "kind": self.kind, "shape": list(self.shape)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Column:
-        """Return the column that `to_json` wrote.
-
-        Raises:
-            ValueError: If it is none.
-        """
-        if not isinstance(data, Mapping) or set(data) != {"name", "kind", "shape"}:
-            raise ValueError(f"a column has name, kind and shape, got {data!r}")
-        return cls(data["name"], data["kind"], data["shape"])
-
 
 def row_fields() -> list[Field]:
     """Return the arrays that every table has, those of `ROW_NAMES`."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from hf_abkd.schema import NotNegative, Positive, checked, read_json
 from hf_abkd.teachers.table.columns import Column
 from hf_abkd.version import __version__
 
@@ -17,6 +19,61 @@ BEGUN_NAME = f".{MANIFEST_NAME}"
 INDEX_NAME = "index.npy"
 CARD_NAME = "README.md"
 FORMAT = 1
+_REMEDY = "Get this file again, or make the table again"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the manifests of all tables hold.
+
+    Args:
+        format: Which version of the format it has.
+        identity: What the targets depend on, in values that JSON has.
+        columns: The targets.
+        samples: How many samples there are.
+        views: How many views of each.
+    """
+
+    format: int
+    identity: dict[str, Any]
+    columns: tuple[Column, ...]
+    samples: Positive
+    views: Positive
+
+
+@dataclass(frozen=True)
+class BegunManifest(Manifest):
+    """The manifest of a table that is being written.
+
+    Args:
+        samples_per_shard: How many samples a shard has, but for the last one.
+    """
+
+    samples_per_shard: Positive
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """What the manifest of a finished table tells of a shard."""
+
+    samples: Positive
+    bytes: NotNegative
+
+
+@dataclass(frozen=True)
+class FinishedManifest(Manifest):
+    """The manifest of a finished table.
+
+    Args:
+        shards: The sizes of its shards, in their order.
+        files: The names of further files.
+    """
+
+    shards: tuple[ShardSize, ...]
+    files: tuple[str, ...]
+
+
+M = TypeVar("M", bound=Manifest)
 
 
 def incomplete(folder: Path) -> Path:
@@ -42,16 +99,13 @@ def manifest_path(folder: Path) -> Path:
     return path
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a manifest, of a finished table or of one that was begun, whose format this version knows.
+def read_manifest(path: Path, kind: type[M]) -> M:
+    """Return a manifest of some kind, whose format this version knows.
 
     Raises:
         ValueError: If it is damaged, or of another format.
     """
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): get this file again, or make the table again") from error
+    manifest = read_json(path, remedy=_REMEDY)
     written = manifest.get("format") if isinstance(manifest, dict) else None
     if written != FORMAT:
         newer = type(written) is int and written > FORMAT
@@ -59,10 +113,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {written!r}, and hf_abkd {__version__} reads {FORMAT}: "
             + ("use a newer hf_abkd" if newer else "make the table again")
         )
-    lacking = {"identity", "columns", "samples", "views"} - set(manifest)
-    if lacking or not ({"shards", "files"} <= set(manifest) or "samples_per_shard" in manifest):
-        raise ValueError(f"{path} is damaged: keys are missing. Get this file again, or make the table again")
-    return dict(manifest)
+    return checked(manifest, kind, origin=path, remedy=_REMEDY)
+
+
+def manifest_json(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest as its file holds it."""
+    return asdict(manifest)
 
 
 def check_names(files: Iterable[str], folder: Path) -> None:
@@ -79,10 +135,10 @@ def check_names(files: Iterable[str], folder: Path) -> None:
         )
 
 
-def manifest_differences(table: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+def manifest_differences(table: Manifest, run: Manifest) -> list[str]:
     """Return a line for each thing in which the manifest of a table and that of a run differ."""
     return [
-        *identity_differences(table["identity"], run["identity"]),
+        *identity_differences(table.identity, run.identity),
         *identity_differences(_described(table), _described(run)),
     ]
 
@@ -115,13 +171,12 @@ def as_json(identity: Mapping[str, Any]) -> Any:
         raise TypeError(f"the identity of a table must be of values that JSON has: {error}") from error
 
 
-def _described(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _described(manifest: Manifest) -> dict[str, Any]:
     """Return what two tables of the same identity can still differ in."""
-    columns = [Column.from_json(column) for column in manifest["columns"]]
     return {
-        "samples": manifest["samples"],
-        "views": manifest["views"],
-        "columns": {column.name: f"{column.kind} {column.shape}" for column in columns},
+        "samples": manifest.samples,
+        "views": manifest.views,
+        "columns": {column.name: f"{column.kind} {column.shape}" for column in manifest.columns},
     }
 
 

@@ -24,10 +24,14 @@ from hf_abkd.teachers.table.manifest import (
     FORMAT,
     INDEX_NAME,
     MANIFEST_NAME,
+    BegunManifest,
+    FinishedManifest,
+    ShardSize,
     as_json,
     check_names,
     incomplete,
     manifest_differences,
+    manifest_json,
     read_manifest,
 )
 from hf_abkd.teachers.table.row_blocks import RowBlocks
@@ -82,24 +86,19 @@ class TableWriter:
             shard_bytes = min(most, max(least, samples * sample_bytes // _SHARES))
         self._work = incomplete(self.folder)
         self._manifest = self._begin(
-            {
-                "format": FORMAT,
-                "identity": as_json(identity),
-                "columns": [column.to_json() for column in columns],
-                "samples": samples,
-                "views": views,
-                "samples_per_shard": max(1, shard_bytes // sample_bytes),
-            }
+            BegunManifest(
+                FORMAT, as_json(identity), tuple(columns), samples, views, max(1, shard_bytes // sample_bytes)
+            )
         )
         # In the order they were begun with, which is that of the shards that are done.
-        self.columns = tuple(map(Column.from_json, self._manifest["columns"]))
+        self.columns = self._manifest.columns
         self.samples, self.views = samples, views
         self._blocks = RowBlocks(self.columns, views)
-        self._samples_per_shard: int = self._manifest.pop("samples_per_shard")
+        self._samples_per_shard = self._manifest.samples_per_shard
         self._table = self._work / ".table"
         (self._table / "data").mkdir(parents=True, exist_ok=True)
 
-    def _begin(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    def _begin(self, manifest: BegunManifest) -> BegunManifest:
         """Make the folder to write in, or check the one that is there; return its manifest."""
         path = self._work / BEGUN_NAME
         if not path.is_file():
@@ -107,7 +106,7 @@ class TableWriter:
             scratch = self._work.with_name(f".{self._work.name}-{uuid4().hex}")
             try:
                 scratch.mkdir(parents=True)
-                write_json(scratch / path.name, manifest)
+                write_json(scratch / path.name, manifest_json(manifest))
                 scratch.rename(self._work)
             except OSError as error:
                 if not self._work.exists():
@@ -118,7 +117,7 @@ class TableWriter:
                     ) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-        begun = read_manifest(path)
+        begun = read_manifest(path, BegunManifest)
         if differences := manifest_differences(begun, manifest):
             raise ValueError(
                 f"{self._work} was begun for another table and cannot be gone on with:\n  "
@@ -201,10 +200,7 @@ class TableWriter:
             )
         # Of an image that the data set has twice the first position counts: np.unique returns the first.
         self._write_index(np.stack(np.unique(self._sample_ids(), return_index=True)))
-        sizes = [
-            {"samples": shard.stop - shard.start, "bytes": self._path(shard.index).stat().st_size} for shard in shards
-        ]
-        write_json(self._table / MANIFEST_NAME, {**self._manifest, "shards": sizes, "files": sorted(files)})
+        write_json(self._table / MANIFEST_NAME, manifest_json(self._finished(shards, sorted(files))))
         for name, text in {CARD_NAME: self._card(card_facts), **files}.items():
             write_text(self._table / name, text)
         # Left by runs that were killed, in files that are whole by now.
@@ -215,6 +211,13 @@ class TableWriter:
         sync_folder(self.folder.parent)
         shutil.rmtree(self._work)
         return TargetTable.open(self.folder)
+
+    def _finished(self, shards: Sequence[Shard], files: Sequence[str]) -> FinishedManifest:
+        sizes = [ShardSize(shard.stop - shard.start, self._path(shard.index).stat().st_size) for shard in shards]
+        begun = self._manifest
+        return FinishedManifest(
+            begun.format, begun.identity, begun.columns, begun.samples, begun.views, tuple(sizes), tuple(files)
+        )
 
     def _sample_ids(self) -> np.ndarray:
         """Return the id of every sample, which alone is held in memory: 8 bytes for each."""

@@ -22,6 +22,8 @@ from hf_abkd.teachers.table.manifest import (
     CARD_NAME,
     INDEX_NAME,
     MANIFEST_NAME,
+    FinishedManifest,
+    ShardSize,
     check_names,
     manifest_path,
     read_manifest,
@@ -38,6 +40,7 @@ class TargetTable:
 
     Attributes:
         folder: Where it is.
+        manifest: What its manifest holds.
         identity: What the targets depend on.
         columns: The teacher's targets, by name.
         samples: How many samples it has.
@@ -47,18 +50,19 @@ class TargetTable:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()
-        manifest = read_manifest(manifest_path(self.folder))
-        self.identity: dict[str, Any] = manifest["identity"]
-        self.columns = {column.name: column for column in map(Column.from_json, manifest["columns"])}
-        self.samples: int = manifest["samples"]
-        self.views: int = manifest["views"]
-        shards: list[dict[str, int]] = manifest["shards"]
-        if sum(shard["samples"] for shard in shards) != self.samples:
+        manifest = read_manifest(manifest_path(self.folder), FinishedManifest)
+        self.manifest = manifest
+        self.identity: dict[str, Any] = manifest.identity
+        self.columns: dict[str, Column] = {column.name: column for column in manifest.columns}
+        self.samples: int = manifest.samples
+        self.views: int = manifest.views
+        shards = manifest.shards
+        if sum(shard.samples for shard in shards) != self.samples:
             raise ValueError(f"{self.folder / MANIFEST_NAME} is damaged: its shards do not have {self.samples} samples")
-        self.nbytes = sum(shard["bytes"] for shard in shards)
-        check_names(manifest["files"], self.folder)
+        self.nbytes = sum(shard.bytes for shard in shards)
+        check_names(manifest.files, self.folder)
         shard_names = [shard_name(index, len(shards)) for index in range(len(shards))]
-        self._files = [CARD_NAME, MANIFEST_NAME, INDEX_NAME, *manifest["files"], *shard_names]
+        self._files = [CARD_NAME, MANIFEST_NAME, INDEX_NAME, *manifest.files, *shard_names]
         self._fields = {field.name: field for field in table_fields(tuple(self.columns.values()))}
         #: Of each field its arrays over the memory maps, block after block.
         self._blocks: dict[str, list[np.ndarray]] = {name: [] for name in self._fields}
@@ -69,15 +73,15 @@ class TargetTable:
         self._starts = np.cumsum([0, *(len(ids) for ids in self._blocks["sample_id"])])
         self._ids, self._positions = _map_index(self.folder / INDEX_NAME, self.samples)
 
-    def _map_shard(self, path: Path, shard: dict[str, int]) -> list[dict[str, np.ndarray]]:
+    def _map_shard(self, path: Path, shard: ShardSize) -> list[dict[str, np.ndarray]]:
         """Return the blocks of a shard of which the manifest says this."""
         remedy = f"Get this file again, or delete {self.folder} and make the table again"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing. {remedy}")
-        if (size := path.stat().st_size) != shard["bytes"]:
-            raise ValueError(f"{path} has {size:,} bytes and should have {shard['bytes']:,}. {remedy}")
+        if (size := path.stat().st_size) != shard.bytes:
+            raise ValueError(f"{path} has {size:,} bytes and should have {shard.bytes:,}. {remedy}")
         try:
-            return map_blocks(path, tuple(self._fields.values()), shard["samples"] * self.views)
+            return map_blocks(path, tuple(self._fields.values()), shard.samples * self.views)
         except ValueError as error:
             raise ValueError(f"{error}. {remedy}") from error
 

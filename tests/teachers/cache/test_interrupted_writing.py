@@ -92,10 +92,18 @@ def test_another_cache_is_not_gone_on_with(tmp_path, small_shards, change, messa
         write(tmp_path / "cache", **{"layers": [STAGE], **changed})
 
 
-def test_a_complete_cache_is_not_written_again(good):
+def test_a_complete_cache_of_something_else_is_left_alone(good):
     """It may be the only copy."""
-    with pytest.raises(FileExistsError, match="complete"):
-        write(good.table.folder, layers=[STAGE], features=["resnet.embedder.pooler"])
+    with pytest.raises(FileExistsError, match=r"complete cache of something else:\n  seed: 42 in the table, 1 in this"):
+        write(good.table.folder, layers=[STAGE], features=["resnet.embedder.pooler"], seed=1)
+
+
+def test_a_call_that_was_complete_returns_what_is_there(good, caplog):
+    """Killed while it was verified or uploaded, a day of work could else not be gone on with by the same command."""
+    before = {path: path.stat().st_mtime_ns for path in good.table.folder.rglob("*")}
+    again = write(good.table.folder, layers=[STAGE], features=["resnet.embedder.pooler"])
+    assert again.table.manifest == good.table.manifest and "is complete already: nothing was written" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in good.table.folder.rglob("*")} == before
 
 
 class Together:

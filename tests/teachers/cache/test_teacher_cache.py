@@ -22,6 +22,7 @@ from cached_runs import (
     teacher_of,
     write,
 )
+from target_tables import edit_manifest
 from torch import nn
 from transformers import default_data_collator
 
@@ -412,3 +413,28 @@ def test_labels_are_matched_by_the_stored_names(tmp_path):
     names = ["dog", "cat", "bee", "ant"]
     cache = write(tmp_path / "cache", named(tiny.resnet(8, seed=1), names), rows(3))
     assert TeacherCache.load(cache.table.folder).id2label == dict(enumerate(names))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": "four"}, "classes should be a valid integer, got 'four'"),
+        ({"image_size": [16]}, r"image_size\[1\] is missing"),
+        ({"id2label": {"cat": "0"}}, "keys of id2label should be whole numbers, got 'cat'"),
+        ({"teacher": {"class": "ViT"}}, "teacher.fingerprint is missing"),
+        ({"precision": "fp8"}, "precision should be 'fp32', 'bf16' or 'fp16', got 'fp8'"),
+        ({"layers": {}}, "of the columns .* it has no layers"),
+        (
+            {"layers": {"x": {"names": ["x"], "site": None, "layout": {"order": "XY"}}}},
+            "layers.x.layout.order should be",
+        ),
+        ({"seed": None}, "seed should be a valid integer, got None"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_named(good, tmp_path, change, message):
+    """It comes from elsewhere, and each of its values would end as an error of Python's, or as a wrong target."""
+    folder = tmp_path / "copy"
+    shutil.copytree(good.table.folder, folder)
+    edit_manifest(folder, identity={**good.table.identity, **change})
+    with pytest.raises(ValueError, match=f"hf_abkd_cache.json is damaged: .*{message}"):
+        TeacherCache.load(folder)

@@ -1,17 +1,18 @@
 """The manifest's columns are all that says how the bytes of a table are to be read."""
 
-import json
+from dataclasses import asdict
 
 import pytest
 from target_tables import COLUMNS
 
+from hf_abkd.schema import checked
 from hf_abkd.teachers.table.columns import Column
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.kind)
 def test_a_column_survives_json(column):
     """The manifest is all that says how the bytes are to be read."""
-    assert Column.from_json(json.loads(json.dumps(column.to_json()))) == column
+    assert checked(asdict(column), Column, origin="it", remedy="") == column
 
 
 @pytest.mark.parametrize(
@@ -35,5 +36,5 @@ def test_an_impossible_column_is_refused(arguments, message):
 
 def test_a_column_of_the_hub_that_is_none_is_refused():
     """A manifest comes from elsewhere."""
-    with pytest.raises(ValueError, match="name, kind and shape"):
-        Column.from_json({"name": "x"})
+    with pytest.raises(ValueError, match="kind is missing; shape is missing"):
+        checked({"name": "x"}, Column, origin="it", remedy="")

@@ -6,6 +6,7 @@ import mmap
 import pickle
 import shutil
 import tracemalloc
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -158,14 +159,24 @@ def test_the_table_can_be_sent_to_other_processes(table):
         (lambda folder: np.save(folder / "index.npy", np.zeros((3, 9), int)), ValueError, "index.npy is damaged"),
         (lambda folder: (folder / "index.npy").unlink(), ValueError, "index.npy is damaged or missing"),
         (lambda folder: (folder / "hf_abkd_cache.json").unlink(), FileNotFoundError, "has no hf_abkd_cache.json"),
-        (lambda folder: cut(folder / "hf_abkd_cache.json", 50), ValueError, "hf_abkd_cache.json is no JSON"),
+        (
+            lambda folder: cut(folder / "hf_abkd_cache.json", 50),
+            ValueError,
+            "hf_abkd_cache.json is damaged: it is no JSON",
+        ),
         (lambda folder: (folder / "hf_abkd_cache.json").write_text("[]"), ValueError, "has format None"),
         (lambda folder: edit_manifest(folder, format=2), ValueError, "has format 2.*use a newer hf_abkd"),
         (lambda folder: edit_manifest(folder, samples=11), ValueError, "do not have 11 samples"),
         (lambda folder: edit_manifest(folder, views=2), ValueError, "damaged: it has 12 rows and should have 8"),
         (lambda folder: edit_manifest(folder, files=["../a.json"]), ValueError, "further files"),
+        (lambda folder: edit_manifest(folder, samples="9"), ValueError, "samples should be a valid integer, got '9'"),
+        (lambda folder: edit_manifest(folder, shards=[{"bytes": 3}]), ValueError, r"shards\[0\].samples is missing"),
+        (lambda folder: edit_manifest(folder, identity=[]), ValueError, "identity should be an object"),
+        (lambda folder: edit_manifest(folder, columns=None), ValueError, "columns should be a valid array, got None"),
+        (lambda folder: (folder / "hf_abkd_cache.json").write_bytes(b"\xff{}"), ValueError, "no text in UTF-8"),
+        (lambda folder: (folder / "hf_abkd_cache.json").write_text("[" * 10**5), ValueError, "is damaged: it is no"),
         (
-            lambda folder: edit_manifest(folder, columns=[column.to_json() for column in COLUMNS[:2]]),
+            lambda folder: edit_manifest(folder, columns=[asdict(column) for column in COLUMNS[:2]]),
             ValueError,
             "damaged: its columns are",
         ),
