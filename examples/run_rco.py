@@ -48,7 +48,7 @@ class RouteArguments:
         default=None,
         metadata={"help": "Choose --anchor_count (4) of them by the student's divergence; see GreedyRoute."},
     )
-    greedy_samples: int = field(default=256, metadata={"help": "Last training images, kept for --greedy_delta."})
+    greedy_samples: int = field(default=256, metadata={"help": "Training images kept apart for --greedy_delta."})
     restart: bool = field(default=False, metadata={"help": "A fresh optimiser and schedule for each anchor."})
     record: bool = field(
         default=False, metadata={"help": "Train the 'student' alone as a teacher, into OUTPUT_DIR/route."}
@@ -104,7 +104,7 @@ def main():
     work, anchors = recorded_demonstration(args, run, route) if demo else named_route(models, data, args, route)
     held_out = None
     if route.greedy_delta is not None:
-        work, held_out = held_out_of(work, route.greedy_samples, flag="--greedy_delta")
+        work, held_out = held_out_of(work, route.greedy_samples, flag="--greedy_delta", seed=args.seed)
     outcomes = []
     for method, job_args in comparison.jobs(METHODS if run.compare else ["rco"], args, run):
         trainer = comparison.seeded_trainer(work, job_args, run, stages_of(method, run, route, anchors, held_out))

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 
 from hf_abkd.cli.workload import Workload
+from hf_abkd.data.subsets import drawn_rows
 
 
-def held_out_of(work: Workload, count: int, *, flag: str) -> tuple[Workload, Dataset]:
-    """Return a workload whose last training images are kept apart, and these.
+def held_out_of(work: Workload, count: int, *, flag: str, seed: int) -> tuple[Workload, Dataset]:
+    """Return a workload without some of its training images, of each class its share, and these images.
 
     Args:
         work: The workload.
         count: How many images are kept apart.
         flag: The flag that asks for it, for the error.
+        seed: Which images.
 
     Raises:
-        ValueError: If the training set is a stream.
+        ValueError: If the training set is a stream, or has no more images.
     """
     if isinstance(work.train, IterableDataset):
-        raise ValueError(f"{flag} keeps the last training images, and those of a stream are not known")
+        raise ValueError(f"{flag} keeps some training images apart, and those of a stream are not known")
     rows = len(work.train)
-    kept = work.train.select(range(rows - count))
-    return replace(work, train=kept), work.train.select(range(rows - count, rows))
+    if not 0 < count < rows:
+        raise ValueError(f"{flag} keeps {count} training images apart; of {rows}, it can be from 1 to {rows - 1}")
+    label = next(name for name, feature in work.train.features.items() if isinstance(feature, ClassLabel))
+    labels = work.train.select_columns([label]).with_format("arrow")[:][label].to_pylist()
+    apart = set(drawn_rows(labels, count, seed=seed))
+    rest = [row for row in range(rows) if row not in apart]
+    return replace(work, train=work.train.select(rest)), work.train.select(sorted(apart))

@@ -45,9 +45,15 @@ class DataArguments:
         },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many rows only (of what is left after a hold-out)."}
+        default=None,
+        metadata={
+            "help": "Train on so many rows only (of what is left after a hold-out), drawn by the seed with every class "
+            "in its share; of a stream on the first that its buffer gives."
+        },
     )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows only."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many rows only, drawn in the same way."}
+    )
     image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
     label_column_name: str = field(default="label", metadata={"help": "Column that holds the labels."})
     streaming: bool = field(
@@ -62,5 +68,12 @@ class DataArguments:
         metadata={
             "help": "Leave out images that cannot be read, count and name them. Every process decodes all images once "
             "before training. Otherwise such an image is an error."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000,
+        metadata={
+            "help": "With --streaming: draw each training row from so many that were read, as files are often sorted "
+            "by class. 0 keeps the order."
         },
     )

@@ -31,7 +31,7 @@ def class_names(part: Part, label: str) -> list[str]:
             f"{where} is {feature}, but streaming needs a datasets.ClassLabel, as the class names must be known "
             "before the first row; use files written by `datasets` with that feature, or leave out --streaming"
         )
-    unique = sorted(set(_labels(part, label)))
+    unique = sorted(set(labels_of(part, label)))
     if _is_integer(feature) and unique != list(range(len(unique))):
         raise ValueError(
             f"{where} holds the integers {listed(unique, quoted=True)} without class names; they must be exactly 0 to "
@@ -52,7 +52,7 @@ def with_class_labels(part: Part, label: str, names: list[str], *, like: Part) -
     _check_same_names(part, names_of_part, like, names)
     if isinstance(part.rows, IterableDataset):
         return replace(part, rows=_renumbered_stream(part, label, names))
-    labels = _labels(part, label)
+    labels = labels_of(part, label)
     if isinstance(feature, ClassLabel) or _is_integer(feature):
         if max(labels) >= len(names):
             raise ValueError(
@@ -109,7 +109,7 @@ class _Renumber:
         return {self.label: [self.table.get(number) for number in batch[self.label]]}
 
 
-def _labels(part: Part, column: str) -> list[Any]:
+def labels_of(part: Part, column: str) -> list[Any]:
     """Return all labels without touching the images; raise if one is missing."""
     labels: list[Any] = part.rows.select_columns([column]).with_format("arrow")[:][column].to_pylist()
     unlabelled = sum(1 for label in labels if label is None or (isinstance(label, int) and label < 0))

@@ -46,7 +46,7 @@ class Draws:
             samples: Ids of the samples, (N,), int64.
             view: Which view of them.
         """
-        return cls(_mixed(samples + _number("view", seed, view)))
+        return cls(_mixed(samples + number_of("view", seed, view)))
 
     @classmethod
     def of_batch(cls, count: int, *position: int, device: torch.device | None = None) -> Draws:
@@ -57,7 +57,7 @@ class Draws:
             position: Numbers that tell the batch from every other: seed, process, step, ...
             device: Where the images are.
         """
-        return cls(_mixed(torch.arange(count, device=device) + _number("batch", *position)))
+        return cls(_mixed(torch.arange(count, device=device) + number_of("batch", *position)))
 
     def __len__(self) -> int:
         """The number of images."""
@@ -87,7 +87,7 @@ class Draws:
 
     def apart(self, purpose: str) -> Draws:
         """Return draws of the same images for another purpose, independent of these and of what is drawn from them."""
-        return Draws(_mixed(self.keys ^ _number("purpose", purpose)))
+        return Draws(_mixed(self.keys ^ number_of("purpose", purpose)))
 
     def split(self, count: int) -> list[Draws]:
         """Return so many draws that are independent of each other, whatever is drawn from each."""
@@ -107,7 +107,7 @@ class Draws:
         return _mixed(self.keys[:, None] + positions * _STEP)
 
 
-def _number(*parts: object) -> int:
+def number_of(*parts: object) -> int:
     """Return a number of 64 bits, signed, for a sequence of numbers and words."""
     digest = hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset
 
 from hf_abkd.data.arguments import DataArguments
-from hf_abkd.data.class_labels import class_names, with_class_labels
+from hf_abkd.data.class_labels import class_names, labels_of, with_class_labels
 from hf_abkd.data.columns import Part, with_images
 from hf_abkd.data.readable_images import with_readable_images
 from hf_abkd.data.sources import load_parts
+from hf_abkd.data.subsets import drawn_rows, first_of_stream, shuffled
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ def load_image_datasets(
     """Load the images and labels that the flags name, and check all that can be checked without training.
 
     Without validation data a seeded, stratified share of the training rows is held out. Class names are taken from
-    all training rows, before `max_train_samples` cuts them. The headers of images are looked at, and with
-    `skip_damaged_images` every image is decoded once.
+    all training rows, before `max_train_samples` draws some of what is left, with every class in its share. A stream
+    to train on is shuffled by a buffer. The headers of images are looked at, and with `skip_damaged_images` every image
+    is decoded once.
 
     Args:
         arguments: The flags.
-        seed: Seed of the hold-out.
+        seed: Seed of the hold-out, of the rows that are drawn, and of the order of a stream.
         cache_dir: Where the prepared data set is kept; the default of `datasets` if None.
         token: Hub token for private data sets.
 
@@ -63,9 +65,12 @@ def load_image_datasets(
         validation = readable(with_class_labels(with_images(validation, image, label), label, names, like=train))
     elif arguments.train_val_split > 0:
         train, validation = _hold_out(train, label, arguments.train_val_split, seed)
+    train = _subset(train, "--max_train_samples", arguments.max_train_samples, arguments, seed)
+    if validation is not None:
+        validation = _subset(validation, "--max_eval_samples", arguments.max_eval_samples, arguments, seed)
     return ImageDatasets(
-        train=_first(train.rows, arguments.max_train_samples),
-        validation=None if validation is None else _first(validation.rows, arguments.max_eval_samples),
+        train=shuffled(train.rows, seed=seed, buffer_size=arguments.shuffle_buffer_size),
+        validation=None if validation is None else validation.rows,
         labels=names,
         name=_readable_name(arguments),
     )
@@ -90,6 +95,8 @@ def _check_arguments(arguments: DataArguments) -> None:
     ):
         if samples is not None and samples < 1:
             raise ValueError(f"{flag} must be at least 1, got {samples}; leave it out to use all rows")
+    if arguments.shuffle_buffer_size < 0:
+        raise ValueError(f"--shuffle_buffer_size must be 0 or more, got {arguments.shuffle_buffer_size}")
     if not 0 <= arguments.train_val_split < 1:
         raise ValueError(
             f"--train_val_split is a share of the training rows, at least 0 and below 1; "
@@ -111,8 +118,18 @@ def _hold_out(part: Part, label: str, share: float, seed: int) -> tuple[Part, Pa
     return replace(part, rows=parts["train"]), replace(part, rows=parts["test"])
 
 
-def _first(rows: Dataset | IterableDataset, count: int | None) -> Dataset | IterableDataset:
-    return rows if count is None else rows.take(count)
+def _subset(part: Part, flag: str, count: int | None, arguments: DataArguments, seed: int) -> Part:
+    """Return as many rows as a flag asks for; all of them where it asks for none, or there are no more."""
+    label = arguments.label_column_name
+    if count is None:
+        return part
+    if isinstance(part.rows, IterableDataset):
+        buffer_size = arguments.shuffle_buffer_size
+        image = arguments.image_column_name
+        return first_of_stream(
+            part, count, image=image, label=label, seed=seed, buffer_size=buffer_size, flag=f"{flag} {count}"
+        )
+    return replace(part, rows=part.rows.select(drawn_rows(labels_of(part, label), count, seed=seed)))
 
 
 def _readable_name(arguments: DataArguments) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, config
 from PIL import Image as PILImage
 from transformers import HfArgumentParser, ViTImageProcessorPil, default_data_collator
 
@@ -25,6 +25,11 @@ def table(count=30, *, names=CLASSES, image="image", label="label", offset=0):
     """Rows whose grey value is the row number, and whose class is the row number modulo the classes."""
     rows = {image: [picture(offset + i) for i in range(count)], label: [i % len(names) for i in range(count)]}
     return Dataset.from_dict(rows, features=Features({image: Image(), label: ClassLabel(names=names)}))
+
+
+def by_class(count=30, *, names=CLASSES):
+    """The rows of `table`, one class after the other."""
+    return table(count, names=names).select(sorted(range(count), key=lambda row: row % len(names)))
 
 
 def with_labels(labels, feature):
@@ -56,7 +61,10 @@ def pairs(dataset):
 
 
 @pytest.fixture
-def load(tmp_path):
+def load(tmp_path, monkeypatch):
+    # `datasets` waits so long after each pass over a shuffled stream of files.
+    monkeypatch.setattr(config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+
     def run(seed=42, **flags):
         return load_image_datasets(DataArguments(**flags), seed=seed, cache_dir=str(tmp_path / "cache"))
 
@@ -205,15 +213,24 @@ def test_no_validation_data_is_possible(tmp_path, load):
     assert len(loaded.train) == 6
 
 
-def test_sample_limits_keep_the_first_rows_and_all_class_names(tmp_path, load):
+def test_sample_limits_keep_all_class_names(tmp_path, load):
     """Names taken from the cut rows would build a head with fewer classes, and number them otherwise."""
     train = with_labels(["owl", "cat", "dog", "cat"], Value("string"))
     files = parquet(tmp_path / "a.parquet", train)
     loaded = load(train_files=files, validation_files=files, max_train_samples=1, max_eval_samples=2)
     assert loaded.labels == CLASSES
-    assert pairs(loaded.train) == {0: "owl"}
-    assert pairs(loaded.validation) == {0: "owl", 1: "cat"}
+    assert (len(loaded.train), len(loaded.validation)) == (1, 2)
     assert len(load(train_files=files, validation_files=files, max_train_samples=99).train) == 4
+
+
+def test_sample_limits_draw_every_class_in_its_share_from_data_that_are_sorted(tmp_path, load):
+    """The first rows of a folder are one class: a student that always answers it has an accuracy of 1."""
+    root = folder(tmp_path / "images", ["cat", "dog", "owl"], count=8)
+    flags = {"train_dir": root, "train_val_split": 0.25, "max_train_samples": 6, "max_eval_samples": 3}
+    loaded, again, other = load(**flags), load(**flags), load(seed=1, **flags)
+    assert sorted(loaded.train["label"]) == [0, 0, 1, 1, 2, 2] and sorted(loaded.validation["label"]) == [0, 1, 2]
+    assert pairs(loaded.train) == pairs(again.train) != pairs(other.train)
+    assert not pairs(loaded.train).keys() & pairs(loaded.validation).keys()
 
 
 # Labels --------------------------------------------------------------------------------------------------------------
@@ -461,7 +478,7 @@ def test_a_stream_gives_the_same_rows_as_the_prepared_data(tmp_path, load, proce
     flags = {
         "train_files": parquet(tmp_path / "a.parquet", table(9)),
         "validation_files": parquet(tmp_path / "b.parquet", table(6, names=["owl", "cat", "dog"])),
-        "max_train_samples": 5,
+        "shuffle_buffer_size": 0,
     }
     stream, ready = load(streaming=True, **flags), load(**flags)
     assert isinstance(stream.train, IterableDataset)
@@ -471,7 +488,43 @@ def test_a_stream_gives_the_same_rows_as_the_prepared_data(tmp_path, load, proce
         assert [row["labels"] for row in rows] == [row["labels"] for row in expected]
         assert all(set(row) == {"pixel_values", "labels", "sample_id"} for row in rows)
         torch.testing.assert_close([row["pixel_values"] for row in rows], [row["pixel_values"] for row in expected])
-    assert len(list(stream.train)) == 5
+
+
+def test_a_stream_is_shuffled_in_each_epoch_unless_its_buffer_is_0(tmp_path, load):
+    """Files are often sorted by class: a student would see one class for thousands of steps, and then another."""
+    files = parquet(tmp_path / "a.parquet", by_class())
+    flags = {"train_files": files, "streaming": True, "train_val_split": 0}
+    stream, again, other = load(**flags).train, load(**flags).train, load(seed=1, **flags).train
+    first = [value(row) for row in stream]
+    assert first == [value(row) for row in again] != [value(row) for row in other]
+    assert len(set(by_class()["label"][:10])) == 1 and len({row["label"] for row in stream.take(10)}) > 1
+    stream.set_epoch(1)
+    assert sorted(first) == list(range(30)) == sorted(value(row) for row in stream)
+    assert first != [value(row) for row in stream]
+    assert [row["label"] for row in load(shuffle_buffer_size=0, **flags).train] == by_class()["label"]
+
+
+def test_a_sample_limit_of_a_stream_is_the_same_rows_in_every_epoch(tmp_path, load):
+    """`take` behind a shuffled buffer gives other rows in each epoch: 6 samples would become the whole stream."""
+    files = parquet(tmp_path / "a.parquet", by_class())
+    others = parquet(tmp_path / "b.parquet", by_class(names=["owl", "cat", "dog"]))
+    loaded = load(train_files=files, validation_files=others, streaming=True, max_train_samples=6, max_eval_samples=5)
+    epochs = []
+    for epoch in range(3):
+        loaded.train.set_epoch(epoch)
+        epochs.append([value(row) for row in loaded.train])
+    assert len(epochs[0]) == 6 and len({tuple(sorted(epoch)) for epoch in epochs}) == 1 and epochs[0] != epochs[1]
+    seen = pairs(loaded.validation)
+    assert len(seen) == 5 and len(set(seen.values())) > 1
+    assert all(name == ["owl", "cat", "dog"][row % 3] for row, name in seen.items())
+
+
+def test_a_sample_limit_of_a_stream_that_is_one_class_warns(tmp_path, load, caplog):
+    """Its accuracy is 1 for a student that always answers this class."""
+    files = parquet(tmp_path / "a.parquet", by_class())
+    flags = {"train_files": files, "validation_files": files, "streaming": True, "max_eval_samples": 5}
+    load(shuffle_buffer_size=0, **flags)
+    assert "the rows of --max_eval_samples 5 are all of class 'cat'" in caplog.text
 
 
 def test_streams_that_would_need_a_look_ahead_are_refused(tmp_path, load):

@@ -53,7 +53,7 @@ class CacheArguments:
     views: int = field(default=1, metadata={"help": "How many augmented views of each image."})
     crop_padding: int = field(default=0, metadata={"help": "Random crops after padding by so many pixels."})
     flip: bool = field(default=False, metadata={"help": "Flip half of the images left to right."})
-    seed: int = field(default=42, metadata={"help": "Seed of the views."})
+    seed: int = field(default=42, metadata={"help": "Seed of the views, and of --max_train_samples."})
     precision: str = field(default="fp32", metadata={"help": "Precision of the teacher: fp32, bf16 or fp16."})
     batch_size: int = field(default=64, metadata={"help": "How many images the teacher sees at once."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
@@ -82,8 +82,9 @@ def run(words: Sequence[str]) -> int:
     complete = (Path(stored.output_dir) / MANIFEST_NAME).is_file()
     settings = _settings(stored)
     state = PartialState(cpu=not torch.cuda.is_available())
-    # All rows: which of them a run trains on is its own choice.
-    images = load_image_datasets(replace(data, train_val_split=0.0), cache_dir=stored.cache_dir, token=stored.token)
+    # All rows, as which of them a run trains on is its own choice; a part of them is that of a run with this seed.
+    wanted = replace(data, train_val_split=0.0) if data.max_train_samples is None else data
+    images = load_image_datasets(wanted, seed=stored.seed, cache_dir=stored.cache_dir, token=stored.token)
     teacher, processor = _load(stored, images.labels)
     if complete and stored.verify is not None:
         cache = TeacherCache.load(Path(stored.output_dir))

@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import numpy as np
 import pytest
 
 from hf_abkd.cli import main as cli
@@ -121,3 +122,13 @@ def test_the_doctor_examines_a_run_from_a_cache(workspace, capsys):
     assert "gradients: stage 'initialization': finite and not zero" in shown
     assert cli.main(["doctor", *words, "--flip"]) == 1
     assert "the augmentation of the cached teacher is none" in capsys.readouterr().out
+
+
+def test_a_part_of_the_rows_is_the_part_that_a_run_with_the_same_flags_trains_on(workspace):
+    """A cache of other rows is refused in the first step of the run that it was made for."""
+    part = ["--train_files", "rows.parquet", "--max_train_samples", "8", "--train_val_split", "0.5", "--seed", "7"]
+    assert cli.main([*CACHE, *part, "--output_dir", "stored", "--layers", "--verify", "0"]) == 0
+    words = [*part, "--teacher_name_or_path", "stored", "--student_name_or_path", "student", "--output_dir", "run"]
+    _, models, data, args = runs.parse(runs.parser(), [*words, "--use_cpu"])
+    ids = np.array([row["sample_id"] for row in from_flags(models, data, seed=args.seed).train])
+    assert len(ids) == 8 and len(TargetTable.open("stored").rows(ids, 0)) == 8
