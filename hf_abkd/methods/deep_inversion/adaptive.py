@@ -7,7 +7,7 @@ What differs from the paper is told at `AdaptiveDeepInversion`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,13 @@ from hf_abkd.methods.deep_inversion.norm_statistics import batch_norms
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.sight import channels_of
 from hf_abkd.training.progress import Span
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is read of what is known of a batch: after how many steps of the run it was made."""
+
+    step: int
 
 
 class AdaptiveDeepInversion(TrainerCallback):
@@ -157,8 +164,7 @@ class AdaptiveDeepInversion(TrainerCallback):
 
     def _step_of(self, index: int) -> int:
         """Return after how many steps of the run a batch was made."""
-        step: int = self.shards.about(index)["step"]
-        return step
+        return self.shards.about(index, _Made).step
 
     def _made_from(self) -> dict[str, Any]:
         """Return everything that decides what the images look like and when they come in."""

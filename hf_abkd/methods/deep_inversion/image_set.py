@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,8 @@ from hf_abkd.methods.deep_inversion.batch_maker import BatchMaker
 from hf_abkd.methods.deep_inversion.image_grid import save_grid
 from hf_abkd.methods.deep_inversion.image_quality import Quality, measure_quality
 from hf_abkd.methods.deep_inversion.image_set_card import image_set_card
-from hf_abkd.methods.deep_inversion.image_shards import DATA_FOLDER, ImageShards
+from hf_abkd.methods.deep_inversion.image_shards import DATA_FOLDER, SETTINGS_NAME, ImageShards
+from hf_abkd.schema import checked, read_json
 from hf_abkd.teachers.identity import reference
 
 QUALITY_NAME = "quality.json"
@@ -72,26 +72,35 @@ def replaceable(folder: Path) -> Path:
     return place if folder.is_symlink() else folder
 
 
+@dataclass(frozen=True)
+class _Course:
+    """What is read of what is known of a batch: R_feature along the way."""
+
+    r_feature: list[tuple[int, float]]
+
+
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a whole set."""
-    return (folder / QUALITY_NAME).is_file()
+    """Whether a folder was put in its place as a whole set; until then its name is another one."""
+    return (folder / SETTINGS_NAME).is_file()
 
 
-def finished_before(shards: ImageShards, batches: int, maker: BatchMaker, verifier: Verifier) -> Synthesized:
+def finished_before(
+    shards: ImageShards, batches: int, maker: BatchMaker, verifier: Verifier, *, previews: int
+) -> Synthesized:
     """Return what was made before; a verifier that is given is asked anew, as another one may have been before.
 
     Raises:
-        ValueError: If batches are no longer there.
+        ValueError: If the file of what it is worth is damaged.
     """
-    missing = [index for index in range(batches) if not shards.has(index)]
-    if missing:
-        raise ValueError(f"{shards.folder} has lost its batches {missing[:5]}; delete it to make the images again")
-    if verifier.model is not None:
+    stored = shards.folder / QUALITY_NAME
+    if verifier.model is not None or not stored.is_file():
+        if previews and not (shards.folder / PREVIEW_NAME).is_file():
+            save_grid(_first_images(shards, previews), shards.folder / PREVIEW_NAME)
         quality = _describe(shards, batches, maker, verifier)
     else:
-        known = json.loads((shards.folder / QUALITY_NAME).read_text(encoding="utf-8"))
-        quality = Quality(**{field.name: known[field.name] for field in fields(Quality)})
-    return Synthesized(_loaded(shards.folder), quality, shards.folder)
+        remedy = "Delete this file, and the same call measures the images again"
+        quality = checked(read_json(stored, remedy=remedy), Quality, origin=stored, remedy=remedy)
+    return Synthesized(_loaded(shards, batches), quality, shards.folder)
 
 
 def finish(
@@ -115,7 +124,8 @@ def finish(
     if folder.is_dir():
         folder.rmdir()
     shards.folder.replace(folder)
-    return Synthesized(_loaded(folder), quality, folder)
+    shards.folder = folder
+    return Synthesized(_loaded(shards, batches), quality, folder)
 
 
 def _describe(shards: ImageShards, batches: int, maker: BatchMaker, verifier: Verifier) -> Quality:
@@ -127,7 +137,7 @@ def _describe(shards: ImageShards, batches: int, maker: BatchMaker, verifier: Ve
     preview = PREVIEW_NAME if (shards.folder / PREVIEW_NAME).is_file() else None
     write_text(shards.folder / "README.md", image_set_card(reference(maker.teacher), quality, preview=preview))
     judge = None if verifier.model is None else reference(verifier.model)
-    curves = [shards.about(index)["r_feature"] for index in range(batches)]
+    curves = [shards.about(index, _Course).r_feature for index in range(batches)]
     content = {**quality.as_json(), "verifier": judge, "r_feature_curve": _mean_curve(curves)}
     write_json(shards.folder / QUALITY_NAME, content)
     return quality
@@ -151,7 +161,7 @@ def _first_images(shards: ImageShards, count: int) -> list[PILImage.Image]:
     return images[:count]
 
 
-def _loaded(folder: Path) -> datasets.Dataset:
-    files = sorted(str(file) for file in (folder / DATA_FOLDER).glob("*.parquet"))
+def _loaded(shards: ImageShards, batches: int) -> datasets.Dataset:
+    files = [str(shards.file(index)) for index in range(batches)]
     loaded: datasets.Dataset = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
     return loaded

@@ -1,5 +1,7 @@
 """Folders of labelled images that grow batch by batch: each batch is one parquet file, whole or not there.
 
+What is read back is checked, as a full disk or a copy that was cut off may have left a part of it.
+
 What the batches were made from stands in a settings file, and a folder made from anything else is refused. Images are
 stored as PNG, which loses nothing of 8-bit pixels, and `datasets` reads the files as they are.
 """
@@ -10,7 +12,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +21,13 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from hf_abkd.files import leftovers, whole_file, write_json
+from hf_abkd.schema import checked, read_json
+
+T = TypeVar("T")
 
 SETTINGS_NAME = "settings.json"
 DATA_FOLDER = "data"
+_REMEDY = "Delete this file, and the same call makes the batch again"
 
 
 def image_features(names: Sequence[str]) -> Features:
@@ -45,7 +51,7 @@ class ImageShards:
         names: The class names, in label order.
 
     Raises:
-        ValueError: If the folder was made from something else.
+        ValueError: If the folder was made from something else, or a batch in it is damaged.
         FileExistsError: If it holds other files.
     """
 
@@ -56,6 +62,9 @@ class ImageShards:
         (self.folder / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
         if not (self.folder / SETTINGS_NAME).is_file():
             write_json(self.folder / SETTINGS_NAME, made_from)
+        for file in sorted((self.folder / DATA_FOLDER).glob("batch-*.parquet")):
+            # Reads the end of the file alone, where a file that was cut off has none.
+            self._opened(file)
 
     def file(self, index: int) -> Path:
         """Return the file of a batch."""
@@ -101,16 +110,49 @@ class ImageShards:
         with whole_file(file) as scratch:
             pq.write_table(table, scratch)
 
-    def about(self, index: int) -> dict[str, Any]:
-        """Return what was stored as known of a batch."""
-        known: dict[str, Any] = json.loads(pq.read_schema(self.file(index)).metadata[b"about"])
-        return known
+    def about(self, index: int, schema: type[T]) -> T:
+        """Return what was stored as known of a batch.
+
+        Args:
+            index: Its number.
+            schema: A dataclass of what is looked for.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        file = self.file(index)
+        metadata = self._opened(file).schema_arrow.metadata
+        try:
+            known = json.loads(metadata[b"about"])
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged: {error}. {_REMEDY}") from error
+        return checked(known, schema, origin=file, remedy=_REMEDY)
 
     def read(self, index: int) -> tuple[list[PILImage.Image], list[int], list[float]]:
-        """Return images, labels and confidences of a batch."""
-        table = pq.read_table(self.file(index), memory_map=True)
-        images = [image_of(row) for row in table.column("image").to_pylist()]
+        """Return images, labels and confidences of a batch.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        file, images = self.file(index), []
+        try:
+            table = self._opened(file).read()
+            for row in table.column("image").to_pylist():
+                images.append(image_of(row))
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}, row {len(images)} is damaged: {error}. {_REMEDY}") from error
         return images, table.column("label").to_pylist(), table.column("teacher_confidence").to_pylist()
+
+    def _opened(self, file: Path) -> pq.ParquetFile:
+        """Return the file of a batch, if it is one."""
+        try:
+            opened = pq.ParquetFile(file, memory_map=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} is damaged: {error}. {_REMEDY}") from error
+        schema = opened.schema_arrow
+        if not schema.equals(self.features.arrow_schema) or b"about" not in (schema.metadata or {}):
+            raise ValueError(f"{file} is no batch of these images: its columns are {schema.names}. {_REMEDY}")
+        return opened
 
     def remove(self, index: int) -> None:
         """Delete a batch, if it is there."""
@@ -129,7 +171,8 @@ def check_made_from(folder: Path, made_from: Mapping[str, Any]) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} holds other files; choose a folder that is empty or not there")
         return
-    there = _without_names(json.loads(file.read_text(encoding="utf-8")))
+    remedy = f"Get this file again, or delete {folder} to make the images again"
+    there = _without_names(checked(read_json(file, remedy=remedy), dict[str, Any], origin=file, remedy=remedy))
     here = _without_names(json.loads(json.dumps(made_from)))
     changed = [
         f"{key}: {there.get(key)!r} there, {here.get(key)!r} here"

@@ -51,7 +51,8 @@ def synthesize(
     The folder holds parquet files of PNG images (`data/`), a grid of some of them (`previews.png`), what they are
     worth (`quality.json`), what they were made from (`settings.json`), and a card. Until all is there its name ends in
     `.incomplete`. A call that was interrupted goes on where it was when it is made again, and the result is the same:
-    every batch depends on seed and number alone. A call for a folder that is complete returns what is there.
+    every batch depends on seed and number alone. A call for a folder that is complete returns what is there, and makes
+    again what was deleted of it.
 
     The images are divided into batches of nearly equal size: BatchNorm statistics of a small last one would say little.
 
@@ -96,10 +97,12 @@ def synthesize(
     folder = replaceable(Path(folder))
     made_from = maker.made_from() | asdict(wanted)
     check_made_from(folder, made_from)
-    if is_finished(folder):
-        return finished_before(ImageShards(folder, made_from, names), wanted.batches, maker, judge)
-    shards = ImageShards(folder.with_name(folder.name + ".incomplete"), made_from, names)
+    finished = is_finished(folder)
+    shards = ImageShards(folder if finished else folder.with_name(folder.name + ".incomplete"), made_from, names)
+    # Of a finished set those that were deleted, or were damaged.
     _make_missing(shards, wanted, maker, show_progress=show_progress)
+    if finished:
+        return finished_before(shards, wanted.batches, maker, judge, previews=previews)
     return finish(shards, folder, wanted.batches, maker, judge, previews=previews)
 
 

@@ -1,6 +1,7 @@
 """Adaptive DeepInversion inside a data-free run: what is read in which step, also by a resumed run."""
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,12 @@ def other(tmp_path_factory):
 def test_batches_come_in_on_schedule_and_are_made_with_the_student(straight):
     """A set that does not grow, or a batch that knows nothing of the student, is plain DeepInversion."""
     growing = straight["growing"]
-    assert [growing.shards.about(index)["step"] for index in range(growing.shards.count())] == [-1, 4, 8, 12]
+    assert [growing.shards.about(index, dict[str, Any])["step"] for index in range(growing.shards.count())] == [
+        -1,
+        4,
+        8,
+        12,
+    ]
     assert growing.dataset.visible == 4
     assert len(growing.dataset) == EVERY * 4
     assert len(set(straight["files"])) == 4
@@ -141,7 +147,7 @@ def test_several_stages_share_one_growing_set(tmp_path):
     """Boundaries first and logits then, both without data; and resumed within the second."""
     stages = activation_boundary(initialization_share=0.4)
     trainer, growing = run(tmp_path / "one", Copies(tmp_path, 6, 8, 10), stages=stages)
-    steps = [growing.shards.about(index)["step"] for index in range(growing.shards.count())]
+    steps = [growing.shards.about(index, dict[str, Any])["step"] for index in range(growing.shards.count())]
     # The first stage ends at step 6, in an epoch that began at 4.
     assert trainer.spans[0].stop == 6
     assert steps == [-1, 4, 10]

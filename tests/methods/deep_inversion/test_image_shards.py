@@ -26,7 +26,7 @@ def test_pixels_come_back_bit_by_bit_and_as_images_of_datasets(tmp_path, channel
     images, labels, confidence = shards.read(0)
     assert [image.tobytes() for image in images] == [image.tobytes() for image in rows["image"]]
     assert (labels, confidence) == ([1, 0, 1], [0.25, 0.5, 1.0])
-    assert shards.about(0) == {"step": 3}
+    assert shards.about(0, dict[str, int]) == {"step": 3}
 
 
 def test_a_batch_is_there_as_a_whole_or_not_at_all(shards, monkeypatch):

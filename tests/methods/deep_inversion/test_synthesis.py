@@ -1,6 +1,7 @@
 """Data sets out of a teacher: whole, resumable, and good for any run."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import load_image_datasets
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods.deep_inversion.image_classes import balanced_labels
+from hf_abkd.methods.deep_inversion.image_shards import ImageShards
 from hf_abkd.teachers.identity import fingerprint
 
 
@@ -144,12 +146,51 @@ def test_another_verifier_is_not_credited_with_what_the_first_said(teacher, tmp_
     assert json.loads((unjudged.folder / "quality.json").read_text())["verifier"] is None
 
 
-def test_a_set_that_lost_a_batch_is_not_complete(teacher, tmp_path):
-    """Half of a set would be trained on as if it were whole."""
+def test_what_is_deleted_of_a_complete_set_is_made_again(teacher, tmp_path):
+    """Half of a set would be trained on as if it were whole, or all of it would be made again for one file."""
     folder = made(teacher, tmp_path / "images").folder
-    (folder / "data" / "batch-00001.parquet").unlink()
-    with pytest.raises(ValueError, match=r"has lost its batches \[1\]"):
+    before = contents(folder)
+    for name in ("data/batch-00001.parquet", "quality.json", "README.md", "previews.png"):
+        (folder / name).unlink()
+    again = made(teacher, folder)
+    assert len(again.dataset) == 10 and contents(folder) == before
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: cut(folder / "data" / "batch-00001.parquet"), "batch-00001.parquet is damaged: .*Delete this"),
+        (lambda folder: (folder / "data" / "batch-00001.parquet").write_bytes(b""), "00001.parquet is damaged"),
+        (
+            lambda folder: load_dataset(str(folder))["train"].to_parquet(folder / "data" / "batch-00001.parquet"),
+            "00001.parquet is no batch of these images",
+        ),
+        (lambda folder: cut(folder / "quality.json"), "quality.json is damaged: it is no JSON.*Delete this file"),
+        (lambda folder: (folder / "quality.json").write_text("{}"), "quality.json is damaged: images is missing"),
+        (lambda folder: (folder / "settings.json").write_text("[]"), "settings.json is damaged: all of it should be"),
+        (lambda folder: (folder / "settings.json").write_bytes(b"\xff"), "settings.json is damaged: .*UTF-8"),
+    ],
+)
+def test_a_file_that_is_damaged_is_named(teacher, finished, tmp_path, damage, message):
+    """Copies are cut off; the error of another library says neither which file it was nor what to do."""
+    folder = tmp_path / "images"
+    shutil.copytree(finished.folder, folder)
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
         made(teacher, folder)
+
+
+def test_a_damaged_image_is_named_by_its_row(tmp_path):
+    """Of thousands of images one is bad, and only its row tells which."""
+    shards = ImageShards(tmp_path / "images", {}, NAMES)
+    shards.write(0, torch.zeros(2, 3, 4, 4, dtype=torch.uint8), [0, 1], [0.5, 0.5], {})
+    shards.file(0).write_bytes(shards.file(0).read_bytes().replace(b"IHDR", b"XXXX"))
+    with pytest.raises(ValueError, match="batch-00000.parquet, row 0 is damaged"):
+        shards.read(0)
 
 
 @pytest.mark.parametrize("state", ["complete", "incomplete"])
