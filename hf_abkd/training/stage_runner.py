@@ -147,6 +147,8 @@ class StageRunner:
     def resume_in(self, there: Mapping[str, Any], here: Mapping[str, Any], step: int, checkpoint: Path) -> int:
         """Return the stage that a resumed run goes on in; it begins afresh if the checkpoint is at its first step.
 
+        Of a run that did all of its steps this is the number of stages.
+
         Args:
             there: The position and the stages of the checkpoint, as `describe` returned them.
             here: The stages of this run, likewise.
@@ -178,7 +180,7 @@ class StageRunner:
                 "Make the stage longer, or go on from an earlier checkpoint."
             )
         # A stage that was just over is not gone on with: the next one starts from its weights.
-        return index if self.spans[index].is_last or step < stop else index + 1
+        return index if step < stop else index + 1
 
     def skipped(self, step: int, steps_per_epoch: int, accumulation: int) -> tuple[int, int]:
         """Return the whole epochs of the running stage that were done at a step, and the batches of the next one.

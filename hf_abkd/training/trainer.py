@@ -46,6 +46,7 @@ from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.checks import check_launch, check_parallelism, checked_stages, checked_student
 from hf_abkd.training.evaluation import Evaluation
+from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.optimization import check_optimizer, decayed_names, milestone_schedule, optimizer_of
@@ -196,6 +197,7 @@ class DistillationTrainer(Trainer):
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator)
         self._publisher = Publisher(arguments)
         self._owns_output_dir = False
+        self._ended: FinishedRun | None = None
         self._teacher_identity: dict[str, Any] | None = None
         self._early_logs: list[dict[str, float]] = []
         self._step: Step | None = None
@@ -347,7 +349,8 @@ class DistillationTrainer(Trainer):
 
         Args:
             resume_from_checkpoint: A checkpoint folder, or True for the newest complete one in `output_dir`. The run
-                goes on inside the stage that was interrupted, as if it had never stopped.
+                goes on inside the stage that was interrupted, as if it had never stopped. Of a run that did all of its
+                steps the student and the log are as it left them, and nothing is trained, written or deleted.
             trial: The trial of a hyperparameter search.
             ignore_keys_for_eval: Has no effect: evaluations gather logits only.
 
@@ -362,10 +365,15 @@ class DistillationTrainer(Trainer):
             )
         run_args, model_init = self.args, self.model_init
         checkpoint = checkpoints.checkpoint_of(resume_from_checkpoint, Path(run_args.output_dir))
+        self._ended = noted_end(Path(run_args.output_dir)) if resume_from_checkpoint is True else None
         try:
             if model_init is not None:
                 self._start_student(model_init, trial)
             first, inside = self._start_run(checkpoint)
+            if self._ended is not None:
+                if self.is_world_process_zero():
+                    tqdm.write(f"The run in {run_args.output_dir} is over, at step {self.state.global_step}.")
+                return self._ended.output
             for index in range(first, len(self.stages)):
                 with self._running(index):
                     output = super().train(inside, trial, ignore_keys_for_eval)
@@ -373,6 +381,8 @@ class DistillationTrainer(Trainer):
                 inside = None
                 if stopped:
                     break
+            if trial is None:
+                self._note_end(output)
             return output
         finally:
             self.args, self.model_init = run_args, model_init
@@ -393,6 +403,8 @@ class DistillationTrainer(Trainer):
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._runner.place(self.stages, self._arguments, self._measure_length)
         first, inside = self._resume(checkpoint)
+        if self._ended is not None:
+            return first, None
         # Only now, when nothing can be wrong any more: this may delete what another run left.
         if checkpoint is None and not self._owns_output_dir:
             checkpoints.claim_folder(
@@ -403,6 +415,8 @@ class DistillationTrainer(Trainer):
             )
         self.accelerator.wait_for_everyone()
         self._owns_output_dir = True
+        if self.args.should_save:
+            forget_end(Path(self.args.output_dir))
         self._early_logs = self._before_first_step() if checkpoint is None else []
         self.callback_handler.began = False
         self._runner.begin_run()
@@ -422,22 +436,39 @@ class DistillationTrainer(Trainer):
             ValueError: If the checkpoint is of another run: another teacher or other stages.
         """
         self.source.check_lengths([span.stop - span.start for span in self.spans])
+        if self._ended is not None and self._ended.state.global_step != self.spans[-1].stop:
+            self._ended = None
         there = None if checkpoint is None else checkpoints.load_state(checkpoint)
         index, inside = 0, None
         if checkpoint is not None and there is not None:
             here = self.run_state(0)
-            checkpoints.check_same_teacher(there, here, checkpoint)
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            if self._ended is not None:
+                checkpoint, there, state = self._ended.checkpoint, self._ended.run, self._ended.state
+            checkpoints.check_same_teacher(there, here, checkpoint)
             index = self._runner.resume_in(there, here, state.global_step, checkpoint)
             inside = str(checkpoint) if index == there["stage"] else None
+            if index == len(self.stages) and self._ended is None:
+                self._ended = ended_at(checkpoint, state, there, best=self.args.load_best_model_at_end)
             if inside is None:
                 # The stage was just over: the next one starts afresh from its weights.
-                self._load_from_checkpoint(str(checkpoint))
+                self._load_from_checkpoint(str(checkpoint if self._ended is None else self._ended.checkpoint))
                 self._load_scaler(str(checkpoint))
                 self.state = state
+                self.state.is_local_process_zero = self.is_local_process_zero()
+                self.state.is_world_process_zero = self.is_world_process_zero()
                 self._load_callback_state()
         self.source.resume(None if there is None else there.get("routes"))
         return index, inside
+
+    def _note_end(self, output: TrainOutput) -> None:
+        """Write how the run ended, if it did all of its steps and its weights are in a checkpoint."""
+        folder = Path(self.args.output_dir)
+        if self.state.global_step == self.spans[-1].stop and self.args.should_save:
+            last, best = folder / f"{PREFIX_CHECKPOINT_DIR}-{output.global_step}", self.args.load_best_model_at_end
+            ended = ended_at(last, self.state, self.run_state(), best=best)
+            if ended.checkpoint.is_dir():
+                note_end(replace(ended, output=output), folder)
 
     @contextmanager
     def _arguments_of(self, arguments: DistillationArguments) -> Iterator[None]:

@@ -53,7 +53,7 @@ def test_a_stage_that_became_longer_moves_those_behind_it():
         pytest.param(0, 2, 0, id="inside the first"),
         pytest.param(0, 4, 1, id="at its end"),
         pytest.param(1, 9, 1, id="inside the last"),
-        pytest.param(1, 10, 1, id="at the end of the run"),
+        pytest.param(1, 10, 2, id="at the end of the run"),
     ],
 )
 def test_a_resumed_run_goes_on_in_its_stage_or_begins_the_next(there, step, expected):
