@@ -12,8 +12,8 @@ On your own models and images (a Hub id, a folder with weights or, for a student
     accelerate launch examples/run_ab.py --teacher_name_or_path T --student_name_or_path S \
         --train_files train.parquet --validation_files test.parquet --output_dir distilled/mine --num_train_epochs 30
 
-`--compare` trains the student alone, by KD and by AB then KD on the same budget, for each of `--seeds`; `--baseline`
-trains it alone. `--help` lists all flags: those of transformers.TrainingArguments and these.
+`--method` says what one student is trained by: alone, kd or ab. `--compare` trains by each of them on the same budget,
+for each of `--seeds`. `--help` lists all flags.
 """
 
 import sys
@@ -24,6 +24,7 @@ import cifar_models  # noqa: F401  (makes its two families known to the Auto cla
 from torch import nn
 
 from hf_abkd.cli import comparison, demonstration, runs
+from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
 
 
@@ -57,22 +58,24 @@ def teacher_row(outcomes, teacher):
 
 
 def main():
-    parser = runs.parser()
-    demo = demonstration.is_asked_for(sys.argv)
-    parser.set_defaults(**(demonstration.DEFAULTS if demo else {}))
-    run, models, data, args = runs.parse(parser)
-    runs.stages_of("ab", run)  # a mistake in the flags is told before a teacher is trained or anything is loaded
+    parser = runs.with_methods(runs.parser(runs.MethodArguments, description=__doc__), runs.METHODS)
+    demo = demonstration.is_asked_for(parser, sys.argv[1:])
+    run, models, data, args, chosen = runs.parse(parser)
+    methods = runs.methods_of(chosen, compare=demo)
+    # A mistake in the flags is told before a teacher is trained or anything is loaded.
+    for method in methods:
+        runs.stages_of(method, run)
+    if not demo:
+        runs.check_teacher(methods, models)
     work = demonstration.digits_workload(args, run) if demo else from_flags(models, data, seed=args.seed)
-    method = runs.method_of(run, work)
-    compared = run.compare and not run.baseline
-    jobs = comparison.jobs(runs.METHODS, args, run) if compared else [(method, args)]
+    jobs = comparison.jobs(methods, args, run)
     outcomes = [train(method, work, job_args, run) for method, job_args in jobs]
     if args.process_index == 0:
-        first = teacher_row(outcomes, None if run.baseline else work.teacher)
+        first = teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
         columns = {"boundary agreement per layer, before -> after AB": agreement}
         print(comparison.table(outcomes, columns, first))
         print(f"The student is in {jobs[-1][1].output_dir}, with its model card.")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -25,6 +25,7 @@ import cifar_models  # noqa: F401  (makes its two families known to the Auto cla
 
 from hf_abkd import boundary_supporting_samples
 from hf_abkd.cli import comparison, demonstration, runs
+from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import BoundaryAttack, BoundarySamples
 
@@ -72,18 +73,20 @@ COLUMNS = {
 
 
 def main():
-    parser = runs.parser(SampleArguments)
-    demo = demonstration.is_asked_for(sys.argv)
+    parser = runs.with_methods(runs.parser(runs.MethodArguments, SampleArguments, description=__doc__), METHODS)
     # One line of the log for each epoch of the demonstration, from which the attacks are told.
     changes = {"output_dir": "distilled/digits-bss", "logging_steps": 23}
-    parser.set_defaults(**({**demonstration.DEFAULTS, **changes} if demo else {}))
-    run, models, data, args, flags = runs.parse(parser)
-    stages_of("bss", flags)  # a mistake in the flags is told before a teacher is trained or anything is loaded
-    if not demo and models.teacher_name_or_path is None:
-        raise ValueError("--teacher_name_or_path is missing: samples are moved to the boundaries of a teacher")
+    demo = demonstration.is_asked_for(parser, sys.argv[1:], **changes)
+    run, models, data, args, chosen, flags = runs.parse(parser)
+    methods = runs.methods_of(chosen, METHODS, compare=demo)
+    # A mistake in the flags is told before a teacher is trained or anything is loaded.
+    for method in methods:
+        stages_of(method, flags)
+    if not demo:
+        runs.check_teacher(methods, models)
     work = demonstration.digits_workload(args, run) if demo else from_flags(models, data, seed=args.seed)
     outcomes = []
-    for method, job_args in comparison.jobs(METHODS if run.compare else ["bss"], args, run):
+    for method, job_args in comparison.jobs(methods, args, run):
         trainer = comparison.seeded_trainer(work, job_args, run, stages_of(method, flags))
         outcomes.append(comparison.finished(METHODS[method], trainer, work))
     if args.process_index == 0:
@@ -93,4 +96,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

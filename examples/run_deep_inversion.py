@@ -28,6 +28,7 @@ import cifar_models  # noqa: F401  (makes its two families known to the Auto cla
 from hf_abkd import AdaptiveDeepInversion, DeepInversion, synthesize
 from hf_abkd.cli import demonstration, image_kinds, runs
 from hf_abkd.cli.image_comparison import ImageComparison, Judge
+from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.methods.deep_inversion.image_classes import class_names
@@ -71,10 +72,12 @@ def verifier_of(flags, models, work, args, run, demo):
 
 
 def main():
-    parser = runs.parser(InversionArguments)
-    demo = demonstration.is_asked_for(sys.argv)
-    parser.set_defaults(**(demonstration.DEFAULTS if demo else {}) | CHANGES)
+    parser = runs.parser(InversionArguments, description=__doc__)
+    parser.set_defaults(**CHANGES)
+    demo = demonstration.is_asked_for(parser, sys.argv[1:], **CHANGES)
     run, models, data, args, flags = runs.parse(parser)
+    if not demo:
+        runs.check_teacher(["kd"], models)
     long = replace(args, num_train_epochs=demonstration.DEFAULTS["num_train_epochs"])  # for what learns from all digits
     work = demonstration.digits_workload(long, run) if demo else from_flags(models, data, seed=args.seed)
     teacher, processor = work.teacher.to(args.device), work.teacher_processor or work.processor
@@ -108,4 +111,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

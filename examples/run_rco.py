@@ -28,6 +28,7 @@ import cifar_models  # noqa: F401  (makes its two families known to the Auto cla
 from hf_abkd import RouteRecorder, route_constrained
 from hf_abkd.cli import comparison, demonstration, runs
 from hf_abkd.cli.held_out import held_out_of
+from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import GreedyRoute, equal_interval
 from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
@@ -93,11 +94,13 @@ def named_route(models, data, args, route):
 
 
 def main():
-    parser = runs.parser(RouteArguments)
-    demo = demonstration.is_asked_for(sys.argv)
-    changes = {"output_dir": "distilled/digits-route"}
-    parser.set_defaults(**({**demonstration.DEFAULTS, **changes} if demo else {}))
-    run, models, data, args, route = runs.parse(parser)
+    parser = runs.with_methods(runs.parser(runs.MethodArguments, RouteArguments, description=__doc__), METHODS)
+    own = ("route", "anchors", "record")
+    demo = demonstration.is_asked_for(parser, sys.argv[1:], own, output_dir="distilled/digits-route")
+    run, models, data, args, chosen, route = runs.parse(parser)
+    methods = runs.methods_of(chosen, METHODS, compare=demo)
+    for method in methods:
+        runs.stages_of("kd" if method == "rco" else method, run)
     if route.record:
         record(from_flags(models, data, seed=args.seed), args, run, route)
         return
@@ -106,7 +109,7 @@ def main():
     if route.greedy_delta is not None:
         work, held_out = held_out_of(work, route.greedy_samples, flag="--greedy_delta", seed=args.seed)
     outcomes = []
-    for method, job_args in comparison.jobs(METHODS if run.compare else ["rco"], args, run):
+    for method, job_args in comparison.jobs(methods, args, run):
         trainer = comparison.seeded_trainer(work, job_args, run, stages_of(method, run, route, anchors, held_out))
         outcomes.append(comparison.finished(METHODS[method], trainer, work))
     if args.process_index == 0:
@@ -116,4 +119,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

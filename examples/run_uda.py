@@ -32,6 +32,7 @@ from transformers import ViTImageProcessorPil, set_seed
 from hf_abkd import CrossEntropy, Stage, Term, joint_adaptation, knowledge_distillation
 from hf_abkd.cli import comparison, demonstration, runs
 from hf_abkd.cli.domains import named_domains, prepared_domains, trainer_of
+from hf_abkd.cli.program import run_script
 from hf_abkd.methods import domain_confusion
 from hf_abkd.wording import markdown_table
 
@@ -79,12 +80,12 @@ def accuracies(trainer, teacher=False):
 
 
 def main():
-    parser = runs.parser(TargetArguments)
-    demo = demonstration.is_asked_for(sys.argv, unless=("--train_files", "--train_dir", "--dataset_n"))
-    defaults = {**demonstration.DEFAULTS, "output_dir": "distilled/domains", "num_train_epochs": 12 if demo else 3}
-    parser.set_defaults(
-        **defaults, eval_strategy="no", save_strategy="no", eval_agreement=False, evaluate_teacher=False
-    )
+    parser = runs.parser(TargetArguments, description=__doc__)
+    changes = {"output_dir": "distilled/domains", "eval_strategy": "no", "save_strategy": "no"}
+    changes |= {"eval_agreement": False, "evaluate_teacher": False}
+    parser.set_defaults(**{**demonstration.DEFAULTS, **changes, "num_train_epochs": 3})
+    own = ("target_files", "target_validation_files")
+    demo = demonstration.is_asked_for(parser, sys.argv[1:], own, **changes)
     run, _, data, args, target = runs.parse(parser)
     joint_adaptation(confusion=target.confusion)  # a mistake in the flags is told before a teacher is trained
     pair = (
@@ -114,4 +115,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -50,20 +50,20 @@ class Outcome:
 
 
 def jobs(
-    methods: Iterable[str], args: DistillationArguments, run: RunArguments
+    methods: Sequence[str], args: DistillationArguments, run: RunArguments
 ) -> list[tuple[str, DistillationArguments]]:
     """Return each method with the training arguments of each seed, each in a folder of its own.
+
+    One method without `--seeds` is one run, in the output folder itself.
 
     Args:
         methods: The names of the methods.
         args: What the training arguments have in common.
-        run: The flags, of which `--seeds` counts only with `--compare`.
+        run: The flags, of which `--seeds` counts.
     """
-    return [
-        (method, with_seed(args, seed, method))
-        for seed in (run.compare and run.seeds) or [args.seed]
-        for method in methods
-    ]
+    if len(methods) == 1 and not run.seeds:
+        return [(methods[0], args)]
+    return [(method, with_seed(args, seed, method)) for seed in run.seeds or [args.seed] for method in methods]
 
 
 def with_seed(args: DistillationArguments, seed: int, name: str, **changes: Any) -> DistillationArguments:

@@ -5,8 +5,8 @@ The images are scikit-learn's digits. A small ResNet is trained on them as the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from PIL import Image, ImageFilter
@@ -19,10 +19,13 @@ from transformers import (
     set_seed,
 )
 
+from hf_abkd.cli.flags import FlagParser
 from hf_abkd.cli.runs import RunArguments, make_trainer
 from hf_abkd.cli.workload import Workload, prepared
+from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.digits import digits
 from hf_abkd.data.loading import ImageDatasets
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.stages.arguments import DistillationArguments
 
 #: What suits the small networks, which start from random weights.
@@ -34,22 +37,37 @@ DEFAULTS: Mapping[str, Any] = {
     "learning_rate": 5e-3,
     "lr_scheduler_type": "cosine",
     "kd_weight": 0.5,  # with 0.9 the labels' gradient is 20 times smaller than the teacher's
-    "compare": True,
     "seeds": [0, 1, 2],
 }
 _TEACHER: dict[str, list[int]] = {"widths": [32, 64, 128], "depths": [2, 2, 2]}
 _STUDENT: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [1, 1, 1]}
-_MODELS_AND_IMAGES = ("--teacher_n", "--student_n", "--train_", "--dataset_n")
 
 
-def is_asked_for(words: Sequence[str], unless: tuple[str, ...] = _MODELS_AND_IMAGES) -> bool:
-    """Whether the words of a command line name no models or images of the user's.
+def is_asked_for(flags_parser: FlagParser, words: Sequence[str], unless: Iterable[str] = (), **changes: Any) -> bool:
+    """Whether the words of a command line name no models or images of the user's; if so, its defaults are set.
+
+    The help shows the defaults of the user's own models and images, and tells of those of the demonstration.
 
     Args:
-        words: The words.
-        unless: How the flags begin that name some.
+        flags_parser: The parser of the words.
+        words: The words, without the name of the program.
+        unless: Further flags that name some.
+        changes: Where this demonstration differs from `DEFAULTS`.
     """
-    return not any(word.startswith(unless) for word in words)
+    defaults = {**DEFAULTS, **changes}
+    own = {one.name for kind in (ModelArguments, DataArguments) for one in fields(kind)} | set(unless)
+    given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in words if word.startswith("-")}
+    if given & {"h", "help"}:
+        values = {key: value if isinstance(value, list) else [value] for key, value in defaults.items()}
+        told = " ".join(f"--{key} {' '.join(map(str, value))}" for key, value in values.items())
+        flags_parser.epilog = (
+            f"Without a flag of models or images it is a demonstration on scikit-learn's digits, with {told}"
+        )
+        return False
+    if given & own:
+        return False
+    flags_parser.set_defaults(**defaults)
+    return True
 
 
 def small_resnet(widths: list[int], depths: list[int], labels: Sequence[str]) -> PreTrainedModel:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from hf_abkd.cli.program import run_program, without_debug
 from hf_abkd.version import __version__
 
 #: The commands, and what each is for. A command's module is imported when it is run: asking for help loads none.
@@ -23,24 +25,34 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: The words of the command line; by default those of this process.
     """
-    parser = _parser()
-    given = parser.parse_args(words)
-    command = import_module(f"hf_abkd.cli.commands.{given.command}")
-    _hide_progress_bars()
-    try:
+    words, debug = without_debug(sys.argv[1:] if words is None else words)
+    given = _parser().parse_args(words)
+
+    def run() -> int:
+        command = import_module(f"hf_abkd.cli.commands.{given.command}")
+        _hide_progress_bars()
         status: int = command.run(given.words)
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        parser.exit(2, f"hf-abkd {given.command}: {error}\n")
-    return status
+        return status
+
+    goes_on = given.command in ("cache", "synthesize")
+    return run_program(run, name=f"hf-abkd {given.command}", debug=debug, goes_on=goes_on)
 
 
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="hf-abkd",
+        allow_abbrev=False,
         description="Distil Hugging Face vision models by activation boundaries.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(["commands:", *(f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items())]),
+        epilog="\n".join(
+            [
+                "commands:",
+                *(f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()),
+                "",
+                "A mistake is told in a line; --debug shows where it was found.",
+            ]
+        ),
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below")

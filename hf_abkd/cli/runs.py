@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from transformers import HfArgumentParser, PreTrainedModel
+import transformers
+from transformers import PreTrainedModel
 
+from hf_abkd.cli.flags import FlagParser
 from hf_abkd.cli.workload import Workload
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.augment import Augmentation, Compose, RandomCrop, RandomHorizontalFlip
@@ -19,9 +21,8 @@ from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.training.trainer import DistillationTrainer
 
-Method = Literal["alone", "kd", "ab"]
-#: What is compared, and what it is called in tables.
-METHODS: dict[Method, str] = {"alone": "student alone", "kd": "KD", "ab": "AB, then KD"}
+#: The methods, and what they are called in tables.
+METHODS: Mapping[str, str] = {"alone": "student alone", "kd": "KD", "ab": "AB, then KD"}
 
 
 @dataclass
@@ -39,35 +40,75 @@ class RunArguments:
     initialization_share: float = field(default=0.3, metadata={"help": "Share of the run that AB takes before KD."})
     boundary_weight: float = field(default=1.0, metadata={"help": "Weight of the boundary objective per layer."})
     temperature: float = field(default=4.0, metadata={"help": "Temperature of KD."})
-    kd_weight: float = field(default=0.9, metadata={"help": "Weight of KD; the labels get the rest."})
-    baseline: bool = field(default=False, metadata={"help": "Train the student alone, without the teacher."})
-    compare: bool = field(default=False, metadata={"help": "Train alone, by KD and by AB then KD; print a table."})
-    seeds: list[int] | None = field(default=None, metadata={"help": "Seeds of --compare. Default: --seed."})
+    kd_weight: float = field(
+        default=0.9,
+        metadata={"help": "Weight of KD, from 0 to 1; the labels get the rest, so with 1 they do not count."},
+    )
+    seeds: list[int] | None = field(
+        default=None,
+        metadata={"help": "One run with each of these seeds, in folders of their own. Default: one run with --seed."},
+    )
     crop_padding: int = field(default=0, metadata={"help": "Random crops after padding by so many pixels."})
     flip: bool = field(default=False, metadata={"help": "Flip half of the images left to right."})
+
+
+@dataclass
+class MethodArguments:
+    """Which methods a student is trained by, as flags."""
+
+    method: str | None = field(default=None, metadata={"help": "What the student is trained by."})
+    compare: bool = field(
+        default=False, metadata={"help": "Train by every --method with each of --seeds, and print a table."}
+    )
+
+
+def _other_default(name: str, default: Any) -> Any:
+    """Return a field of the training arguments with another default, and its help."""
+    return field(default=default, metadata=dict(DistillationArguments.__dataclass_fields__[name].metadata))
 
 
 @dataclass
 class TrainingArguments(DistillationArguments):
     """The training arguments, with defaults that suit the flags above."""
 
-    eval_strategy: str = "epoch"
-    save_strategy: str = "epoch"
-    save_total_limit: int | None = 1
-    eval_agreement: bool = True
-    logging_steps: float = 50
+    eval_strategy: str = _other_default("eval_strategy", "epoch")
+    save_strategy: str = _other_default("save_strategy", "epoch")
+    save_total_limit: int | None = _other_default("save_total_limit", 1)
+    eval_agreement: bool = _other_default("eval_agreement", True)
+    logging_steps: float = _other_default("logging_steps", 50)
 
 
-def parser(*more: type) -> HfArgumentParser:
+def parser(*more: type, prog: str | None = None, description: str | None = None) -> FlagParser:
     """Return the parser of a run's flags.
 
     Args:
         more: Further dataclasses of flags; they come last.
+        prog: What the program is called; by default after its file.
+        description: What it does.
     """
-    return HfArgumentParser((RunArguments, ModelArguments, DataArguments, TrainingArguments, *more))
+    theirs = frozenset(one.name for one in fields(transformers.TrainingArguments))
+    ours: dict[str, type] = {
+        "how to distil": RunArguments,
+        "models": ModelArguments,
+        "images": DataArguments,
+        "training": TrainingArguments,
+    }
+    for kind in more:
+        title = (kind.__doc__ or kind.__name__).split("\n")[0].removesuffix(".").removesuffix(", as flags")
+        ours[title[0].lower() + title[1:]] = kind
+    return FlagParser(ours, last=("training, as in transformers", theirs), prog=prog, description=description)
 
 
-def parse(flags_parser: HfArgumentParser, words: Sequence[str] | None = None) -> tuple[Any, ...]:
+def with_methods(flags_parser: FlagParser, methods: Mapping[str, str]) -> FlagParser:
+    """Return a parser whose `--method` offers these methods; the last of them is the default."""
+    offered = flags_parser.action_of("method")
+    offered.choices = list(methods)
+    told = ", ".join(f"{name} ({title})" for name, title in methods.items())
+    offered.help = f"What the student is trained by: {told}. Default: {list(methods)[-1]}."
+    return flags_parser
+
+
+def parse(flags_parser: FlagParser, words: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Return the dataclasses that the words of a command line fill, in the order of `parser`.
 
     Args:
@@ -77,25 +118,49 @@ def parse(flags_parser: HfArgumentParser, words: Sequence[str] | None = None) ->
     Raises:
         ValueError: If a flag is unknown, or its value is not possible.
     """
-    filled: tuple[Any, ...] = flags_parser.parse_args_into_dataclasses(None if words is None else list(words))
-    args = filled[3]
+    filled = flags_parser.fill(words)
+    run, args = filled[0], filled[3]
+    if not 0 <= run.kd_weight <= 1:
+        raise ValueError(
+            f"--kd_weight is from 0 to 1, as the labels get the rest (1 - kd_weight); got {run.kd_weight:g}. In "
+            "Python, knowledge_distillation(weight=..., label_weight=...) takes any two weights"
+        )
+    if run.seeds and len(set(run.seeds)) < len(run.seeds):
+        raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, run.seeds))}")
     if (args.resume_from_checkpoint or "").lower() == "true":
         args.resume_from_checkpoint = True
     return filled
 
 
-def method_of(run: RunArguments, work: Workload) -> Method:
-    """Return what a run without `--compare` trains.
+def methods_of(chosen: MethodArguments, methods: Mapping[str, str] = METHODS, *, compare: bool = False) -> list[str]:
+    """Return what is trained: all methods that are compared, or one.
+
+    Args:
+        chosen: The flags.
+        methods: The methods there are; the last of them is trained if no flag says which.
+        compare: Whether they are compared if no flag says which one is trained.
 
     Raises:
-        ValueError: If it needs a teacher and there is none.
+        ValueError: If flags contradict each other.
     """
-    if work.teacher is None and not run.baseline:
-        raise ValueError("--teacher_name_or_path is missing; --baseline trains the student alone")
-    return "alone" if run.baseline else "ab"
+    if chosen.compare and chosen.method is not None:
+        raise ValueError(f"--compare trains by every method ({', '.join(methods)}): leave out it or --method")
+    if chosen.compare or (compare and chosen.method is None):
+        return list(methods)
+    return [chosen.method or list(methods)[-1]]
 
 
-def stages_of(method: Method, run: RunArguments) -> list[Stage] | None:
+def check_teacher(methods: Sequence[str], models: ModelArguments) -> None:
+    """Refuse methods that need a teacher where the flags name none.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if models.teacher_name_or_path is None and any(method != "alone" for method in methods):
+        raise ValueError("--teacher_name_or_path is missing; --method alone trains the student without a teacher")
+
+
+def stages_of(method: str, run: RunArguments) -> list[Stage] | None:
     """Return the stages of a method; None trains the student alone.
 
     Raises:
@@ -106,7 +171,14 @@ def stages_of(method: Method, run: RunArguments) -> list[Stage] | None:
         return None
     kd = knowledge_distillation(temperature=run.temperature, weight=run.kd_weight, label_weight=1 - run.kd_weight)
     if method == "kd":
+        if run.kd_weight == 0:
+            raise ValueError("--kd_weight 0 leaves nothing of KD: --method alone trains by the labels")
         return kd
+    if not 0 < run.initialization_share < 1:
+        raise ValueError(
+            "--initialization_share is the share of the run that AB takes before KD, between 0 and 1; got "
+            f"{run.initialization_share:g}. --method kd trains by KD from the start"
+        )
     return activation_boundary(
         _layers(run),
         weight=run.boundary_weight,

@@ -27,8 +27,11 @@ def knowledge_distillation(
     Args:
         temperature: What the logits are divided by.
         temperature_squared: Multiply by the squared temperature.
-        weight: The weight of the teacher's probabilities.
+        weight: The weight of the teacher's probabilities; 0 trains without the teacher.
         label_weight: The weight of the cross-entropy with the labels; 0 trains without labels.
+
+    Raises:
+        ValueError: If both weights are 0.
 
     Example:
         >>> [stage] = knowledge_distillation(temperature=2.0, label_weight=0)
@@ -36,7 +39,9 @@ def knowledge_distillation(
         [0.9]
     """
     objective = KnowledgeDistillation(temperature=temperature, temperature_squared=temperature_squared)
-    terms = [Term(objective, weight=weight)]
-    if label_weight != 0:
-        terms.append(Term(CrossEntropy(), weight=label_weight))
+    weighted = [(objective, weight), (CrossEntropy(), label_weight)]
+    # A term of no weight would be computed in every step.
+    terms = [Term(one, weight=of_one) for one, of_one in weighted if of_one != 0]
+    if not terms:
+        raise ValueError("weight and label_weight are both 0: nothing is left to learn")
     return [Stage(terms=terms, name="distillation")]

@@ -19,14 +19,17 @@ def outcome(model, *accuracies, parameters=1234):
 def test_each_method_has_each_seed_and_a_folder_of_its_own(tmp_path):
     """Two runs in one folder would overwrite each other, and a method with a seed less is not compared."""
     args = tiny.arguments(tmp_path, seed=5)
-    compared = runs.RunArguments(compare=True, seeds=[0, 1])
+    compared = runs.RunArguments(seeds=[0, 1])
     jobs = comparison.jobs(["kd", "ab"], args, compared)
     assert [(method, one.seed) for method, one in jobs] == [("kd", 0), ("ab", 0), ("kd", 1), ("ab", 1)]
     assert [one.output_dir for _, one in jobs] == [
         f"{tmp_path}/{name}" for name in ("kd-seed0", "ab-seed0", "kd-seed1", "ab-seed1")
     ]
-    alone = [comparison.jobs(["ab"], args, run) for run in (runs.RunArguments(seeds=[0, 1]), runs.RunArguments())]
-    assert [[one.seed for _, one in jobs] for jobs in alone] == [[5], [5]]
+    one_method = comparison.jobs(["ab"], args, compared)
+    assert [one.output_dir for _, one in one_method] == [f"{tmp_path}/ab-seed0", f"{tmp_path}/ab-seed1"]
+    several = comparison.jobs(["kd", "ab"], args, runs.RunArguments())
+    assert [one.output_dir for _, one in several] == [f"{tmp_path}/kd-seed5", f"{tmp_path}/ab-seed5"]
+    assert comparison.jobs(["ab"], args, runs.RunArguments()) == [("ab", args)]
     assert args.seed == 5 and args.output_dir == str(tmp_path)
 
 

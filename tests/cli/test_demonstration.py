@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from example_runs import few_digits
 
-from hf_abkd.cli import demonstration
+from hf_abkd.cli import demonstration, runs
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,10 @@ from hf_abkd.cli import demonstration
         ([], True),
         (["--seeds", "3", "--output_dir", "out"], True),
         (["--teacher_name_or_path", "t"], False),
+        (["--teacher-name-or-path", "t"], False),
+        (["--validation_files", "a.parquet"], False),
+        (["--train_sampling_strategy", "random"], True),
+        (["--route", "r"], False),
         (["--student_name_or_path=s"], False),
         (["--train_files", "a.parquet"], False),
         (["--dataset_name", "d"], False),
@@ -20,8 +24,19 @@ from hf_abkd.cli import demonstration
 )
 def test_naming_models_or_images_ends_the_demonstration(words, asked):
     """Digits that are trained on in the place of the user's images would not say so."""
-    assert demonstration.is_asked_for(words) is asked
-    assert demonstration.is_asked_for(["--teacher_n"], unless=("--train_files",))
+    parser = runs.parser()
+    assert demonstration.is_asked_for(parser, words, ("route",)) is asked
+    assert parser.get_default("num_train_epochs") == (12 if asked else 3.0)
+
+
+def test_help_shows_the_defaults_of_the_users_own_models_and_tells_of_the_demonstration(capsys):
+    """Whoever reads that 12 epochs are the default plans with them, and gets 3."""
+    parser = runs.parser()
+    assert not demonstration.is_asked_for(parser, ["--help"], output_dir="distilled/else")
+    assert parser.get_default("num_train_epochs") == 3.0
+    shown = " ".join(parser.format_help().split())
+    assert "Share of the run that AB takes before KD. (default: 0.3)" in shown
+    assert "--output_dir distilled/else --num_train_epochs 12" in shown and "--seeds 0 1 2" in shown
 
 
 def test_the_shifted_digits_are_two_halves_of_which_the_second_is_thick(monkeypatch):

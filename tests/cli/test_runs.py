@@ -8,6 +8,7 @@ import tiny
 from hf_abkd.cli import runs
 from hf_abkd.cli.workload import Workload
 from hf_abkd.layers.plan import Plan
+from hf_abkd.models.arguments import ModelArguments
 
 
 def parsed(*words):
@@ -40,7 +41,7 @@ def test_words_fill_one_dataclass_each_and_further_ones_come_last(tmp_path):
 
 def test_unknown_flag_is_refused():
     """A typing error that is passed over trains with the default."""
-    with pytest.raises(ValueError, match="--temprature"):
+    with pytest.raises(ValueError, match="no flag --temprature; did you mean --temperature"):
         parsed("--temprature", "2")
 
 
@@ -50,12 +51,68 @@ def test_resuming_takes_true_or_a_folder(word, value):
     assert parsed("--resume_from_checkpoint", word)[3].resume_from_checkpoint == value
 
 
-def test_method_needs_a_teacher_unless_it_is_the_baseline():
+@pytest.mark.parametrize(
+    ("words", "compare", "trained"),
+    [
+        ([], False, ["ab"]),
+        (["--method", "kd"], False, ["kd"]),
+        (["--compare"], False, ["alone", "kd", "ab"]),
+        ([], True, ["alone", "kd", "ab"]),
+        (["--method", "alone"], True, ["alone"]),
+    ],
+)
+def test_one_method_is_trained_or_all_are_compared(tmp_path, words, compare, trained):
+    """KD alone is what every other method has to beat."""
+    parser = runs.with_methods(runs.parser(runs.MethodArguments), runs.METHODS)
+    *_, chosen = runs.parse(parser, [*words, "--output_dir", str(tmp_path)])
+    assert runs.methods_of(chosen, compare=compare) == trained
+
+
+def test_method_and_comparison_contradict_each_other():
+    """One of them would be passed over without a word."""
+    with pytest.raises(ValueError, match="--compare trains by every method .alone, kd, ab."):
+        runs.methods_of(runs.MethodArguments(method="kd", compare=True))
+
+
+def test_method_needs_a_teacher_unless_it_is_alone():
     """Without a word about it, a run that forgot the teacher would be a plain fine-tuning."""
-    assert runs.method_of(runs.RunArguments(baseline=True), work()) == "alone"
-    assert runs.method_of(runs.RunArguments(), work(tiny.resnet())) == "ab"
-    with pytest.raises(ValueError, match="--teacher_name_or_path is missing"):
-        runs.method_of(runs.RunArguments(), work())
+    runs.check_teacher(["alone"], ModelArguments())
+    runs.check_teacher(["alone", "kd"], ModelArguments(teacher_name_or_path="t"))
+    with pytest.raises(ValueError, match="--teacher_name_or_path is missing; --method alone"):
+        runs.check_teacher(["alone", "kd"], ModelArguments())
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "message"),
+    [
+        ("ab", {"initialization_share": 0.0}, "--method kd trains by KD from the start"),
+        ("ab", {"initialization_share": 1.0}, "between 0 and 1; got 1"),
+        ("kd", {"kd_weight": 0.0}, "--method alone trains by the labels"),
+    ],
+)
+def test_method_of_which_nothing_is_left_is_refused_with_the_one_that_is_meant(method, flags, message):
+    """A stage of no length was refused with the name of a stage that no user has written."""
+    with pytest.raises(ValueError, match=message):
+        runs.stages_of(method, runs.RunArguments(**flags))
+
+
+@pytest.mark.parametrize("weight", ["2", "-1", "nan"])
+def test_labels_get_the_rest_of_the_weight_of_kd_and_never_less_than_nothing(tmp_path, weight):
+    """With 2 the labels would have the weight -1."""
+    with pytest.raises(ValueError, match="--kd_weight is from 0 to 1"):
+        parsed("--output_dir", str(tmp_path), "--kd_weight", weight)
+
+
+def test_kd_of_no_weight_is_no_term():
+    """It would be computed in every step and change nothing."""
+    *_, classification = runs.stages_of("ab", runs.RunArguments(kd_weight=0.0))
+    assert [term.name for term in classification.terms] == ["cross_entropy"]
+
+
+def test_seed_that_is_named_twice_is_refused(tmp_path):
+    """Two runs in one folder, and a deviation that is too small."""
+    with pytest.raises(ValueError, match="--seeds names a seed twice: 1 0 1"):
+        parsed("--output_dir", str(tmp_path), "--seeds", "1", "0", "1")
 
 
 def test_layers_without_names_are_paired(tmp_path):

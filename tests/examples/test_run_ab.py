@@ -62,9 +62,9 @@ def test_second_run_into_one_folder_is_refused(distilled: tuple[Path, str]) -> N
     assert (workspace / "out" / "model.safetensors").read_bytes() == before
 
 
-def test_baseline_needs_no_teacher(workspace: Path) -> None:
+def test_student_alone_needs_no_teacher(workspace: Path) -> None:
     """A comparison is only fair when the baseline runs through the same trainer."""
-    flags = real(workspace, "--baseline", "--image_processor_name", workspace / "teacher")
+    flags = real(workspace, "--method", "alone", "--image_processor_name", workspace / "teacher")
     call("run_ab", *flags[2:])
     assert (workspace / "out" / "model.safetensors").is_file()
 
@@ -104,8 +104,8 @@ def test_streamed_files_train_alike(workspace: Path) -> None:
         ({"--plan": "absent.yaml"}, "no plan absent.yaml"),
         ({"--plan": "plan.yaml", "--student_layers": "layer1.0.relu2"}, "leave out --student_layers"),
         ({"--student_name_or_path": "./absent"}, "absent"),
-        ({"--initialization_share": "1.5"}, "share is in"),
-        ({"--kd_weight": "-1"}, "weight must be finite and not negative"),
+        ({"--initialization_share": "1.5"}, "between 0 and 1; got 1.5"),
+        ({"--kd_weight": "-1"}, "--kd_weight is from 0 to 1"),
     ],
 )
 def test_mistakes_are_named_before_the_first_step(workspace: Path, changes: dict[str, str], message: str) -> None:

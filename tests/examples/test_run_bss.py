@@ -50,7 +50,7 @@ def test_kd_is_the_same_stage_without_the_samples(run_bss):
 
 def test_a_run_without_a_teacher_is_refused(workspace):
     """Without one it would train the student alone, and the output would not say so."""
-    with pytest.raises(ValueError, match="--teacher_name_or_path is missing: samples are moved"):
+    with pytest.raises(ValueError, match="--teacher_name_or_path is missing; --method alone"):
         call(
             "run_bss",
             *("--student_name_or_path", workspace / "student", "--train_files", workspace / "train.parquet"),

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import BaseImageProcessor, HfArgumentParser
+from transformers import BaseImageProcessor
 
 from hf_abkd.cli import runs
+from hf_abkd.cli.flags import FlagParser
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
@@ -106,13 +107,13 @@ def run(words: Sequence[str]) -> int:
 
 
 def _parse(words: Sequence[str]) -> tuple[CacheArguments, DataArguments]:
-    parser = HfArgumentParser((CacheArguments, DataArguments))
-    parser.prog = "hf-abkd cache"
+    sections = {"what is stored": CacheArguments, "images": DataArguments}
+    parser = FlagParser(sections, prog="hf-abkd cache", description=__doc__)
     # HfArgumentParser takes one name or more.
-    next(action for action in parser._actions if action.dest == "layers").nargs = "*"
+    parser.action_of("layers").nargs = "*"
     stored: CacheArguments
     data: DataArguments
-    stored, data = parser.parse_args_into_dataclasses(list(words))
+    stored, data = parser.fill(words)
     return stored, data
 
 

@@ -28,11 +28,12 @@ def run(words: Sequence[str]) -> int:
     if "LOCAL_RANK" not in os.environ:
         # One device is enough to examine a run; several without a launcher would be refused.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    parser = runs.parser(DoctorArguments)
-    parser.prog = "hf-abkd doctor"
-    how, models, data, args, output = runs.parse(parser, words)
+    parser = runs.parser(runs.MethodArguments, DoctorArguments, prog="hf-abkd doctor", description=__doc__)
+    how, models, data, args, chosen, output = runs.parse(runs.with_methods(parser, runs.METHODS), words)
+    # Of a comparison the last method is examined, which has terms of all kinds.
+    method = runs.methods_of(chosen)[-1]
     findings = []
-    for finding in examine_flags(how, models, data, args):
+    for finding in examine_flags(method, how, models, data, args):
         findings.append(finding)
         write_line(finding.text())
     numbers = Counter(finding.level for finding in findings)

@@ -64,7 +64,9 @@ def run(words: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hf-abkd inspect", description="What can be captured in a model, and how two models would be paired."
+        prog="hf-abkd inspect",
+        description="What can be captured in a model, and how two models would be paired.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "model", help="a model on the Hub, a local folder, a config in a .json file, or package.module:factory"

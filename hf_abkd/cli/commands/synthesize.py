@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BaseImageProcessor, HfArgumentParser
+from transformers import BaseImageProcessor
 
+from hf_abkd.cli.flags import FlagParser
 from hf_abkd.cli.output import write_line
 from hf_abkd.methods.deep_inversion.image_set import PREVIEW_NAME, Synthesized
 from hf_abkd.methods.deep_inversion.settings import PRESETS, DeepInversion
@@ -96,10 +97,9 @@ def run(words: Sequence[str]) -> int:
 
 
 def _parse(words: Sequence[str]) -> SynthesizeArguments:
-    parser = HfArgumentParser(SynthesizeArguments)
-    parser.prog = "hf-abkd synthesize"
+    sections = {"images out of a teacher": SynthesizeArguments}
     wanted: SynthesizeArguments
-    (wanted,) = parser.parse_args_into_dataclasses(list(words))
+    (wanted,) = FlagParser(sections, prog="hf-abkd synthesize", description=__doc__).fill(words)
     return wanted
 
 

@@ -14,7 +14,7 @@ from transformers import set_seed
 from hf_abkd.cli.doctor.examination import examine, untold, warnings_collected
 from hf_abkd.cli.doctor.findings import Finding, failure
 from hf_abkd.cli.doctor.subject import Subject
-from hf_abkd.cli.runs import RunArguments, TrainingArguments, make_trainer, method_of, stages_of
+from hf_abkd.cli.runs import RunArguments, TrainingArguments, check_teacher, make_trainer, stages_of
 from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models.arguments import ModelArguments
@@ -26,13 +26,14 @@ from hf_abkd.wording import counted
 
 
 def examine_flags(
-    run: RunArguments, models: ModelArguments, data: DataArguments, args: TrainingArguments
+    method: str, run: RunArguments, models: ModelArguments, data: DataArguments, args: TrainingArguments
 ) -> Iterator[Finding]:
     """Load what the flags of a run name, make its trainer, and examine it; nothing is left on the disk.
 
     If the trainer cannot be made, a student that learns from the labels alone is examined in the place of the run.
 
     Args:
+        method: What the student is trained by.
         run: How to distil.
         models: Which models.
         data: Which images.
@@ -42,7 +43,7 @@ def examine_flags(
         changes: dict[str, Any] = {"output_dir": scratch, "push_to_hub": False, "report_to": "none"}
         harmless = replace(args, **changes)
         with warnings_collected() as said:
-            trainer, findings = _made(run, models, data, harmless)
+            trainer, findings = _made(method, run, models, data, harmless)
         yield from findings
         if trainer is not None:
             for finding in examine(Subject(trainer, flags=models, output_dir=Path(args.output_dir))):
@@ -52,7 +53,7 @@ def examine_flags(
 
 
 def _made(
-    run: RunArguments, models: ModelArguments, data: DataArguments, args: TrainingArguments
+    method: str, run: RunArguments, models: ModelArguments, data: DataArguments, args: TrainingArguments
 ) -> tuple[DistillationTrainer | None, list[Finding]]:
     """Return the trainer of a run, or else one of the labels alone, or else none; and what there is to say."""
     try:
@@ -63,7 +64,8 @@ def _made(
         return None, [failure("run", error)]
     findings = []
     try:
-        trainer = make_trainer(student, work, args, run, stages_of(method_of(run, work), run))
+        check_teacher([method], models)
+        trainer = make_trainer(student, work, args, run, stages_of(method, run))
         # Runs both models on a batch.
         trainer.plan  # noqa: B018
     except Exception as error:  # noqa: BLE001

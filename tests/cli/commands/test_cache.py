@@ -38,7 +38,7 @@ def test_a_cache_is_written_checked_and_trained_from(workspace, capsys):
     runs.stages_of("ab", run)
     work = from_flags(models, data, seed=args.seed)
     assert work.teacher.reference["name_or_path"] == "teacher" and work.processor.size["height"] == 16
-    trainer = runs.make_trainer(work.make_student(), work, args, run, runs.stages_of(runs.method_of(run, work), run))
+    trainer = runs.make_trainer(work.make_student(), work, args, run, runs.stages_of("ab", run))
     trainer.train()
     assert trainer.state.global_step == 4
     assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1

@@ -34,7 +34,7 @@ def workspace(tmp_path):
     return tmp_path
 
 
-def examined_flags(workspace, run=None, *, models=None, data=None, **settings):
+def examined_flags(workspace, run=None, *, method="ab", models=None, data=None, **settings):
     names = {"teacher_name_or_path": "teacher", "student_name_or_path": "student", **(models or {})}
     files = [str(workspace / "rows.parquet")]
     paths = {key: str(workspace / value) if isinstance(value, str) else value for key, value in names.items()}
@@ -43,6 +43,7 @@ def examined_flags(workspace, run=None, *, models=None, data=None, **settings):
     settings |= dict.fromkeys(("teacher_fold_batch_norm", "teacher_channels_last", "teacher_in_place"), False)
     return list(
         examine_flags(
+            method,
             runs.RunArguments(**(run or {})),
             ModelArguments(**paths),
             DataArguments(**{"train_files": files, "validation_files": files, **(data or {})}),
@@ -63,7 +64,7 @@ def test_flags_of_a_run_are_examined_and_leave_nothing_behind(workspace):
 
 def test_baseline_is_examined_without_a_teacher(workspace):
     """The run without a teacher is part of every comparison."""
-    findings = examined_flags(workspace, {"baseline": True}, models={"teacher_name_or_path": None})
+    findings = examined_flags(workspace, method="alone", models={"teacher_name_or_path": None})
     assert not [one.text() for one in findings if one.level in ("warning", "error")]
     assert "teacher" not in {one.check for one in findings}
 
