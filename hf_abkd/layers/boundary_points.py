@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_abkd.layers.capture import CapturePoint, only_tensor, tensors_in
 from hf_abkd.layers.module_kinds import is_boundary_activation
-from hf_abkd.layers.module_names import find_module, parse_name
+from hf_abkd.layers.module_names import find_module, hookable, parse_name
 
 
 def resolve_boundaries(
@@ -77,7 +77,7 @@ def _outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, tuple
 
         return hook
 
-    handles = [module.register_forward_hook(remember(name)) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(remember(name)) for name, module in hookable(model) if name]
     try:
         forward()
     finally:

@@ -269,5 +269,6 @@ def refuse_compiled(model: nn.Module) -> None:
         if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
             raise TypeError(
                 f"{type(model).__name__} is compiled already (module {name or '(root)'!r}), and a compiled module "
-                "ignores hooks that come later. Pass the plain model and set the argument `torch_compile=True`."
+                "ignores hooks that come later. Pass the plain model and set the argument `torch_compile=True`, or for "
+                "a teacher `teacher_compile=True`."
             )

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from torch import nn
 
+_SCRIPTED = (
+    "is compiled to TorchScript (torch.jit), which runs what is inside of it without hooks. Compare the logits alone, "
+    "or pass the model that was scripted or traced."
+)
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -34,9 +40,10 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
     """Return the module of that name.
 
     Raises:
-        ValueError: If there is none; the message has the closest names.
+        ValueError: If there is none (the message has the closest names), or it is inside of a part in TorchScript.
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
+    _refuse_scripted_part(modules, name)
     if name and name in modules:
         return modules[name]
     names = [other for other in modules if other]
@@ -47,3 +54,28 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
         f"{type(model).__name__} has no module {name!r}; close names: {near}. "
         "List them all with `[name for name, _ in model.named_modules()]`."
     )
+
+
+def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules whose calls hooks can see, with their names: all but those in TorchScript."""
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield name, module
+
+
+def refuse_scripted(model: nn.Module, role: str = "model") -> None:
+    """Refuse to look for layers in a model that is in TorchScript as a whole.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"the layers of the {role} cannot be read: it {_SCRIPTED}")
+
+
+def _refuse_scripted_part(modules: dict[str, nn.Module], name: str) -> None:
+    parts = name.split(".")
+    outer = [".".join(parts[:count]) for count in range(len(parts) + 1)]
+    scripted = next((each for each in outer if isinstance(modules.get(each), torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise ValueError(f"{name!r} cannot be read: {repr(scripted) if scripted else 'the model'} {_SCRIPTED}")

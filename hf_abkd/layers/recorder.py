@@ -20,6 +20,7 @@ from hf_abkd.layers.module_kinds import (
     is_spatial,
     leaves_pixels_out,
 )
+from hf_abkd.layers.module_names import hookable
 from hf_abkd.layers.sites import Site, Trace
 from hf_abkd.layers.token_order import Place
 
@@ -81,7 +82,7 @@ class Recorder:
     def watching(self) -> Iterator[None]:
         """Watch what runs inside of the block."""
         handles = []
-        for name, module in self.model.named_modules():
+        for name, module in hookable(self.model):
             handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
             handles.append(module.register_forward_hook(self._after(name)))
         try:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.module_names import refuse_scripted
 from hf_abkd.layers.recorder import Recorder
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.token_order import Forward, Place, find_order
@@ -36,8 +37,9 @@ def trace(model: nn.Module, forward: Forward, images: Tensor, points: Iterable[C
         points: Further tensors to describe.
 
     Raises:
-        ValueError: If the batch is too small.
+        ValueError: If the batch is too small, or the model is in TorchScript.
     """
+    refuse_scripted(model)
     if images.ndim != 4 or len(images) < 2:
         raise ValueError(f"tracing needs two images or more, (N, C, H, W); got {tuple(images.shape)}")
     recorder = Recorder(model, tuple(images.shape), set(points))

@@ -27,7 +27,8 @@ def random_state_kept() -> Iterator[None]:
 @contextmanager
 def modes_kept(module: nn.Module) -> Iterator[None]:
     """Put every part of a module back in its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
+    # What torch.jit.freeze made has no mode.
+    modes = [(part, part.training) for part in module.modules() if getattr(part, "training", None) is not None]
     try:
         yield
     finally:
@@ -54,11 +55,17 @@ def gradients_kept(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(trained)
 
 
+def freeze(module: nn.Module) -> None:
+    """Train no parameter of a module; in TorchScript too, which has no `requires_grad_`."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Hold a module in eval mode without gradients of its parameters, and put both back afterwards."""
     with evaluating(module), gradients_kept(module):
-        module.requires_grad_(False)
+        freeze(module)
         yield
 
 

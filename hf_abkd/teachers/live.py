@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from hf_abkd.boundaries.sides import above_zero
 from hf_abkd.layers.capture import Capture, CapturePoint
+from hf_abkd.models.kept_state import freeze
+from hf_abkd.models.lent_inputs import Lender
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
+from hf_abkd.models.usable import check_usable
 from hf_abkd.teachers.speed.compiling import compiled
 from hf_abkd.teachers.speed.copies import unchanged
 from hf_abkd.teachers.speed.fast_copy import SpeedUps, prepare
@@ -35,7 +38,8 @@ class LiveTeacher:
         task: What the model does, which says where its logits are.
 
     Raises:
-        TypeError: If a part of the model is compiled already.
+        TypeError: If a part of the model is compiled already, or it is a wrapper or an exported program.
+        ValueError: If its weights have no values, or were made in inference mode.
     """
 
     def __init__(
@@ -44,8 +48,10 @@ class LiveTeacher:
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
         task: Task = IMAGE_CLASSIFICATION,
     ) -> None:
+        check_usable(model, "teacher")
         self.task = task
-        self.model = model.requires_grad_(False).eval()
+        freeze(model)
+        self.model = model.eval()
         self._precision = precision
         self._points: dict[str, CapturePoint] = {}
         self._boundaries: frozenset[str] = frozenset()
@@ -55,9 +61,10 @@ class LiveTeacher:
         self._compile = False
         self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
         self._capture = Capture(model, ())
-        parameters = inspect.signature(model.forward).parameters
-        self._named = task.inputs in parameters
-        self._accepted = None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
+        names, more = _arguments_of(model)
+        self._named = task.inputs in names
+        self._accepted = None if more else names
+        self._lender = Lender()
 
     def select(
         self, points: Mapping[str, CapturePoint], *, boundaries: Iterable[str] = (), logits: bool = True
@@ -115,7 +122,7 @@ class LiveTeacher:
         with torch.autocast(device, enabled=False), torch.no_grad():
             self._fast = prepare(
                 self.model,
-                lambda model, channels_last: self._logits(model, self._prepared(model, inputs, channels_last)),
+                lambda model, channels_last: self._answer(model, inputs, channels_last),
                 points.values(),
                 self.overwritten,
                 speed_ups,
@@ -148,12 +155,11 @@ class LiveTeacher:
         model = self._fast.model
         # A callback, or a forward hook of the user's, may have switched the mode since the last call.
         model.eval()
-        prepared = self._prepared(model, inputs, self._fast.channels_last)
-        if self._compile:
-            logits, captured = self._run_compiled(prepared)
-        else:
-            with self._capture, self._precision(), torch.inference_mode():
-                logits, captured = self._capture.run(lambda: self._logits(model, prepared), stop=not self._with_logits)
+        with self._lender.lent(self._prepared(model, inputs, self._fast.channels_last), model) as prepared:
+            if self._compile:
+                logits, captured = self._run_compiled(prepared)
+            else:
+                logits, captured = self._run(prepared)
         targets: dict[str, Tensor] = {}
         if logits is not None:
             targets[LOGITS] = logits.clone() if logits.is_inference() else logits
@@ -166,6 +172,11 @@ class LiveTeacher:
                 # As without the speed-up: some objectives view the memory of what they compare.
                 targets[name] = tensor.contiguous() if self._fast.channels_last else tensor
         return targets
+
+    def _run(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
+        model, stop = self._fast.model, not self._with_logits
+        with self._capture, self._precision(), torch.inference_mode():
+            return self._capture.run(lambda: self._logits(model, prepared), stop=stop)
 
     def _run_compiled(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
         key = (self._capture.points, self._capture.signs, self._with_logits)
@@ -189,8 +200,7 @@ class LiveTeacher:
         Raises:
             TypeError: If the model returns no logits.
         """
-        self.model.eval()
-        return self._logits(self.model, self._prepared(self.model, inputs, False))
+        return self._answer(self.model.eval(), inputs, False)
 
     def precise_logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch, (N, K), of the model that was given, in the precision of its passes."""
@@ -199,7 +209,7 @@ class LiveTeacher:
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the model that was given takes of the inputs, by the names of its arguments."""
-        return self._prepared(self.model, inputs, False)
+        return self._lender.copies(self._prepared(self.model, inputs, False))
 
     def differentiable_logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch, (N, K), with a graph to the images and none to the weights.
@@ -207,8 +217,25 @@ class LiveTeacher:
         They are those of the fast copy if there is one, without what has no gradient: whole numbers, and activations
         that overwrite what the gradient is made of.
         """
-        model = self._fast.differentiable.eval()
-        return self._logits(model, self._prepared(model, inputs, self._fast.channels_last))
+        return self._answer(self._fast.differentiable.eval(), inputs, self._fast.channels_last)
+
+    def check_differentiable(self, inputs: Mapping[str, Any], name: str) -> None:
+        """Check on a batch that the logits have a gradient to the images.
+
+        Args:
+            inputs: The batch.
+            name: The name of the images in it.
+
+        Raises:
+            ValueError: If they have none.
+        """
+        images = inputs[name].detach().clone().requires_grad_()
+        with torch.enable_grad():
+            refuse_without_gradient(self.differentiable_logits({**inputs, name: images}), images, self.model)
+
+    def _answer(self, model: nn.Module, inputs: Mapping[str, Any], channels_last: bool) -> Tensor:
+        with self._lender.lent(self._prepared(model, inputs, channels_last), model) as prepared:
+            return self._logits(model, prepared)
 
     def _prepared(self, model: nn.Module, inputs: Mapping[str, Any], channels_last: bool) -> dict[str, Any]:
         """Return what the model takes of the inputs, in its precision and memory format."""
@@ -228,6 +255,29 @@ class LiveTeacher:
     def _logits(self, model: nn.Module, prepared: Mapping[str, Any]) -> Tensor:
         output = model(**prepared) if self._named else model(prepared[self.task.inputs])
         return self.task.prediction(output, model, "teacher")
+
+
+def refuse_without_gradient(logits: Tensor, images: Tensor, teacher: nn.Module) -> None:
+    """Refuse a teacher whose logits have no gradient to its images.
+
+    Raises:
+        ValueError: If they have none.
+    """
+    found = torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] if logits.requires_grad else None
+    if found is None:
+        raise ValueError(
+            f"images are made by the gradient of the teacher {type(teacher).__name__}, and its logits have none to its "
+            "images: quantised layers compute in whole numbers. Pass the teacher from before it was quantised."
+        )
+
+
+def _arguments_of(model: nn.Module) -> tuple[set[str], bool]:
+    """Return the names of what a model takes, and whether it takes anything else by name."""
+    if isinstance(model, torch.jit.ScriptModule):
+        scripted: Any = model.forward
+        return {argument.name for argument in scripted.schema.arguments}, False
+    parameters = inspect.signature(model.forward).parameters
+    return set(parameters), any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _is_floating(value: object) -> bool:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models import adapters
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.usable import check_usable
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
@@ -66,8 +67,10 @@ def check_student(student: nn.Module) -> None:
     Raises:
         TypeError: If it is compiled, no `PreTrainedModel`, its weights are in half precision, or it has adapters that
             cannot be merged into its weights.
-        ValueError: If it has adapters that are merged already, switched off, or not trainable.
+        ValueError: If it has adapters that are merged already, switched off, or not trainable, or weights without
+            values.
     """
+    check_usable(student, "student")
     refuse_compiled(student)
     if not isinstance(student, PreTrainedModel):
         raise TypeError(

@@ -162,6 +162,7 @@ def _extender(given: Given, stage: RunStage, wiring: Wiring) -> Extender | None:
     extension = stage.stage.extension
     if extension is None or given.source.live is None or wiring.labels is None:
         return None
+    given.source.live.check_differentiable(given.batch.teacher(), given.batch.images)
     shared_images = given.shared_images
     if shared_images is None:
         if not isinstance(given.processor, BaseImageProcessor):

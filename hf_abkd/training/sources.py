@@ -15,7 +15,6 @@ from transformers import BaseImageProcessor
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
 from hf_abkd.data.shared_images import SharedImages
-from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.arguments import DistillationArguments
@@ -54,10 +53,15 @@ def teacher_source(
 
     Raises:
         FileNotFoundError: If there is no such cache, or no such weights along a route.
-        TypeError: If the teacher is compiled already.
+        TypeError: If the teacher is compiled already, or no model.
         ValueError: If it shares parameters with the student, or a stage has a route that it cannot take.
     """
     args = arguments()
+    if not isinstance(teacher, (nn.Module, TeacherCache, str, Path, type(None))):
+        raise TypeError(
+            "the teacher must be a torch.nn.Module, a TeacherCache, or the folder or Hub id of one; got "
+            f"{type(teacher).__name__}"
+        )
     if isinstance(teacher, (str, Path)):
         teacher = TeacherCache.load(teacher, token=args.hub_token)
     live = None
@@ -147,7 +151,6 @@ def check_cached_run(
 
 
 def _live_teacher(teacher: nn.Module, student: nn.Module, precision: Context, task: Task) -> LiveTeacher:
-    refuse_compiled(teacher)
     students = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in students for parameter in teacher.parameters()):
         raise ValueError(

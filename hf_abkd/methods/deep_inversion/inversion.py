@@ -18,6 +18,7 @@ from hf_abkd.methods.deep_inversion.norm_statistics import NormStatistics, batch
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.sight import BRIGHTEST, DARKEST, Sight, channels_of, device_of, to_pixels
 from hf_abkd.models.kept_state import frozen
+from hf_abkd.teachers.live import refuse_without_gradient
 
 # Points of the curve that is kept of each batch.
 _POINTS = 40
@@ -74,7 +75,10 @@ def invert(
         teacher_sight = Sight(teacher, processor, channels)
         student_sight = None if student is None else Sight(student, student_processor or processor, channels)
         height, width = teacher_sight.view.size
-        classes = teacher_sight.logits(torch.zeros(1, channels, height, width, device=device)).shape[1]
+        blank = torch.zeros(1, channels, height, width, device=device, requires_grad=True)
+        logits = teacher_sight.logits(blank)
+        refuse_without_gradient(logits, blank, teacher)
+        classes = logits.shape[1]
         _check_labels(labels, classes)
         generator = torch.Generator().manual_seed(_mixed([seed] if isinstance(seed, int) else seed))
         noise = torch.randn(len(labels), channels, height, width, generator=generator).to(device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.layers.capture import Capture, CapturePoint
+from hf_abkd.models.lent_inputs import refuse_changes, versions
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
@@ -162,7 +163,11 @@ class Distiller(nn.Module):
     def observe(self, inputs: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
         """Run the student; return its logits, or None in training if no term needs them, and what was captured."""
         without = self.training and not self.trains_logits
+        # A graph that is traced shows no versions.
+        before = {} if torch.compiler.is_compiling() else versions(inputs)
         output, captured = self.capture.run(lambda: self.student(**inputs), stop=without)
+        if not torch.compiler.is_compiling():
+            refuse_changes(before, inputs, self.student)
         return (None if without else self.task.prediction(output, self.student, "student")), captured
 
     def compare(

@@ -16,6 +16,7 @@ from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.sites import Trace
 from hf_abkd.models.kept_state import evaluating
+from hf_abkd.models.lent_inputs import refuse_changes, versions
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Names
@@ -76,7 +77,9 @@ def observed_student(
     task.check_inputs(student, "student", inputs[images])
     named = [(name, term) for term in terms for name in term.student_names]
     with evaluating(student), torch.no_grad():
+        before = versions(inputs)
         logits = task.prediction(first_run("student", student, lambda: student(**inputs)), student, "student")
+        refuse_changes(before, inputs, student)
         points = _points(student, named, lambda: student(**inputs))
         with Capture(student, points.values()) as capture:
             captured = capture.probe(lambda: student(**inputs))
@@ -105,7 +108,14 @@ def observed_teacher(
         if any(term.needs("teacher_head") for term in terms):
             head = last_layer(teacher.model, lambda: teacher.logits(inputs))
     teacher.select(points)
-    targets = teacher.probe(inputs)
+    try:
+        targets = teacher.probe(inputs)
+    except RuntimeError as error:
+        # Above it ran in the precision of its weights: quantised layers, for example, take float32 alone.
+        raise ValueError(
+            f"the teacher {type(teacher.model).__name__} cannot run a batch in the precision of this run: {error}. Set "
+            'teacher_precision="fp32".'
+        ) from error
     observed = Observed(points, targets, targets[LOGITS].shape[1], head=head)
     if connects_layers(terms):
         known = None if traces is None else traces[1]

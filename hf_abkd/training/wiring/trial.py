@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.module_kinds import leaves_pixels_out
+from hf_abkd.layers.module_names import hookable, refuse_scripted
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.tracing import trace
 from hf_abkd.wording import by
@@ -22,8 +23,9 @@ def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object]
     """Trace a model; see `hf_abkd.layers.tracing.trace`.
 
     Raises:
-        ValueError: If it cannot run the images.
+        ValueError: If it cannot run the images, or is in TorchScript.
     """
+    refuse_scripted(model, role)
     # A data set of one row is enough to wire; tracing has to tell the batch from other dimensions.
     images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
     found: Trace = trial_run(role, model, lambda: trace(model, forward, images))
@@ -58,7 +60,7 @@ def first_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
 
         return hook
 
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in model.named_modules()]
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in hookable(model)]
     try:
         output = trial_run(role, model, forward)
     finally:
@@ -112,7 +114,7 @@ def last_layer(model: nn.Module, forward: Callable[[], Tensor]) -> nn.Module:
         if isinstance(output, Tensor):
             made.append((module, output))
 
-    handles = [module.register_forward_hook(remember) for module in model.modules()]
+    handles = [module.register_forward_hook(remember) for _, module in hookable(model)]
     try:
         logits = forward()
     finally:
