@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hf_abkd.wording import without_tokens
+
 #: The exit status of a program whose user made a mistake, and of one that was interrupted.
 MISTAKE, INTERRUPTED = 2, 130
 # Values of the flag of transformers that is called --debug too.
@@ -92,7 +94,7 @@ def _tell(line: str) -> None:
     if rank != "0":
         time.sleep(_PATIENCE)
         line = f"process {rank}: {line}"
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(without_tokens(line) + "\n")
     sys.stderr.flush()
 
 

@@ -14,6 +14,7 @@ from hf_abkd.data.columns import Part, with_images
 from hf_abkd.data.readable_images import with_readable_images
 from hf_abkd.data.sources import load_parts
 from hf_abkd.data.subsets import drawn_rows, first_of_stream, shuffled
+from hf_abkd.wording import public_name
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _subset(part: Part, flag: str, count: int | None, arguments: DataArguments, 
 def _readable_name(arguments: DataArguments) -> str:
     if arguments.dataset_name:
         config = arguments.dataset_config_name
-        return arguments.dataset_name + (f" ({config})" if config else "")
+        return public_name(arguments.dataset_name) + (f" ({config})" if config else "")
     if arguments.train_files:
         first, *others = [Path(file).name for file in arguments.train_files]
         return f"{first} and {len(others)} more" if others else first

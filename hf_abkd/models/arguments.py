@@ -37,7 +37,9 @@ class ModelArguments:
         },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data sets are kept."})
-    token: str | None = field(default=None, metadata={"help": "Hub token for private models and data sets."})
+    token: str | None = field(
+        default=None, repr=False, metadata={"help": "Hub token for private models and data sets."}
+    )
     trust_remote_code: bool = field(
         default=False,
         metadata={"help": "Run model code from the Hub on this machine. Only for repositories you have read."},

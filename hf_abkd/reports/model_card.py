@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.version import __version__
-from hf_abkd.wording import markdown_table
+from hf_abkd.wording import markdown_table, public_name
 
 CARD_NAME = "README.md"
 
@@ -82,7 +82,7 @@ class CardFacts:
     @property
     def dataset_names(self) -> list[str]:
         """What to call the data sets in a sentence."""
-        return list(self.datasets or self.dataset_tags)
+        return [public_name(name) for name in self.datasets or self.dataset_tags]
 
 
 def model_card(facts: CardFacts) -> ModelCard:
@@ -91,7 +91,7 @@ def model_card(facts: CardFacts) -> ModelCard:
     results = [
         EvalResult(
             task_type=task,
-            dataset_type=facts.dataset_tags[0] if facts.dataset_tags else names[0] if names else "unknown",
+            dataset_type=public_name(facts.dataset_tags[0]) if facts.dataset_tags else names[0] if names else "unknown",
             dataset_name=names[0] if names else "unknown",
             dataset_config=facts.dataset_args[0] if facts.dataset_args else None,
             metric_type=name,
@@ -138,7 +138,8 @@ def _is_metric(name: str, task: Task) -> bool:
 
 
 def _hub_id(name: str | None, *, not_itself: str | None = None) -> str | None:
-    return name if name and name != not_itself and is_repo_id(name) else None
+    # Of a folder on the author's machine only the last part of its path is known here: no model has such an id.
+    return name if name and "/" in name and name != not_itself and is_repo_id(name) else None
 
 
 def _body(facts: CardFacts) -> str:

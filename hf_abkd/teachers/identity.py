@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from hf_abkd.wording import public_name
+
 
 def fingerprint(model: nn.Module | Mapping[str, Any]) -> str:
     """Return a digest of the state of a model, its saved buffers included: names, types, shapes and bytes.
@@ -61,10 +63,10 @@ def _add_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
 
 
 def reference(model: nn.Module) -> dict[str, str]:
-    """Return what identifies a teacher without copying it: class, source and fingerprint."""
+    """Return what identifies a teacher without copying it: class, source and fingerprint; nothing that is private."""
     config = getattr(model, "config", None)
     return {
         "class": type(model).__name__,
-        "name_or_path": str(getattr(config, "_name_or_path", "") or ""),
+        "name_or_path": public_name(str(getattr(config, "_name_or_path", "") or "")),
         "fingerprint": fingerprint(model),
     }

@@ -19,6 +19,7 @@ from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term
+from hf_abkd.wording import shown_command
 
 
 def checked_stages(
@@ -110,7 +111,7 @@ def check_launch(args: DistillationArguments) -> None:
     """
     if not isinstance(args, DistillationArguments):
         raise TypeError(f"args must be DistillationArguments, got {type(args).__name__}; it takes the same flags")
-    script = " ".join([os.path.relpath(sys.argv[0]) if sys.argv[0] else "script.py", *sys.argv[1:]])
+    script = shown_command([os.path.relpath(sys.argv[0]) if sys.argv[0] else "script.py", *sys.argv[1:]])
     if args.n_gpu > 1:
         raise RuntimeError(
             f"{args.n_gpu} GPUs are visible and there is one process: torch.nn.DataParallel would break the capture of "

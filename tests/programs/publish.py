@@ -48,6 +48,9 @@ def arguments(name, **settings):
 class Clutter(TrainerCallback):
     # What reporting, the Trainer itself and a user's notebook leave in the folder of a run.
     def on_train_begin(self, args, state, control, **kwargs):
+        best = home / "best"
+        best.mkdir(exist_ok=True)
+        state.best_model_checkpoint = str(best)
         for name in (
             "events.out.tfevents.1",
             "runs/a/events.out.tfevents.2",
@@ -67,6 +70,7 @@ teachers = {"resnet": tiny.resnet(8, seed=1), "vit": tiny.vit(16, seed=1)}
 layers = {"resnet": tiny.RESNET_LAYERS, "vit": tiny.VIT_LAYERS}
 for kind, teacher in teachers.items():
     keep(f"teacher_{kind}", teacher)
+    teacher.config._name_or_path = str(home / "teachers" / kind)
 for name, kind in strategies.items():
     args = arguments(
         name,
@@ -84,7 +88,13 @@ for name, kind in strategies.items():
     trainer.train()
     keep(f"trained_{name}", trainer.model)
     if name == "end":
-        trainer.push_to_hub("By hand", dataset="Tiny", language="en", tasks="image-classification")
+        trainer.push_to_hub(
+            "By hand",
+            dataset=str(home / "Tiny"),
+            dataset_tags=str(home / "Tiny"),
+            language="en",
+            tasks="image-classification",
+        )
         facts["card"] = (home / name / "README.md").read_text()
 
 # A model from the Hub, taught by one from the Hub, published by hand, in the background.

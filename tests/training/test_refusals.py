@@ -23,8 +23,9 @@ def test_several_gpus_in_one_process_are_refused_with_the_command(tmp_path, monk
     """DataParallel copies the model, and hooks of the copies write over each other."""
     args = arguments(tmp_path)
     monkeypatch.setattr(args, "_n_gpu", 4)
-    monkeypatch.setattr("sys.argv", ["train.py", "--lr", "1"])
-    with pytest.raises(RuntimeError, match=r"accelerate launch --multi_gpu --num_processes 4 train\.py --lr 1"):
+    monkeypatch.setattr("sys.argv", ["train.py", "--hub_token", "secret", "--lr", "1"])
+    command = r"accelerate launch --multi_gpu --num_processes 4 train\.py --hub_token '<hidden>' --lr 1\n"
+    with pytest.raises(RuntimeError, match=command):
         DistillationTrainer(resnet(4), args)
 
 

@@ -69,7 +69,7 @@ class CacheArguments:
         default=None, metadata={"help": "The teacher's image processor, if it is not stored with it."}
     )
     teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher."})
-    token: str | None = field(default=None, metadata={"help": "Hub token."})
+    token: str | None = field(default=None, repr=False, metadata={"help": "Hub token."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run model code from the Hub or the folder of the teacher."}

@@ -227,12 +227,8 @@ def _identity(
 ) -> dict[str, Any]:
     """Return what the targets depend on. It is compared word by word with that of a cache that was begun before."""
     names = getattr(getattr(teacher, "config", None), "id2label", None)
-    about = reference(teacher)
-    if Path(about["name_or_path"]).exists():
-        # What is published need not tell how folders are called here.
-        about["name_or_path"] = Path(about["name_or_path"]).name
     return {
-        "teacher": {**about, "parameters": sum(part.numel() for part in teacher.parameters())},
+        "teacher": {**reference(teacher), "parameters": sum(part.numel() for part in teacher.parameters())},
         "classes": classes,
         "id2label": None if names is None else {str(index): str(label) for index, label in names.items()},
         "precision": settings.precision,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from hf_abkd.wording import markdown_table
+from hf_abkd.wording import markdown_table, public_name
 
 # What to call the facts that most tables have. Others are listed under the names they come with.
 _TITLES = {
@@ -102,7 +101,8 @@ def _title(key: str) -> str:
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
         return f"`{json.dumps(value)}`"
-    if key in _PAGES and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value) and not Path(value).exists():
+    # Of other facts, such as an augmentation, a slash may be a part.
+    shown = public_name(value) if key in _PAGES or value.startswith("/") else value
+    if key in _PAGES and shown == value and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):
         return f"[{value}]({_PAGES[key]}{value})"
-    # A path tells readers nothing, and may tell more of the author's machine than they want to.
-    return "a local folder" if Path(value).is_absolute() else value
+    return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
+from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_abkd.files import write_json
 from hf_abkd.version import __version__
+from hf_abkd.wording import public_name
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +59,22 @@ def upload(
 
     try:
         for path in files:
-            shutil.copy(path, snapshot / path.name)
+            if path.name == TRAINER_STATE_NAME:
+                _publish_state(path, snapshot / path.name)
+            else:
+                shutil.copy(path, snapshot / path.name)
         job = _client().run_as_future(push)
     except BaseException:
         shutil.rmtree(snapshot)
         raise
     return job.result() if wait else job
+
+
+def _publish_state(state: Path, copy: Path) -> None:
+    """Copy the state of a trainer, in which the best checkpoint is named by its path on this machine."""
+    content = json.loads(state.read_text(encoding="utf-8"))
+    best = content.get("best_model_checkpoint")
+    write_json(copy, {**content, "best_model_checkpoint": None if best is None else public_name(best)})
 
 
 @cache

@@ -23,7 +23,7 @@ def test_the_card_says_what_the_table_holds_and_what_is_known(tmp_path):
         "| `top` | topk | 2 of 6 | 16 |",
         "| teacher | [user/teacher](https://huggingface.co/user/teacher) |",
         "| SHA-256 of the teacher's tensors | abc |",
-        "| data set | a local folder |",
+        "| data set | images |",
         "| `processor.size` | `8` |",
         "| augmentation | flip \\| crop |",
         "| seed of the augmentation | `3` |",
@@ -46,9 +46,15 @@ def test_a_local_folder_is_no_page_of_the_hub(tmp_path, monkeypatch):
     """A link to somebody else's model of the same name would be worse than none."""
     (tmp_path / "runs" / "teacher").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    for name in ("runs/teacher", "./runs", "digits"):
+    for name, shown in (
+        ("runs/teacher", "teacher"),
+        ("./runs", "runs"),
+        (str(tmp_path / "runs"), "runs"),
+        ("digits", "digits"),
+    ):
         card = table_card([("x", "bits", "(8,)", 1)], 1, 1, "data/*.arrow", {"teacher": {"name_or_path": name}})
-        assert f"| teacher | {name} |" in card
+        assert f"| teacher | {shown} |" in card
+        assert str(tmp_path) not in card
 
 
 def test_the_snippet_of_the_card_runs_as_printed(table, monkeypatch):

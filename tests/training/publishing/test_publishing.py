@@ -147,6 +147,17 @@ def test_private_repositories_and_revisions_are_as_asked_for(exchange):
     assert exchange.pushed["no branch"] == "RevisionNotFoundError"
 
 
+def test_nothing_tells_where_on_the_machine_of_the_author_things_lie(exchange):
+    """The names of a user and of a client's folder would be public in a card or a checkpoint."""
+    for name in (*STRATEGIES, "tuned", "custom"):
+        for path, content in exchange.hub.files(f"user/{name}").items():
+            assert str(exchange.home).encode() not in content, (name, path)
+    state = json.loads(exchange.hub.files("user/checkpoint")["last-checkpoint/trainer_state.json"])
+    assert state["best_model_checkpoint"] == "best"
+    told = json.loads(exchange.hub.files("user/checkpoint")["last-checkpoint/distillation_state.json"])
+    assert told["teacher"]["name_or_path"] == "vit"
+
+
 def test_a_failed_push_in_the_background_is_told(exchange):
     """Training goes on, and without a word the user would find an old model on the Hub days later."""
     assert len(exchange.pushed["log"]) == 1
