@@ -56,6 +56,8 @@ def named_domains(
         return images, digits()
     target = DataArguments(
         train_files=target_files,
+        image_bits=source.image_bits,
+        skip_damaged_images=source.skip_damaged_images,
         validation_files=target_validation_files,
         image_column_name=source.image_column_name,
         label_column_name=source.label_column_name,

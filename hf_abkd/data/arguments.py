@@ -56,6 +56,10 @@ class DataArguments:
     )
     image_column_name: str = field(default="image", metadata={"help": "Column that holds the images."})
     label_column_name: str = field(default="label", metadata={"help": "Column that holds the labels."})
+    image_bits: int | None = field(
+        default=None,
+        metadata={"help": "How many of 16 bits grey images use, as 12. Default: what TIFF files say, or else 16."},
+    )
     streaming: bool = field(
         default=False,
         metadata={

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Image, IterableDataset, Value
 
+from hf_abkd.data.image_modes import with_bits
 from hf_abkd.wording import counted
 
 
@@ -25,13 +26,14 @@ def is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
-def with_images(part: Part, image: str, label: str) -> Part:
+def with_images(part: Part, image: str, label: str, bits: int | None = None) -> Part:
     """Return the part with a column of images that are decoded when they are read.
 
     Args:
         part: The rows.
         image: The column of the images.
         label: The column of the labels, which must be there.
+        bits: How many bits 16-bit grey images use; None for what the files say.
 
     Raises:
         ValueError: If a column is missing, holds no images, or there are no rows.
@@ -52,8 +54,8 @@ def with_images(part: Part, image: str, label: str) -> Part:
         )
     if isinstance(rows, Dataset) and is_text(feature):
         rows = _with_whole_paths(part, rows, image)
-    if not (isinstance(feature, Image) and feature.decode):
-        rows = rows.cast_column(image, Image())
+    if bits is not None or not (isinstance(feature, Image) and feature.decode):
+        rows = rows.cast_column(image, with_bits(bits))
     if isinstance(rows, Dataset):
         empty = rows.data.column(image).null_count
         if empty:

@@ -49,10 +49,6 @@ def problem(source: Path | bytes, *, decode: bool = False) -> str | None:
         decode: Whether all of it is decoded, which takes a few milliseconds, and not its header alone, which takes
             about 50 microseconds.
     """
-    try:
-        head = source[:HEAD] if isinstance(source, bytes) else _head(source)
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
     suffix = "" if isinstance(source, bytes) else source.suffix.lower()
     try:
         with PILImage.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats(suffix)) as image:
@@ -60,12 +56,18 @@ def problem(source: Path | bytes, *, decode: bool = False) -> str | None:
                 return f"no pixels, {image.width}x{image.height}"
             if decode:
                 image.load()
-    except UnidentifiedImageError:
-        return described(head)
-    except Exception as error:  # noqa: BLE001
-        # Pillow's readers stumble over broken bytes with errors of any kind: struct.error, EOFError, IndexError.
-        return f"damaged: {error}" if str(error) else f"damaged: {type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 (Pillow's readers stumble over broken bytes with errors of any kind)
+        return problem_of(error, source)
     return None
+
+
+def problem_of(error: Exception, source: Path | bytes) -> str:
+    """Return what is wrong with an image file in the reading of which an error came up."""
+    if isinstance(error, UnidentifiedImageError):
+        return described(source[:HEAD] if isinstance(source, bytes) else _head(source))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"damaged: {error}" if str(error) else f"damaged: {type(error).__name__}"
 
 
 def described(head: bytes) -> str:
@@ -87,10 +89,10 @@ def described(head: bytes) -> str:
 
 
 def remedy(problems: list[str]) -> str:
-    """Return what to do about files with such problems, as a sentence."""
+    """Return what to do about files with such problems, as the beginning of a sentence."""
     unread = sorted({name for name in _UNREAD_FORMATS if any(text.startswith(f"{name},") for text in problems)})
     if not unread:
-        return "Mend or delete them"
+        return f"Mend or delete {'it' if len(problems) == 1 else 'them'}"
     newer = "; Pillow 11.3 and newer read AVIF (pip install -U pillow)" if "AVIF" in unread else ""
     return f"Convert {' and '.join(unread)} to PNG or JPEG{newer}"
 

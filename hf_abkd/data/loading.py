@@ -59,11 +59,12 @@ def load_image_datasets(
     train, validation = load_parts(arguments, cache_dir=cache_dir, token=token)
     image, label = arguments.image_column_name, arguments.label_column_name
     readable = partial(with_readable_images, image=image, label=label, skip=arguments.skip_damaged_images)
-    train = with_images(train, image, label)
+    train = with_images(train, image, label, arguments.image_bits)
     names = class_names(train, label)
     train = readable(with_class_labels(train, label, names, like=train))
     if validation is not None:
-        validation = readable(with_class_labels(with_images(validation, image, label), label, names, like=train))
+        validation = with_images(validation, image, label, arguments.image_bits)
+        validation = readable(with_class_labels(validation, label, names, like=train))
     elif arguments.train_val_split > 0:
         train, validation = _hold_out(train, label, arguments.train_val_split, seed)
     train = _subset(train, "--max_train_samples", arguments.max_train_samples, arguments, seed)
@@ -98,6 +99,8 @@ def _check_arguments(arguments: DataArguments) -> None:
             raise ValueError(f"{flag} must be at least 1, got {samples}; leave it out to use all rows")
     if arguments.shuffle_buffer_size < 0:
         raise ValueError(f"--shuffle_buffer_size must be 0 or more, got {arguments.shuffle_buffer_size}")
+    if arguments.image_bits is not None and not 8 <= arguments.image_bits <= 16:
+        raise ValueError(f"--image_bits is from 8 to 16, got {arguments.image_bits}")
     if not 0 <= arguments.train_val_split < 1:
         raise ValueError(
             f"--train_val_split is a share of the training rows, at least 0 and below 1; "

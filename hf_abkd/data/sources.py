@@ -94,11 +94,13 @@ def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> 
 
 
 def _load_local(origin: str, builder: str, patterns: list[str], options: Mapping[str, Any]) -> Part:
+    # The split stands in messages about single rows.
+    split = "validation" if origin.startswith("--validation") else "train"
     try:
-        splits = load_dataset(builder, data_files={"train": patterns}, **options)
+        splits = load_dataset(builder, data_files={split: patterns}, **options)
     except (OSError, ValueError, DatasetsError) as error:
         # `datasets` tells what is wrong with a file only in the cause of its own error.
         cause = error.__cause__ or error
         hint = "; save the file as UTF-8" if isinstance(cause, UnicodeDecodeError) else ""
         raise ValueError(f"{origin}: cannot be read as {builder}, or holds no rows: {cause}{hint}") from error
-    return Part(splits["train"], origin)
+    return Part(splits[split], origin)

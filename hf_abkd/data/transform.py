@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Image, IterableDataset
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import BaseImageProcessor
 
+from hf_abkd.data.decoding import SampleError, StoredImages, decoded
+from hf_abkd.data.image_modes import converted, is_deep_grey, stated_bits, unused_bits
 from hf_abkd.data.preprocessing import Preprocessing, probes, processed
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.models.expected_images import PIXELS
@@ -26,6 +30,9 @@ TEACHER_IMAGES = f"teacher_{PIXELS}"
 SAMPLE_IDS = "sample_id"
 
 
+# How many images are looked at to see how many of their bits are used.
+_LOOKED_AT = 16
+
 # The columns with the images, and their ids, of a second domain.
 TARGET_DOMAIN_IMAGES = f"target_{PIXELS}"
 TARGET_DOMAIN_IDS = "target_sample_id"
@@ -35,7 +42,8 @@ class ImageTransform:
     """Turn a batch of decoded images into model inputs; picklable, for `prepare` or ``dataset.with_transform``.
 
     Images of any mode become grey (one channel) or RGB (three): transparent pixels are laid on white, 16-bit grey is
-    scaled to 8 bits instead of being clipped to white.
+    scaled to 8 bits instead of being clipped to white. Stored images (bytes or a path) are decoded, and a damaged one
+    is named.
 
     With a processor of the teacher's own, images come as 8-bit pixels, resized and cropped but in no model's colours;
     `hf_abkd.data.shared_images.SharedImages` makes of them what each model reads.
@@ -87,6 +95,8 @@ class ImageTransform:
         self.sample_ids = sample_ids
         self.mode = "L" if num_channels == 1 else "RGB"
         processed(processor, PILImage.new(self.mode, (32, 32)))
+        self._images = StoredImages(image_column)
+        self._bits: int | None = None
         self._pixels: dict[str, _Pixels] = {}
         if teacher_processor is not None:
             student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
@@ -96,6 +106,11 @@ class ImageTransform:
                 self._pixels = {PIXELS: student if is_students else teacher}
             else:
                 self._pixels = {PIXELS: student, TEACHER_IMAGES: teacher}
+
+    @property
+    def has_stated_bits(self) -> bool:
+        """Whether it is known how many bits 16-bit grey images use, without asking each file."""
+        return self._bits is not None
 
     @property
     def columns(self) -> list[str]:
@@ -110,9 +125,10 @@ class ImageTransform:
 
         Raises:
             TypeError: If the image column holds something other than PIL images.
-            ValueError: If an image has no known value range, or a label is missing.
+            SampleError: If an image cannot be read, has no pixels or no known value range, or a label is missing. It is
+                a `ValueError`.
         """
-        images = [self._converted(image) for image in batch[self.image_column]]
+        images = [self._converted(value) for value in batch[self.image_column]]
         result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
         if not result:
             result[PIXELS] = self.processor(images, return_tensors="pt")[PIXELS]
@@ -122,34 +138,42 @@ class ImageTransform:
             labels = batch[self.label_column]
             # Data in memory was checked when it was loaded; a stream can only be checked as it flows.
             if any(label is None or label < 0 for label in labels):
-                raise ValueError(
+                raise SampleError(
                     f"column {self.label_column!r} holds a row without a label (None or a negative number). "
                     "Drop such rows, or pass label_column=None to train without labels."
                 )
             result[IMAGE_CLASSIFICATION.labels] = list(labels)
         return result
 
-    def _converted(self, image: object) -> PILImage.Image:
+    def of(self, dataset: Dataset | IterableDataset) -> ImageTransform:
+        """Return the transform for the images of one data set, which it can name and whose grey levels it knows."""
+        transform = copy.copy(self)
+        transform._images = StoredImages.of(dataset, self.image_column)
+        transform._bits = stated_bits((dataset.features or {}).get(self.image_column))
+        return transform
+
+    def picture(self, value: object) -> PILImage.Image:
+        """Return a value of the image column as a picture of whatever mode: decoded, if it is stored.
+
+        Raises:
+            TypeError: If it is something else.
+            SampleError: If it cannot be read.
+        """
+        image = decoded(value, self._images) if isinstance(value, Mapping) and "bytes" in value else value
         if not isinstance(image, PILImage.Image):
             raise TypeError(
                 f"column {self.image_column!r} holds {type(image).__name__}, not PIL images; "
                 f"cast it first: dataset.cast_column({self.image_column!r}, datasets.Image())"
             )
-        if image.mode == self.mode:
-            return image
-        if image.mode.startswith("I;16"):
-            # Pillow's own conversion clips everything above 255 to white.
-            image = PILImage.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(
-                f"an image of mode {image.mode!r} (32 bits per pixel) has no known value range; "
-                "save the images with 8 or 16 bits per channel"
-            )
-        elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-            # Dropping the alpha channel would show whatever colour is stored under the transparent pixels.
-            image = image.convert("RGBA")
-            image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image)
-        return image.convert(self.mode)
+        return image
+
+    def _converted(self, value: object) -> PILImage.Image:
+        try:
+            return converted(self.picture(value), self.mode, self._bits)
+        except SampleError:
+            raise
+        except ValueError as error:
+            raise SampleError(f"{self._images.name(value)} {error}") from error
 
 
 def _sample_id(image: PILImage.Image) -> int:
@@ -208,8 +232,28 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
         >>> prepared[1]["pixel_values"].shape, prepared[1]["labels"]
         (torch.Size([3, 24, 24]), 4)
     """
+    transform = transform.of(dataset)
+    stored = (dataset.features or {}).get(transform.image_column)
+    if isinstance(stored, Image) and stored.mode is None:
+        # The transform decodes, so that it can name an image that is damaged.
+        if stored.decode:
+            dataset = dataset.cast_column(transform.image_column, Image(decode=False, id=stored.id))
+        _check_bits(dataset, transform)
     if isinstance(dataset, IterableDataset):
         return dataset.select_columns(transform.columns).map(
             transform, batched=True, batch_size=STREAMING_BATCH_SIZE, remove_columns=transform.columns
         )
     return dataset.with_transform(transform, columns=transform.columns)
+
+
+def _check_bits(dataset: Dataset | IterableDataset, transform: ImageTransform) -> None:
+    """Refuse 16-bit images that would be nearly black; other images end the search at the first."""
+    if transform.has_stated_bits:
+        return
+    rows = dataset.select_columns([transform.image_column])
+    if isinstance(rows, Dataset):
+        rows = rows.select(sorted({int(row) for row in np.linspace(0, len(rows) - 1, _LOOKED_AT)}) if len(rows) else [])
+    images = (transform.picture(row[transform.image_column]) for row in rows.take(_LOOKED_AT))
+    problem = unused_bits(itertools.takewhile(is_deep_grey, images))
+    if problem is not None:
+        raise ValueError(f"column {transform.image_column!r}: {problem}")

@@ -625,10 +625,11 @@ def sixteen_bit(value):
         (PILImage.new("RGB", (4, 4), (90, 90, 90)).quantize(4), 90),
         (PILImage.new("CMYK", (4, 4), (0, 0, 0, 255 - 90)), 90),
         (PILImage.new("1", (4, 4), 1), 255),
+        (PILImage.new("La", (4, 4), (0, 0)), 255),
         (sixteen_bit(90 * 256), 90),
         (sixteen_bit(65535), 255),
     ],
-    ids=["L", "RGB", "RGBA", "RGBA-clear", "LA-clear", "P", "CMYK", "1", "I;16", "I;16-max"],
+    ids=["L", "RGB", "RGBA", "RGBA-clear", "LA-clear", "P", "CMYK", "1", "La", "I;16", "I;16-max"],
 )
 @pytest.mark.parametrize("num_channels", [1, 3])
 def test_images_of_any_mode_become_what_the_model_reads(grey_processor, image, grey, num_channels):
@@ -645,10 +646,16 @@ def test_images_without_a_known_range_are_refused(grey_processor):
         ImageTransform(grey_processor)({"image": [PILImage.new("F", (4, 4))], "label": [0]})
 
 
+def test_images_without_pixels_are_refused(grey_processor):
+    """The error of the processor speaks of a division by zero."""
+    with pytest.raises(ValueError, match=r"an image in column 'image' has no pixels: it is 0 wide and 4 high"):
+        ImageTransform(grey_processor)({"image": [PILImage.new("RGB", (0, 4))], "label": [0]})
+
+
 def test_undecoded_images_are_refused(grey_processor):
     """Raw bytes would fail inside the processor, with a message about array shapes."""
-    with pytest.raises(TypeError, match=r"holds dict, not PIL images.*cast_column\('image', datasets.Image\(\)\)"):
-        ImageTransform(grey_processor)({"image": [{"bytes": b"", "path": None}], "label": [0]})
+    with pytest.raises(TypeError, match=r"holds bytes, not PIL images.*cast_column\('image', datasets.Image\(\)\)"):
+        ImageTransform(grey_processor)({"image": [b"\x89PNG"], "label": [0]})
 
 
 def test_a_processor_of_another_channel_count_is_refused(processor):
