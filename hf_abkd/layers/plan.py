@@ -11,6 +11,7 @@ from hf_abkd.layers import plan_file
 from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.pairing import SitePair
 from hf_abkd.layers.plan_file import ConnectorFactory
+from hf_abkd.schema import read_text
 from hf_abkd.wording import by
 
 PLAN_NAME = "distillation_plan.yaml"
@@ -112,7 +113,8 @@ class Plan:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no plan {path}; `hf-abkd inspect STUDENT --teacher TEACHER` writes one")
-        return cls.from_yaml(path.read_text(encoding="utf-8"), connectors=connectors, origin=str(path))
+        text = read_text(path, remedy="Save it in UTF-8, or write it again by `hf-abkd inspect --plan`")
+        return cls.from_yaml(text, connectors=connectors, origin=str(path))
 
     @classmethod
     def from_yaml(

@@ -54,8 +54,9 @@ def from_yaml(text: str, connectors: Mapping[str, ConnectorFactory], origin: str
     """
     try:
         data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{origin} is no YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Impossible dates and numbers, and brackets in brackets without an end, are errors of Python's own.
+        raise ValueError(f"{origin} is no YAML of a plan: {error}") from error
     _check_keys(data, ("pairs",), origin)
     if not isinstance(data["pairs"], list):
         raise ValueError(f"{origin}: pairs must be a list, got {data['pairs']!r}")
@@ -117,6 +118,11 @@ def _tensor_data(tensor: PlannedTensor) -> dict[str, Any]:
 
 def _tensor(data: Any, where: str) -> PlannedTensor:
     data = {"layer": data} if isinstance(data, str) else data
+    if not isinstance(data, dict):
+        raise ValueError(
+            f"{where} must be the name of a layer (in quotes where YAML would take it for something else), or hold the "
+            f"keys {list(_TENSOR_KEYS)}; got {data!r}"
+        )
     _check_keys(data, _TENSOR_KEYS, where, needed=("layer",))
     if not isinstance(data["layer"], str) or not data["layer"]:
         raise ValueError(f"{where}: layer must be the name of a module, got {data['layer']!r}")

@@ -160,16 +160,19 @@ def test_a_connector_of_ones_own_is_made_from_the_channels():
         ("pairs: []", "my.yaml: a plan needs at least one pair"),
         ("pairs: [a]", "my.yaml, pair 1 must hold the keys .*, got 'a'"),
         ("pairs: [{student: a}]", r"my.yaml, pair 1 lacks \['teacher'\]"),
-        ("pairs: [{student: a, teacher: 3}]", "my.yaml, pair 1, teacher must hold the keys .*, got 3"),
+        ("pairs: [{student: a, teacher: 3}]", "my.yaml, pair 1, teacher must be the name of a layer .*; got 3"),
         ("pairs: [{student: '', teacher: b}]", "pair 1, student: layer must be the name of a module, got ''"),
         ("pairs: [{student: {layout: NCHW}, teacher: b}]", r"pair 1, student lacks \['layer'\]"),
         ("pairs: [{student: a, teacher: b}, {student: a, teacher: b}]", "the plan has a pair twice: student 'a'"),
         (
             "pairs: [{student: a, teacher: b, weight: 1, weight: 2}]",
-            "(?s)my.yaml is no YAML: 'weight' stands there twice",
+            "(?s)my.yaml is no YAML of a plan: 'weight' stands there twice",
         ),
-        ("a: b: c", "my.yaml is no YAML: mapping values are not allowed"),
+        ("a: b: c", "my.yaml is no YAML of a plan: mapping values are not allowed"),
         ("? [1]\n: 2", "my.yaml is no YAML"),
+        ("pairs: [{student: a, teacher: 2001-01-01}]", r"in quotes where .*; got datetime.date\(2001, 1, 1\)"),
+        ("pairs: [{student: a, teacher: 2001-99-01}]", "my.yaml is no YAML of a plan: month must be in 1..12"),
+        ("[" * 5000, "my.yaml is no YAML of a plan: maximum recursion"),
     ],
 )
 def test_what_is_no_plan_is_refused_with_its_place(text, message):
@@ -255,3 +258,11 @@ def test_names_that_are_no_pairs_are_refused(layers, weights, message):
     """A name in the place of a pair would be unpacked letter by letter."""
     with pytest.raises(ValueError, match=message):
         Plan.of_names(layers, weights)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    """Editors on Windows save in UTF-16, and the error of a codec does not say which file it was."""
+    path = tmp_path / "plan.yaml"
+    path.write_text(Plan.of_names([("a", "b")]).to_yaml(), encoding="utf-16")
+    with pytest.raises(ValueError, match="plan.yaml is damaged: it is no text in UTF-8.*Save it in UTF-8"):
+        Plan.load(path)
