@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from transformers.utils import has_file
 
 from hf_abkd.models.factories import is_factory
 from hf_abkd.models.hub_options import HubOptions
-from hf_abkd.models.stored_models import local_path
+from hf_abkd.models.stored_models import OF_DAMAGED_FILES, local_path
+from hf_abkd.schema import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +98,12 @@ def _find_processor(name: str, hub: HubOptions) -> tuple[BaseImageProcessor | No
         return None, f"{name!r} is not the file of an image processor."
     try:
         return AutoImageProcessor.from_pretrained(source, **hub.for_models()), ""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, *OF_DAMAGED_FILES) as error:
         if (path is not None and path.is_file()) or has_file(source, _PROCESSOR_FILE, **hub.for_files()):
             raise OSError(f"{what} could not be loaded: {error}") from error
         return None, f"{name!r}: {error}"
 
 
 def _is_processor_file(path: Path) -> bool:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return "image_processor_type" in content or "feature_extractor_type" in content
+    content = read_json(path, remedy="Give the file of an image processor, or the folder of one")
+    return isinstance(content, dict) and bool({"image_processor_type", "feature_extractor_type"} & set(content))

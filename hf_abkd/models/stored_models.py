@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
+from hf_abkd.models.weight_files import WEIGHTS, check_whole, weight_files
 from hf_abkd.wording import listed
 
-#: The files that weights are read from.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+#: What libraries raise on files that do not hold what they read from them, besides OSError and ValueError.
+OF_DAMAGED_FILES = (AttributeError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 _FOREIGN_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".safetensors")
 
 
@@ -96,12 +99,10 @@ def load_config(what: str, source: str, hub: HubOptions, task: Task = IMAGE_CLAS
         OSError: If the Hub cannot deliver it.
     """
     try:
-        with naming_packages(what):
+        with naming_causes(what):
             config = AutoConfig.from_pretrained(source, **hub.for_models())
     except OSError as error:
         raise OSError(f"{what} (revision {hub.revision!r}) could not be loaded: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{what} could not be loaded: {error}") from error
     known = task.architectures(config)
     if known and config.architectures is None:
         # transformers 5.23 iterates over None where a model type (DeiT, LeViT) has several classes.
@@ -114,6 +115,8 @@ def load_config(what: str, source: str, hub: HubOptions, task: Task = IMAGE_CLAS
             f"that take images alone, `{task.inputs}` of shape (N, C, H, W), can be distilled"
         )
     task.name_unnamed(config)
+    if wrong := [name for name in config.id2label.values() if not isinstance(name, str)]:
+        raise ValueError(f"{what}: the names of its classes (id2label) must be texts, and {wrong[0]!r} is none")
     return config
 
 
@@ -126,8 +129,12 @@ def load_weights(
         ValueError: If the weights cannot be read.
         OSError: If the Hub cannot deliver them.
     """
+    if Path(source).is_dir():
+        # The errors of the loader do not say which file it was.
+        for file in weight_files(Path(source)):
+            check_whole(file)
     try:
-        with naming_packages(what):
+        with naming_causes(what):
             model, info = task.auto_class.from_pretrained(
                 source,
                 config=config,
@@ -143,8 +150,6 @@ def load_weights(
         raise OSError(
             f"{what} (revision {hub.revision!r}) could not be loaded, weights only from safetensors: {error}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{what} could not be loaded: {error}") from error
     if info["error_msgs"]:
         raise ValueError(f"{what} could not be loaded: {'; '.join(info['error_msgs'])}")
     # BatchNorm's step counter is absent from old checkpoints and unused with a fixed momentum.
@@ -153,12 +158,23 @@ def load_weights(
 
 
 @contextmanager
-def naming_packages(what: str) -> Iterator[None]:
-    """Say in one line which package a model needs that is not installed: transformers says it in several."""
+def naming_causes(what: str) -> Iterator[None]:
+    """Say in one line what could not be loaded, and why.
+
+    Of a config or of weights that are damaged, or not those of the code that reads them, libraries raise whatever they
+    come upon; of a package that is not installed, transformers tells in several lines.
+    """
     try:
         yield
     except ImportError as error:
         raise ImportError(f"{what} could not be loaded: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"{what} could not be loaded: {error}") from error
+    except OF_DAMAGED_FILES as error:
+        raise ValueError(
+            f"{what} could not be loaded: its config or its weights are damaged, or are not made for this version of "
+            f"transformers ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
 
 
 def described(mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> list[str]:

@@ -20,7 +20,7 @@ from hf_abkd.models.stored_models import (
     load_config,
     load_weights,
     local_path,
-    naming_packages,
+    naming_causes,
 )
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.wording import listed
@@ -84,7 +84,7 @@ def load_student(
         IMAGE_CLASSIFICATION.name_classes(config, labels)
     if not is_trained:
         logger.info("%s has no weights: all tensors are random", what)
-        with naming_packages(what):
+        with naming_causes(what):
             return IMAGE_CLASSIFICATION.auto_class.from_config(
                 config, trust_remote_code=trust_remote_code, dtype=torch.float32
             ).train()

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from hf_abkd.models.factories import is_factory, made_model
 from hf_abkd.models.hub_options import HubOptions
-from hf_abkd.models.stored_models import WEIGHTS, described, has_weights, load_config, load_weights, local_path
+from hf_abkd.models.stored_models import described, has_weights, load_config, load_weights, local_path
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.weight_files import WEIGHTS_NAME
 from hf_abkd.wording import listed
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def _stored(what: str, name: str, hub: HubOptions) -> nn.Module:
     """Return a stored model exactly as it was saved, its head included."""
     path = local_path(what, name)
     if path is not None and not has_weights(what, path):
-        raise ValueError(f"{what} has no weights: {path} holds no {WEIGHTS[0]}. A teacher must be trained")
+        raise ValueError(f"{what} has no weights: {path} holds no {WEIGHTS_NAME}. A teacher must be trained")
     source = name if path is None else str(path)
     model, misfits = load_weights(what, source, load_config(what, source, hub), hub)
     for problem, keys in (

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_abkd.models.label_spaces import match_labels
 from hf_abkd.models.progress_bars import progress_bars_hidden
+from hf_abkd.models.weight_files import WEIGHTS, WEIGHTS_NAME, check_whole, weight_files
 
-WEIGHTS_NAME = "model.safetensors"
-_INDEX_NAME = "model.safetensors.index.json"
 _CONFIG_NAME = "config.json"
 _ONE_TRAINING = "A route consists of checkpoints of one training."
 _FOLDER = re.compile(r"(checkpoint|anchor)-(\d+)")
@@ -99,7 +97,7 @@ def fetch_anchors(
                 raise FileNotFoundError(
                     f"there is no folder {str(name)!r}; a revision on the Hub is named 'owner/name@revision'"
                 )
-            wanted = [_CONFIG_NAME, WEIGHTS_NAME, _INDEX_NAME, "model-*.safetensors"]
+            wanted = [_CONFIG_NAME, *WEIGHTS, "model-*.safetensors"]
             folder = Path(
                 snapshot_download(
                     repository, revision=revision, allow_patterns=wanted, token=token, cache_dir=cache_dir
@@ -119,28 +117,18 @@ def check_complete(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the anchor {folder} is no folder")
-    if (folder / WEIGHTS_NAME).is_file():
-        names = [WEIGHTS_NAME]
-    elif (folder / _INDEX_NAME).is_file():
-        try:
-            names = sorted(set(json.loads((folder / _INDEX_NAME).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError) as error:
-            raise ValueError(f"the anchor {folder} is not complete: {_INDEX_NAME} was cut off") from error
-    else:
+    try:
+        files = weight_files(folder)
+        for file in files:
+            check_whole(file)
+    except ValueError as error:
+        raise ValueError(f"the anchor {folder} is not complete: {error}") from error
+    if not files:
         held = sorted(entry.name for entry in folder.iterdir())
         raise ValueError(
             f"the anchor {folder} has no {WEIGHTS_NAME}, only {held[:8]}: its writing was cut off, or its weights are "
             "of another kind. Only safetensors are read, as other files can run code when they are loaded."
         )
-    for name in names:
-        if not (folder / name).is_file():
-            raise ValueError(f"the anchor {folder} is not complete: it has no {name}")
-        try:
-            # Opening compares the length of the file with what its header says.
-            with safe_open(folder / name, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"the anchor {folder} is not complete: {name} was cut off ({error})") from error
 
 
 def read_anchor(teacher: nn.Module, folder: Path) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from hf_abkd.models import adapters
 from hf_abkd.models.saving import save_student
-from hf_abkd.teachers.route.anchors import WEIGHTS_NAME, check_complete
+from hf_abkd.models.weight_files import WEIGHTS_NAME
+from hf_abkd.teachers.route.anchors import check_complete
 
 _ANCHOR = re.compile(r"anchor-(\d+)")
 _SCRATCH = ".recording-"

@@ -120,7 +120,7 @@ DAMAGES = {
     "empty weights": (cut("model.safetensors", 0), "model.safetensors was cut off"),
     "a missing shard": (sharded(lambda folder: first_shard(folder).unlink()), "it has no model-00001"),
     "half a shard": (sharded(lambda folder: cut(first_shard(folder).name, 0.5)(folder)), "model-00001.* was cut off"),
-    "half an index": (sharded(cut("model.safetensors.index.json", 0.5)), "index.json was cut off"),
+    "half an index": (sharded(cut("model.safetensors.index.json", 0.5)), "index.json is damaged: it is no JSON"),
 }
 
 

@@ -148,7 +148,7 @@ def test_another_run_or_half_a_route_is_refused(tmp_path):
     weights = route / "anchor-3" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     resumed = own_trainer(tmp_path / "run", resnet(4), RouteRecorder(route, count=3), **settings)
-    with pytest.raises(ValueError, match="anchor-3 is not complete: model.safetensors was cut off"):
+    with pytest.raises(ValueError, match="anchor-3 is not complete: .*model.safetensors was cut off"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
 
 
