@@ -161,7 +161,9 @@ def _load_processor(
         # A processor that was asked for is not replaced by another one.
         return load_processor(models.image_processor_name, **models.hub().for_models())
     fallback, fallback_revision = models.teacher_name_or_path, models.teacher_revision
-    if isinstance(teacher, TeacherCache):
+    if models.teacher_image_processor_name:
+        fallback, fallback_revision = models.teacher_image_processor_name, "main"
+    elif isinstance(teacher, TeacherCache):
         fallback, fallback_revision = str(teacher.table.folder), "main"
     return load_processor(
         student_name,
@@ -174,8 +176,17 @@ def _load_processor(
 def _load_teacher_processor(
     models: ModelArguments, teacher: nn.Module | TeacherCache | None
 ) -> BaseImageProcessor | None:
-    """Return the processor that is stored with the teacher, unless the flags name one for both models."""
-    name = models.teacher_name_or_path
+    """Return the processor that the flags name for the teacher, or else its own, unless they name one for both models.
+
+    Raises:
+        ValueError: If the flags name one and there is no teacher, or it was cached with one.
+    """
+    name, asked = models.teacher_name_or_path, models.teacher_image_processor_name
+    if asked is not None:
+        if name is None or isinstance(teacher, TeacherCache):
+            why = "there is no teacher" if name is None else f"the cache {name!r} brings its own"
+            raise ValueError(f"--teacher_image_processor_name {asked} is given, and {why}: leave it out")
+        return load_processor(asked, flag="--teacher_image_processor_name", **models.hub().for_models())
     if name is None or models.image_processor_name or isinstance(teacher, TeacherCache):
         return None
     return own_processor(name, **models.hub(models.teacher_revision).for_models())

@@ -36,6 +36,13 @@ class ModelArguments:
             "package.module:factory has none."
         },
     )
+    teacher_image_processor_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "The teacher's image processor, if it is not stored with it, as for a package.module:factory: a "
+            "Hub id or local folder. Default: the teacher's own, else --image_processor_name, else the student's."
+        },
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data sets are kept."})
     token: str | None = field(
         default=None, repr=False, metadata={"help": "Hub token for private models and data sets."}

@@ -22,6 +22,7 @@ def load_processor(
     name_or_path: str,
     *,
     fallback: str | None = None,
+    flag: str | None = "--image_processor_name",
     revision: str = "main",
     fallback_revision: str = "main",
     trust_remote_code: bool = False,
@@ -33,6 +34,7 @@ def load_processor(
     Args:
         name_or_path: Hub id, local folder, or file: the value of ``--image_processor_name``, or else the student.
         fallback: Where to look if there is no processor, as for a student that is only a config: the teacher.
+        flag: What names another processor, for the error; None if nothing does.
         revision: Branch, tag or commit of `name_or_path` on the Hub.
         fallback_revision: Branch, tag or commit of `fallback` on the Hub.
         trust_remote_code: Whether to run processor code from the Hub.
@@ -58,7 +60,8 @@ def load_processor(
         if processor is not None:
             logger.info("%r has no image processor: using that of %r", name_or_path, fallback)
     if processor is None:
-        raise ValueError(f"no image processor found; name one with --image_processor_name. {reason}")
+        remedy = "save one with the model" if flag is None else f"name one with {flag}"
+        raise ValueError(f"no image processor found; {remedy}. {reason}")
     return processor
 
 

@@ -65,8 +65,13 @@ class CacheArguments:
             "already nothing else is done."
         },
     )
-    image_processor_name: str | None = field(
-        default=None, metadata={"help": "The teacher's image processor, if it is not stored with it."}
+    teacher_image_processor_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "The teacher's image processor, if it is not stored with it.",
+            # What it was called before.
+            "aliases": ["--image_processor_name"],
+        },
     )
     teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher."})
     token: str | None = field(default=None, repr=False, metadata={"help": "Hub token."})
@@ -121,9 +126,10 @@ def _load(stored: CacheArguments, labels: list[str]) -> tuple[nn.Module, BaseIma
     """Return the teacher and its image processor."""
     hub = HubOptions(stored.teacher_revision, stored.token, stored.cache_dir, stored.trust_remote_code)
     teacher = load_teacher(stored.teacher, labels=labels, **hub.for_models())
-    if stored.image_processor_name is None:
-        return teacher, load_processor(stored.teacher, **hub.for_models())
-    return teacher, load_processor(stored.image_processor_name, **hub.at("main").for_models())
+    flag = "--teacher_image_processor_name"
+    if stored.teacher_image_processor_name is None:
+        return teacher, load_processor(stored.teacher, flag=flag, **hub.for_models())
+    return teacher, load_processor(stored.teacher_image_processor_name, flag=flag, **hub.at("main").for_models())
 
 
 def _settings(stored: CacheArguments) -> CacheSettings:

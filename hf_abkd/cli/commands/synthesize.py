@@ -54,8 +54,13 @@ class SynthesizeArguments:
         default=None, metadata={"help": "Another trained model, whose accuracy on the images is reported."}
     )
     previews: int = field(default=64, metadata={"help": "How many images previews.png shows; 0 for none."})
-    image_processor_name: str | None = field(
-        default=None, metadata={"help": "The teacher's image processor, if it is not stored with it."}
+    teacher_image_processor_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "The teacher's image processor, if it is not stored with it.",
+            # What it was called before.
+            "aliases": ["--image_processor_name"],
+        },
     )
     teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher."})
     token: str | None = field(default=None, repr=False, metadata={"help": "Hub token."})
@@ -74,7 +79,7 @@ def run(words: Sequence[str]) -> int:
             "synthesize runs in one process. For several, call it once in each, with other --seed and --output_dir, "
             "and train from the files of all folders"
         )
-    teacher, processor = _load(wanted, wanted.teacher, wanted.image_processor_name, wanted.teacher_revision)
+    teacher, processor = _load(wanted, wanted.teacher, wanted.teacher_image_processor_name, wanted.teacher_revision)
     others: dict[str, Any] = {}
     for role in ("student", "verifier"):
         if name := getattr(wanted, role):
@@ -119,10 +124,11 @@ def _load(
     hub = HubOptions(revision, wanted.token, wanted.cache_dir, wanted.trust_remote_code)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_teacher(name, labels=None, **hub.for_models()).to(device)
+    flag = "--teacher_image_processor_name" if name == wanted.teacher else None
     if processor is None:
-        return model, load_processor(name, **hub.for_models())
+        return model, load_processor(name, flag=flag, **hub.for_models())
     # A processor of another name has revisions of its own.
-    return model, load_processor(processor, **hub.at("main").for_models())
+    return model, load_processor(processor, flag=flag, **hub.at("main").for_models())
 
 
 def _report(made: Synthesized, wanted: SynthesizeArguments) -> Iterator[str]:

@@ -31,7 +31,10 @@ def check_images(subject: Subject) -> Iterator[Finding]:
         yield Finding("note", "images", message, remedy)
     if subject.flags is not None and _lacks_processor(subject.flags):
         message = "the teacher comes without an image processor, and gets the student's images"
-        remedy = "Make sure that it was trained on this size, mean and standard deviation."
+        remedy = (
+            "Make sure that it was trained on this size, mean and standard deviation, or name its own processor with "
+            "--teacher_image_processor_name."
+        )
         yield Finding("note", "images", message, remedy)
 
 
@@ -61,6 +64,7 @@ def _of_two_processors(subject: Subject, shared: SharedImages, student_size: str
 def _lacks_processor(flags: ModelArguments) -> bool:
     """Whether the flags name a teacher with which no image processor is stored, and no processor for both models."""
     name = flags.teacher_name_or_path
-    if name is None or flags.image_processor_name is not None or is_local_cache(name):
+    named = flags.image_processor_name or flags.teacher_image_processor_name
+    if name is None or named is not None or is_local_cache(name):
         return False
     return own_processor(name, **flags.hub(flags.teacher_revision).for_models()) is None
