@@ -6,11 +6,12 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import xxhash
-from datasets import Dataset, Image, IterableDataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import BaseImageProcessor
@@ -240,9 +241,13 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
             dataset = dataset.cast_column(transform.image_column, Image(decode=False, id=stored.id))
         _check_bits(dataset, transform)
     if isinstance(dataset, IterableDataset):
-        return dataset.select_columns(transform.columns).map(
+        stream = dataset.select_columns(transform.columns).map(
             transform, batched=True, batch_size=STREAMING_BATCH_SIZE, remove_columns=transform.columns
         )
+        feature = (dataset.features or {}).get(transform.label_column or "")
+        if isinstance(feature, ClassLabel):
+            _NAMES_OF_STREAMS[stream] = tuple(feature.names), str(transform.label_column)
+        return stream
     return dataset.with_transform(transform, columns=transform.columns)
 
 
@@ -257,3 +262,12 @@ def _check_bits(dataset: Dataset | IterableDataset, transform: ImageTransform) -
     problem = unused_bits(itertools.takewhile(is_deep_grey, images))
     if problem is not None:
         raise ValueError(f"column {transform.image_column!r}: {problem}")
+
+
+# A stream forgets its features when its columns are replaced.
+_NAMES_OF_STREAMS: WeakKeyDictionary[IterableDataset, tuple[tuple[str, ...], str]] = WeakKeyDictionary()
+
+
+def class_names_of_stream(stream: IterableDataset) -> tuple[tuple[str, ...], str] | None:
+    """Return the class names of a stream that `prepare` returned, and the column of its labels; None if unknown."""
+    return _NAMES_OF_STREAMS.get(stream)

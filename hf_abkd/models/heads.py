@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from hf_abkd.models.label_spaces import is_default, normalized
+from hf_abkd.models.class_names import is_default, normalized
 from hf_abkd.wording import listed
 
 logger = logging.getLogger(__name__)

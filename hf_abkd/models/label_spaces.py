@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hf_abkd.models.class_names import by_number, comparable, counts_only, in_order
 from hf_abkd.wording import listed
 
 
@@ -32,6 +32,9 @@ class LabelMatch:
         num_teacher: How many classes the teacher has.
         student_names: The names of the student's classes in order; None if they have none.
         teacher_names: The names of the teacher's classes in order; None if they have none.
+        reason: What the match rests on, if not on names: a clause for `describe`.
+        alternative: Of an assumed match, another one that the names would allow as well: the classes of one model are
+            named by numbers, and lie in another order than these.
     """
 
     kind: Literal["same", "permuted", "subset", "superset", "overlap", "disjoint", "assumed", "unknown"]
@@ -41,6 +44,8 @@ class LabelMatch:
     num_teacher: int
     student_names: tuple[str, ...] | None = field(default=None, repr=False)
     teacher_names: tuple[str, ...] | None = field(default=None, repr=False)
+    reason: str = ""
+    alternative: LabelMatch | None = field(default=None, repr=False)
 
     def describe(self) -> str:
         """Return one sentence for logs and cards, without a capital and a full stop."""
@@ -48,7 +53,8 @@ class LabelMatch:
         if self.kind == "same":
             return f"teacher and student have the same {ours} classes in the same order"
         if self.kind == "permuted":
-            return f"teacher and student have the same {ours} classes in another order, matched by name"
+            matched = self.reason or "matched by name"
+            return f"teacher and student have the same {ours} classes in another order, {matched}"
         if self.kind == "subset":
             return f"{shared} of the teacher's {theirs} classes are the student's {ours}"
         if self.kind == "superset":
@@ -66,7 +72,7 @@ class LabelMatch:
             return (
                 f"the classes of the {self._unnamed} have no names: the teacher's {theirs} are assumed to be the "
                 "student's in the same order"
-            )
+            ) + (f", {self.reason}" if self.reason else "")
         return f"the classes of the {self._unnamed} have no names, and the student has {ours}, the teacher {theirs}"
 
     @property
@@ -81,8 +87,10 @@ class LabelMatch:
         """Refuse a term that compares logits if the two models share no classes to compare.
 
         Raises:
-            ValueError: If fewer than two classes are shared, or it is unknown which are.
+            ValueError: If fewer than two classes are shared, or it is unknown which are or in which order.
         """
+        if self.alternative is not None:
+            self._refuse_two_orders(term_name)
         if self.kind not in ("disjoint", "unknown"):
             return
         examples = [
@@ -100,6 +108,18 @@ class LabelMatch:
             f"{rename} (a student that is loaded from flags has the names of the data set). Otherwise use terms on "
             "features, which need no common classes, or let the student predict the teacher's own classes from one of "
             "its features: `activation_boundary(transfer_head=...)`, or a term with `connector='linear'`."
+        )
+
+    def _refuse_two_orders(self, term_name: str) -> None:
+        named = self.student_names or self.teacher_names or ()
+        order = by_number(named) or ()
+        as_given, counted = (listed(names, 8, quoted=True) for names in (named, [named[index] for index in order]))
+        raise ValueError(
+            f"term {term_name!r} compares logits, and the classes of the {self._unnamed} may lie in either of two "
+            f"orders: that of the other's names, {as_given}, or that of the numbers in them, {counted}. Its answers do "
+            "not tell"
+            + (f": {self.reason}" if self.reason else "")
+            + f". Write the names into `config.id2label` of the {self._unnamed}, in the order in which it was trained."
         )
 
     def teacher_in_student_space(self, logits: Tensor) -> Tensor:
@@ -149,17 +169,15 @@ def match_labels(
         ValueError: If names are not one for each class, or a shared name stands for several classes of one model and
             the two label spaces are not the same.
     """
-    ours, theirs = _names("student", student, num_student), _names("teacher", teacher, num_teacher)
+    ours, theirs = in_order("student", student, num_student), in_order("teacher", teacher, num_teacher)
     if ours is not None and theirs is not None:
-        ours, theirs = (None if _counted(a, b) else a for a, b in ((ours, theirs), (theirs, ours)))
+        ours, theirs = (None if counts_only(a, b) else a for a, b in ((ours, theirs), (theirs, ours)))
     if ours is None or theirs is None:
         equal = num_student == num_teacher
         every = tuple(range(num_student)) if equal else ()
-        return LabelMatch("assumed" if equal else "unknown", every, every, num_student, num_teacher, ours, theirs)
-    keys = [[normalized(name) for name in names] for names in (ours, theirs)]
-    if any(len(set(key)) < len(set(names)) for key, names in zip(keys, (ours, theirs), strict=True)):
-        keys = [list(ours), list(theirs)]
-    student_keys, teacher_keys = keys
+        match = LabelMatch("assumed" if equal else "unknown", every, every, num_student, num_teacher, ours, theirs)
+        return _with_alternative(match) if equal else match
+    student_keys, teacher_keys = comparable(ours, theirs)
     if student_keys == teacher_keys:
         every = tuple(range(num_student))
         return LabelMatch("same", every, every, num_student, num_teacher, ours, theirs)
@@ -182,38 +200,15 @@ def match_labels(
     )
 
 
-def normalized(name: str) -> str:
-    """Return a class name without what differs between writers: case, and spaces, underscores or hyphens."""
-    return re.sub(r"[\s_-]+", " ", name.strip().casefold())
-
-
-def is_default(names: Sequence[str]) -> bool:
-    """Whether these are the names that transformers makes up: "LABEL_0", "LABEL_1", ..."""
-    return all(name == f"LABEL_{index}" for index, name in enumerate(names))
-
-
-def _names(role: str, id2label: Mapping[int, str] | None, count: int) -> tuple[str, ...] | None:
-    """Return the names in class order, or None if there are none but default ones."""
-    by_key = {str(key): str(name) for key, name in (id2label or {}).items()}
-    if is_default([by_key.get(str(index), "") for index in range(len(by_key))]):
-        return None
-    missing = [index for index in range(count) if str(index) not in by_key]
-    if missing or len(by_key) != count:
-        raise ValueError(
-            f"`config.id2label` of the {role} names {len(by_key)} classes, and the {role} gives {count} logits"
-            + (f"; class {missing[0]} has no name" if missing else "")
-            + f". Set `{role}.config.id2label` to one name for each of the classes 0 to {count - 1}."
-        )
-    return tuple(by_key[str(index)] for index in range(count))
-
-
-def _counted(names: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether names are only the classes' numbers, and the other model does not show that it means them so, too."""
-
-    def numbered(these: Sequence[str]) -> bool:
-        return all(name == str(index) for index, name in enumerate(these))
-
-    return numbered(names) and names != other and (numbered(other) or not set(names) & set(other))
+def _with_alternative(match: LabelMatch) -> LabelMatch:
+    """Return an assumed match with that by the numbers in the names of one model, if they lie in another order."""
+    named = match.student_names or match.teacher_names
+    order = None if named is None else by_number(named)
+    if order is None:
+        return match
+    # If it is the student that has the names, the teacher's class i is the one with the i-th smallest number.
+    places = order if match.student_names is None else tuple(sorted(range(len(order)), key=order.__getitem__))
+    return replace(match, alternative=replace(match, kind="permuted", teacher_classes=places))
 
 
 def _check_unique(student_keys: Sequence[str], teacher_keys: Sequence[str]) -> None:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.models.kept_state import evaluating
-from hf_abkd.models.label_spaces import LabelMatch, label_match
+from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.teachers.chance import is_near_chance
+from hf_abkd.teachers.class_order import check_order
 from hf_abkd.teachers.route.divergence import divergence
 from hf_abkd.teachers.source import TeacherSource, Wanted
+from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.setup import Setup
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.wiring.wiring import teacher_names
@@ -39,15 +41,18 @@ class Evaluation:
         source: What teaches the student.
         reader: Makes a batch of what the data loader gives.
         accelerator: For autocast, and to gather over processes.
+        classes: Which classes of the teacher are the student's.
     """
 
-    def __init__(self, task: Task, source: TeacherSource, reader: BatchReader, accelerator: Accelerator) -> None:
+    def __init__(
+        self, task: Task, source: TeacherSource, reader: BatchReader, accelerator: Accelerator, classes: RunClasses
+    ) -> None:
         self.task = task
         self.source = source
         self.reader = reader
         self.accelerator = accelerator
+        self.classes = classes
         self._agreement: _Agreement | None = None
-        self._labels: LabelMatch | None = None
 
     # ---- The student ----
 
@@ -101,7 +106,7 @@ class Evaluation:
 
     # ---- The teacher ----
 
-    def label_match(self, student: nn.Module, teacher_logits: Tensor) -> LabelMatch:
+    def label_match(self, student: Any, teacher_logits: Tensor) -> LabelMatch:
         """Return which classes of the live teacher are the student's.
 
         Raises:
@@ -109,11 +114,7 @@ class Evaluation:
         """
         if self.source.model is None:
             raise RuntimeError("there is no teacher")
-        if self._labels is None:
-            classes: Any = student
-            number = self.task.classes(classes.config)
-            self._labels = label_match(student, self.source.model, number, teacher_logits.shape[1])
-        return self._labels
+        return self.classes.match(student, self.task.classes(student.config), teacher_logits.shape[1])
 
     def label_match_on(self, student: nn.Module, batch: Batch) -> LabelMatch:
         """Return which classes of the live teacher are the student's, from its answer to a batch.
@@ -147,18 +148,22 @@ class Evaluation:
                 chance,
             )
 
-    def teacher_scores(self, student: nn.Module, loader: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    def teacher_scores(
+        self, student: nn.Module, loader: Iterable[Mapping[str, Any]], *, checks_order: bool = True
+    ) -> dict[str, float]:
         """Return the teacher's accuracy, and that of always giving the commonest class; shares in [0, 1].
 
         Args:
             student: The student, whose classes count.
             loader: Batches on the device.
+            checks_order: Whether a teacher is refused that evidently knows the classes in another order.
 
         Raises:
-            ValueError: If the batches have no labels, or the teacher predicts other classes.
+            ValueError: If the batches have no labels, or the teacher predicts other classes, or evidently the same ones
+                in another order.
         """
         self.source.begin(_LOGITS_ALONE)
-        right, truth = [], []
+        gathered: tuple[list[Tensor], ...] = ([], [], [])
         for inputs in loader:
             batch = self.reader.read(inputs)
             if batch.labels is None:
@@ -168,15 +173,16 @@ class Evaluation:
             match = self.label_match(student, logits)
             if match.kind in INCOMPARABLE:
                 raise ValueError(f"the teacher's accuracy is not defined: {match.describe()}")
-            hits = self.task.right(match.teacher_in_student_space(logits), batch.labels)
-            hits, labels = self.accelerator.gather_for_metrics((hits, batch.labels))
-            right.append(hits)
-            truth.append(labels)
+            prediction = match.teacher_in_student_space(logits)
+            hits = self.task.right(prediction, batch.labels)
+            parts = hits, batch.labels, self.task.answers(prediction)
+            for found, part in zip(gathered, self.accelerator.gather_for_metrics(parts), strict=True):
+                found.append(part)
+        right, truth, said = map(torch.cat, gathered)
+        if checks_order:
+            check_order(truth, said, match)
         score = self.task.score
-        return {
-            f"teacher_{score}": torch.cat(right).float().mean().item(),
-            f"chance_{score}": self.task.chance(torch.cat(truth)),
-        }
+        return {f"teacher_{score}": right.float().mean().item(), f"chance_{score}": self.task.chance(truth)}
 
     def divergence(self, student: nn.Module, loader: Iterable[Mapping[str, Any]]) -> float:
         """Return the mean divergence of the student from the teacher, in nats, as both are now.

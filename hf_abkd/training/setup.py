@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.extension import Extender, groups_of
 from hf_abkd.teachers.source import TeacherSource
+from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.terms.distiller import check_rows
 from hf_abkd.training.terms.run_stage import RunStage, each_once
 from hf_abkd.training.terms.run_term import RunTerm, plan_of
@@ -44,6 +46,7 @@ class Given:
         seed: The seed of new connectors.
         traces: What a forward pass of student and teacher showed, if the layers were paired.
         main_process: Whether this process speaks for all.
+        classes: What data and models call their classes.
     """
 
     student: PreTrainedModel
@@ -56,6 +59,7 @@ class Given:
     seed: int
     traces: tuple[Trace, Trace] | None
     main_process: bool
+    classes: RunClasses
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def set_up(given: Given) -> Setup:
             batch lacks labels or rows that a term compares.
     """
     _check_batch(given)
+    given.classes.check(given.student)
     terms = each_once(given.stages)
     compared = given.source.compared if any(term.wants_teacher for term in terms) else None
     teacher_inputs = None if compared is None else given.batch.teacher()
@@ -112,7 +117,15 @@ def set_up(given: Given) -> Setup:
     with random_state_kept():
         torch.manual_seed(given.seed)
         wiring = wire(
-            given.student, compared, terms, given.batch.student, teacher_inputs, images, given.traces, given.task
+            given.student,
+            compared,
+            terms,
+            given.batch.student,
+            teacher_inputs,
+            images,
+            given.traces,
+            given.task,
+            partial(given.classes.match, given.student),
         )
         if teacher_inputs is not None:
             given.source.connect(wiring.teacher, wiring.cached, teacher_inputs)

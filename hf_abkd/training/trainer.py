@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from transformers.utils import PushInProgress
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, BatchReader
+from hf_abkd.data.few_rows import rows_of
 from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
 from hf_abkd.layers.plan import PLAN_NAME, Plan
@@ -45,6 +45,7 @@ from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.checks import check_launch, check_parallelism, checked_stages, checked_student
+from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
 from hf_abkd.training.memory_format import in_channels_last
@@ -182,6 +183,8 @@ class DistillationTrainer(Trainer):
             number=self._number_of_views,
             process=self.args.process_index,
         )
+        datasets, tells = lambda: (self.train_dataset, self.eval_dataset), self.is_world_process_zero()
+        self._classes = RunClasses(self.task, self.source, datasets, self._read_rows, tells)
         self._traces: tuple[Trace, Trace] | None = None
         self._sample: Batch | None = None
         self._setup: Setup | None = None
@@ -194,7 +197,7 @@ class DistillationTrainer(Trainer):
             frozen_parts(self.model, stage.freeze)
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator)
+        self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._publisher = Publisher(arguments)
         self._owns_output_dir = False
         self._ended: FinishedRun | None = None
@@ -234,6 +237,7 @@ class DistillationTrainer(Trainer):
                 seed=self.args.seed,
                 traces=self._traces,
                 main_process=self.is_world_process_zero(),
+                classes=self._classes,
             )
             self._setup = set_up(given)
         return self._setup
@@ -321,18 +325,18 @@ class DistillationTrainer(Trainer):
             if dataset is None:
                 raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
             self.task.check_labels(self.model.config, getattr(dataset, "features", None) or {})
-            self._sample = self._first_rows(dataset)
+            self._sample = self._read_rows(dataset)
         return self._sample
 
-    def _first_rows(self, dataset: Any) -> Batch:
-        """Return the first two rows of a data set as a batch; with all targets that are cached of it."""
+    def _read_rows(self, dataset: Any, places: Sequence[int] = range(2)) -> Batch:
+        """Return some rows of a data set as a batch, of a stream so many first ones; with all that is cached of it."""
         trained_on = dataset is self.train_dataset
         with random_state_kept(), self._collating(None) if trained_on else nullcontext(self.data_collator) as collator:
             if hasattr(dataset, "format") and hasattr(dataset, "__len__"):
                 dataset = self._remove_unused_columns(dataset)
             else:
                 collator = self._get_collator_with_removed_columns(collator)
-            rows = list(itertools.islice(iter(dataset), 2))
+            rows = rows_of(dataset, places)
             if not rows:
                 raise ValueError("the data set is empty: nothing to train on or to measure")
             return self.read_batch(collator(rows))
@@ -539,7 +543,7 @@ class DistillationTrainer(Trainer):
             return
         with random_state_kept():
             logs = self.source.move(*place, self._divergence)
-            scores = None if logs is None else self._teacher_scores()
+            scores = None if logs is None else self._teacher_scores(checks_order=False)
         if logs is not None:
             score = self.task.score
             logs |= {} if scores is None else {f"anchor_{score}": scores[f"teacher_{score}"]}
@@ -611,13 +615,14 @@ class DistillationTrainer(Trainer):
 
     # ---- Evaluation ----
 
-    def evaluate_teacher(self, eval_dataset: Any = None) -> dict[str, float]:
+    def evaluate_teacher(self, eval_dataset: Any = None, *, checks_order: bool = True) -> dict[str, float]:
         """Return the teacher's accuracy on a data set (by default the evaluation set), and what guessing would give.
 
         `teacher_accuracy` and `chance_accuracy` (always the most frequent class) are shares in [0, 1].
 
         Raises:
-            ValueError: If there is no teacher, no labelled data, or the teacher predicts other classes.
+            ValueError: If there is no teacher, no labelled data, or the teacher predicts other classes, or (unless
+                `checks_order` is off) evidently the same in another order than their names say.
         """
         if self.source.live is None:
             raise ValueError("there is no teacher to evaluate")
@@ -626,7 +631,7 @@ class DistillationTrainer(Trainer):
             raise ValueError("give an eval_dataset to evaluate the teacher on")
         loader = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
         with self._asked_meanwhile():
-            return self._evaluation.teacher_scores(self.model, loader)
+            return self._evaluation.teacher_scores(self.model, loader, checks_order=checks_order)
 
     @contextmanager
     def _asked_meanwhile(self) -> Iterator[None]:
@@ -657,6 +662,8 @@ class DistillationTrainer(Trainer):
             tqdm.write(f"Layers paired automatically:\n{self.plan.table()}")
         scores = self._teacher_scores()
         if scores is None:
+            if self.args.evaluate_teacher:
+                self._classes.look_at_answers(self.setup.labels)
             return []
         # An earlier call of `train` left its last step.
         self.state.global_step, self.state.epoch = 0, None
@@ -666,13 +673,13 @@ class DistillationTrainer(Trainer):
         early: list[dict[str, float]] = self.state.log_history[-1:]
         return early
 
-    def _teacher_scores(self) -> dict[str, float] | None:
+    def _teacher_scores(self, *, checks_order: bool = True) -> dict[str, float] | None:
         """Evaluate the teacher with the weights that it has now; None if that is not asked for or not defined."""
         dataset = first_dataset(self.eval_dataset)
         if not self.args.evaluate_teacher or self.source.live is None or dataset is None:
             return None
-        defined = self._evaluation.defines_teacher_scores(self.model, self._first_rows(dataset))
-        return self.evaluate_teacher() if defined else None
+        defined = self._evaluation.defines_teacher_scores(self.model, self._read_rows(dataset))
+        return self.evaluate_teacher(checks_order=checks_order) if defined else None
 
     def evaluation_loop(
         self,
@@ -844,6 +851,7 @@ class DistillationTrainer(Trainer):
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         """Leave a data set with a transform as it is: the transform reads columns that the model does not."""
+        self._classes.check_evaluated(dataset)
         if dataset.format["type"] == "custom":
             return dataset
         return super()._remove_unused_columns(dataset, description)

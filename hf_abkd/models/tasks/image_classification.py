@@ -127,6 +127,10 @@ class ImageClassification(Task):
         """Return whether the largest logit is that of the label, bool, (N,)."""
         return prediction.argmax(1) == labels
 
+    def answers(self, prediction: Tensor) -> Tensor:
+        """Return the place of the largest logit, (N,)."""
+        return prediction.argmax(1)
+
     def chance(self, labels: Tensor) -> float:
         """Return the share of the commonest class."""
         return (labels.bincount().max() / len(labels)).item()

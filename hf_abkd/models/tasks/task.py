@@ -168,6 +168,10 @@ class Task(ABC):
         """Return how right the prediction for each sample is, (N,): a bool, or a share in [0, 1]."""
 
     @abstractmethod
+    def answers(self, prediction: Tensor) -> Tensor:
+        """Return the number of the class that each prediction names, int64, (N,)."""
+
+    @abstractmethod
     def chance(self, labels: Tensor) -> float:
         """Return the mean of `right` for whoever gives the same commonest answer for every sample, in [0, 1]."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,6 +139,7 @@ def wire(
     images: str = PIXELS,
     traces: tuple[Trace, Trace] | None = None,
     task: Task = IMAGE_CLASSIFICATION,
+    match: Callable[[int, int], LabelMatch] | None = None,
 ) -> Wiring:
     """Find the tensors that the terms name, and make their connectors on the device of the student.
 
@@ -152,6 +154,8 @@ def wire(
         images: The name of the images in the batch.
         traces: What a forward pass of student and teacher showed, if that is known already.
         task: What the models do.
+        match: Returns which classes of the teacher are which of the student's, of so many logits of student and
+            teacher; by default it goes by the names in their configs alone.
 
     Raises:
         ValueError: If a name, an image size or a pair of shapes is not possible, or a model cannot run the batch.
@@ -177,12 +181,9 @@ def wire(
         ours.find_layouts(
             "student", student, lambda pixels: student(**{**inputs, images: pixels}), inputs[images], known
         )
-    labels = label_match(
-        student,
-        teacher if isinstance(teacher, TeacherCache) else teacher.model,
-        ours.tensors[LOGITS].shape[1],
-        theirs.classes,
-    )
+    named = teacher if isinstance(teacher, TeacherCache) else teacher.model
+    match = match or partial(label_match, student, named)
+    labels = match(ours.tensors[LOGITS].shape[1], theirs.classes)
     for term in terms:
         if term.wants_teacher:
             _connect(term, ours, theirs, labels)

@@ -190,7 +190,7 @@ def test_a_student_with_code_of_its_own_is_published_with_it(exchange):
 @pytest.mark.parametrize("name", [*STRATEGIES, "tuned", "custom"])
 def test_the_snippet_of_the_card_runs_as_printed(exchange, name):
     """It is the first thing that a visitor of the page tries."""
-    assert exchange.pulled[name]["printed"].startswith("LABEL_")
+    assert exchange.pulled[name]["printed"].startswith("class ")
 
 
 def test_every_card_was_accepted_by_the_hub(exchange):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
+from hf_abkd.models.class_names import normalized
 from hf_abkd.models.heads import renamed_head
-from hf_abkd.models.label_spaces import normalized
 from hf_abkd.models.student import student_config
 
 
