@@ -22,6 +22,7 @@ from hf_abkd.models.usable import check_usable
 from hf_abkd.teachers.speed.compiling import compiled
 from hf_abkd.teachers.speed.copies import unchanged
 from hf_abkd.teachers.speed.fast_copy import SpeedUps, prepare
+from hf_abkd.teachers.speed.freshness import Freshness
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ class LiveTeacher:
         self._with_logits = True
         self.overwritten: set[CapturePoint] = set()
         self._fast = unchanged(model)
-        self._compile = False
+        self._freshness = Freshness(model, self._fast)
+        self._dropped = self._told_of_changes = False
+        self._compile = self._quantize = False
         self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
         self._capture = Capture(model, ())
         names, more = _arguments_of(model)
@@ -80,6 +83,8 @@ class LiveTeacher:
         self._points = dict(points)
         self._boundaries = frozenset(boundaries) & frozenset(points)
         self._with_logits = logits
+        if self._freshness.is_lost_anywhere():
+            self._run_as_it_is()
         self._capture = self._make_capture()
 
     def _make_capture(self) -> Capture:
@@ -116,7 +121,9 @@ class LiveTeacher:
             speed_ups: What to do; see `hf_abkd.teachers.speed.fast_copy.prepare`.
         """
         self.model.eval()
+        self._dropped = False
         self._compile = speed_ups is not None and speed_ups.compile
+        self._quantize = speed_ups is not None and speed_ups.quantize
         self._compiled.clear()
         device = next((tensor.device.type for tensor in self.model.parameters()), "cpu")
         with torch.autocast(device, enabled=False), torch.no_grad():
@@ -127,9 +134,39 @@ class LiveTeacher:
                 self.overwritten,
                 speed_ups,
             )
+        self._freshness = Freshness(self.model, self._fast)
         self._capture = self._make_capture()
         logger.info("teacher: %s", self._fast.report)
         return self._fast.report
+
+    @property
+    def was_changed(self) -> bool:
+        """Whether the weights of the model are others than those that `optimize` made its copy of."""
+        return self._dropped or self._freshness.is_lost_anywhere()
+
+    def _keep_fresh(self) -> None:
+        """Run the model itself from now on, if its weights are not those of its copy any more."""
+        if self._freshness.is_lost():
+            self._run_as_it_is()
+
+    def _run_as_it_is(self) -> None:
+        what = f"the weights of the teacher {type(self.model).__name__} were changed"
+        if self._quantize:
+            raise RuntimeError(
+                f"{what}, and what runs is a copy in 8 bits of those from before: set teacher_quantize=False"
+            )
+        if not self._told_of_changes:
+            logger.warning(
+                "%s since its faster copy was made, so it runs as it is, as a mean of the student's weights has to; is "
+                "it meant to change? (with teacher_fold_batch_norm=False and teacher_channels_last=False no copy is "
+                "made of its weights)",
+                what,
+            )
+        self._told_of_changes = self._dropped = True
+        self._fast = unchanged(self.model)
+        self._freshness = Freshness(self.model, self._fast)
+        self._compiled.clear()
+        self._capture = self._make_capture()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put other weights into the model, every one of them; call `optimize` again before the next batch.
@@ -152,6 +189,7 @@ class LiveTeacher:
         """
         if not self._points and not self._with_logits:
             return {}
+        self._keep_fresh()
         model = self._fast.model
         # A callback, or a forward hook of the user's, may have switched the mode since the last call.
         model.eval()
@@ -217,6 +255,7 @@ class LiveTeacher:
         They are those of the fast copy if there is one, without what has no gradient: whole numbers, and activations
         that overwrite what the gradient is made of.
         """
+        self._keep_fresh()
         return self._answer(self._fast.differentiable.eval(), inputs, self._fast.channels_last)
 
     def check_differentiable(self, inputs: Mapping[str, Any], name: str) -> None:

@@ -16,7 +16,7 @@ from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache.cached_targets import CachedTargets
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.identity import reference
+from hf_abkd.teachers.identity import fingerprint, reference
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.follower import RouteFollower
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
@@ -114,6 +114,14 @@ class TeacherSource:
     def end(self) -> None:
         """Leave the teacher as it is between stages."""
 
+    def changed(self, identity: Mapping[str, Any]) -> str | None:
+        """Return the fingerprint of the teacher's weights if others changed them; None if they are as they were.
+
+        Args:
+            identity: What `identify` returned before.
+        """
+        return None
+
     # ---- Weights that it takes on along a route ----
 
     def begin_run(self, labels: LabelMatch | None, *, tells: bool) -> dict[str, Any] | None:
@@ -184,6 +192,17 @@ class LiveSource(TeacherSource):
         """Return class, name and fingerprint of the model."""
         return dict(reference(self.live.model))
 
+    def begin_run(self, labels: LabelMatch | None, *, tells: bool) -> dict[str, Any]:
+        """Identify the teacher, and make its faster copy again if somebody changed its weights since."""
+        if self.live.was_changed:
+            self.speed_up()
+        return self.identify()
+
+    def changed(self, identity: Mapping[str, Any]) -> str | None:
+        """Return the fingerprint of weights that the model was given since."""
+        now = fingerprint(self.live.model)
+        return None if now == identity["fingerprint"] else now
+
     def connect(
         self, points: Mapping[str, CapturePoint], columns: Mapping[str, Column], inputs: Mapping[str, Any]
     ) -> None:
@@ -213,6 +232,10 @@ class AdaptingSource(LiveSource):
 
     def speed_up(self) -> None:
         """Do nothing: a copy would keep the weights of before."""
+
+    def changed(self, identity: Mapping[str, Any]) -> str | None:
+        """Return None: a checkpoint holds the weights."""
+        return None
 
     def targets(self, batch: Batch) -> dict[str, Any]:
         """Return the tensors, or what the teacher takes of the batch where the module that is trained runs it."""
@@ -311,7 +334,7 @@ class RouteSource(TeacherSource):
         """
         if self.follower.measures and labels is not None:
             labels.check_logits("the choice of anchors by their divergence")
-        identity = self.inner.identify()
+        identity = self.inner.begin_run(labels, tells=tells)
         if tells:
             self.follower.tell_end(identity["fingerprint"])
         return identity

@@ -154,18 +154,29 @@ def checkpoint_of(asked: str | os.PathLike[str] | bool | None, folder: Path) -> 
     return Path(asked)
 
 
-def check_same_teacher(there: Mapping[str, Any], here: Mapping[str, Any], checkpoint: Path) -> None:
+def check_same_teacher(
+    there: Mapping[str, Any], here: Mapping[str, Any], checkpoint: Path, *, goes_on: bool = True
+) -> None:
     """Check that a checkpoint was made with the teacher of this run.
 
     Args:
         there: The state of the checkpoint.
         here: That of this run.
         checkpoint: The folder of the checkpoint, for errors.
+        goes_on: Whether the teacher is asked again: a run that is over needs no weights that others gave it meanwhile.
 
     Raises:
         ValueError: If its weights, or those that it takes on along a route, are others.
     """
     theirs, ours = ((state["teacher"] or {}).get("fingerprint") for state in (there, here))
+    if goes_on and (changed := there.get("changed_teacher")) is not None:
+        if ours != changed:
+            raise ValueError(
+                f"the weights of the teacher were changed in the run of {checkpoint}, which does not hold them: give "
+                "the trainer the teacher with the weights that it had at that step. A callback can save them in "
+                "`on_save` (docs/own-models.md shows one), or start a new run in another output_dir."
+            )
+        theirs = ours
     if theirs != ours:
         raise ValueError(
             f"{checkpoint} was made with another teacher: {there['teacher']} there, {here['teacher']} here. "

@@ -449,7 +449,7 @@ class DistillationTrainer(Trainer):
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if self._ended is not None:
                 checkpoint, there, state = self._ended.checkpoint, self._ended.run, self._ended.state
-            checkpoints.check_same_teacher(there, here, checkpoint)
+            checkpoints.check_same_teacher(there, here, checkpoint, goes_on=self._ended is None)
             index = self._runner.resume_in(there, here, state.global_step, checkpoint)
             inside = str(checkpoint) if index == there["stage"] else None
             if index == len(self.stages) and self._ended is None:
@@ -736,6 +736,7 @@ class DistillationTrainer(Trainer):
             **self._runner.describe(self.stages, index),
             "world_size": self.args.world_size,
             "teacher": self._teacher_identity,
+            "changed_teacher": None if self._teacher_identity is None else self.source.changed(self._teacher_identity),
             "balance": self._balance.state(),
             "routes": self.source.state(),
         }
