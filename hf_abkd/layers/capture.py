@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_abkd.boundaries.sides import above_zero
 from hf_abkd.layers.module_names import find_module
+from hf_abkd.layers.sums import row_sums
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class Capture:
         model: The model, not wrapped and not compiled.
         points: What to record.
         overwritten: Those of the points whose tensors a later operation overwrites, as an earlier `probe` found.
-        signs: Those of the points of which only the side of 0 is recorded: a bool tensor, True above 0.
+        signs: Those of the points of which only the side of 0 is recorded: a bool tensor, True above 0. What is not a
+            number has a side like any other, so the sums of their rows are kept.
+
+    Attributes:
+        sums: Of each of `signs`, the sum of each row in the last pass, (N,), not finite where a response was not.
 
     Raises:
         ValueError: If a point names a module that the model does not have.
@@ -86,6 +91,7 @@ class Capture:
         self._attached = False
         self._armed = False
         self._stopping = False
+        self.sums: dict[CapturePoint, Tensor] = {}
         self._tensors: dict[CapturePoint, Tensor] = {}
         self._versions: dict[CapturePoint, int] = {}
         self._counts: dict[CapturePoint, int] = {}
@@ -219,6 +225,8 @@ class Capture:
             inference = not compiling and torch.is_inference_mode_enabled()
             with torch.inference_mode(False) if inference else nullcontext():
                 self._tensors[point] = above_zero(tensor) if point in self.signs else tensor.clone()
+                if point in self.signs:
+                    self.sums[point] = row_sums(tensor)
         else:
             self._tensors[point] = tensor
             self._versions[point] = tensor._version

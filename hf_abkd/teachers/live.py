@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_abkd.boundaries.sides import above_zero
 from hf_abkd.layers.capture import Capture, CapturePoint
+from hf_abkd.layers.sums import row_sums
 from hf_abkd.models.kept_state import freeze
 from hf_abkd.models.lent_inputs import Lender
 from hf_abkd.models.outputs import LOGITS
@@ -64,6 +65,8 @@ class LiveTeacher:
         self._compile = self._quantize = False
         self._compiled: dict[object, tuple[Capture, Callable[..., Any]]] = {}
         self._capture = Capture(model, ())
+        #: The sum of each row of each tensor of the last call, (N,), by name: not finite where a value was not.
+        self.sums: dict[str, Tensor] = {}
         names, more = _arguments_of(model)
         self._named = task.inputs in names
         self._accepted = None if more else names
@@ -195,9 +198,10 @@ class LiveTeacher:
         model.eval()
         with self._lender.lent(self._prepared(model, inputs, self._fast.channels_last), model) as prepared:
             if self._compile:
-                logits, captured = self._run_compiled(prepared)
+                logits, captured, seen = self._run_compiled(prepared)
             else:
                 logits, captured = self._run(prepared)
+                seen = self._capture.sums
         targets: dict[str, Tensor] = {}
         if logits is not None:
             targets[LOGITS] = logits.clone() if logits.is_inference() else logits
@@ -209,6 +213,9 @@ class LiveTeacher:
             else:
                 # As without the speed-up: some objectives view the memory of what they compare.
                 targets[name] = tensor.contiguous() if self._fast.channels_last else tensor
+        self.sums = {LOGITS: row_sums(logits)} if logits is not None else {}
+        for name, point in self._points.items():
+            self.sums[name] = seen[point] if point in seen else row_sums(captured[point])
         return targets
 
     def _run(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
@@ -216,21 +223,25 @@ class LiveTeacher:
         with self._capture, self._precision(), torch.inference_mode():
             return self._capture.run(lambda: self._logits(model, prepared), stop=stop)
 
-    def _run_compiled(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:
+    def _run_compiled(
+        self, prepared: Mapping[str, Any]
+    ) -> tuple[Tensor | None, dict[CapturePoint, Tensor], dict[CapturePoint, Tensor]]:
         key = (self._capture.points, self._capture.signs, self._with_logits)
         if key not in self._compiled:
             capture, model, with_logits = self._capture, self._fast.model, self._with_logits
 
-            def run(prepared: Mapping[str, Any]) -> tuple[Tensor | None, list[Tensor]]:
+            def run(prepared: Mapping[str, Any]) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
                 logits, captured = capture.run(lambda: self._logits(model, prepared))
-                return (logits if with_logits else None), list(captured.values())
+                seen = [capture.sums[point] for point in capture.points if point in capture.signs]
+                return (logits if with_logits else None), list(captured.values()), seen
 
             self._compiled[key] = capture, compiled(run)
         capture, fast = self._compiled[key]
         # Compiled inference saves nothing for autograd in any mode.
         with capture, self._precision(), torch.no_grad():
-            logits, tensors = fast(prepared)
-        return logits, dict(zip(capture.points, tensors, strict=True))
+            logits, tensors, seen = fast(prepared)
+        signs = [point for point in capture.points if point in capture.signs]
+        return logits, dict(zip(capture.points, tensors, strict=True)), dict(zip(signs, seen, strict=True))
 
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch, (N, K), of the model that was given.

@@ -96,6 +96,13 @@ class TeacherSource:
         """Return what the teacher says of a batch, by the names that terms use; what nobody reads costs no pass."""
         return {}
 
+    def sums(self) -> dict[str, Tensor]:
+        """Return, of what a live teacher said of the last batch, the sum of each row, (N,), by name of the tensor.
+
+        A sum is not finite where a value was not, which neither the side of a boundary nor a mean would show.
+        """
+        return {}
+
     def collator(self, collator: Collator, wanted: frozenset[str] | None, images: str, view: Tensor) -> Collator:
         """Return what makes batches of the training set.
 
@@ -226,6 +233,10 @@ class LiveSource(TeacherSource):
         """Return the selected tensors of a batch."""
         return self.live(batch.teacher()) if self._wanted.names else {}
 
+    def sums(self) -> dict[str, Tensor]:
+        """Return the sums of the selected tensors of the last batch."""
+        return self.live.sums if self._wanted.names and not self._wanted.inside else {}
+
 
 class AdaptingSource(LiveSource):
     """A teacher that some stages train in the same steps as the student; it runs as it is, without a faster copy."""
@@ -325,6 +336,10 @@ class RouteSource(TeacherSource):
     def targets(self, batch: Batch) -> dict[str, Any]:
         """Return what the teacher says with the weights that it has now."""
         return self.inner.targets(batch)
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return the sums of the last batch."""
+        return self.inner.sums()
 
     def begin_run(self, labels: LabelMatch | None, *, tells: bool) -> dict[str, Any]:
         """Identify the teacher, and warn of a run that ends with other weights than its own.

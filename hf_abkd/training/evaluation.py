@@ -161,9 +161,10 @@ class Evaluation:
         Raises:
             ValueError: If the batches have no labels, or the teacher predicts other classes, or evidently the same ones
                 in another order.
+            RuntimeError: If its logits are not finite.
         """
         self.source.begin(_LOGITS_ALONE)
-        gathered: tuple[list[Tensor], ...] = ([], [], [])
+        gathered: tuple[list[Tensor], ...] = ([], [], [], [])
         for inputs in loader:
             batch = self.reader.read(inputs)
             if batch.labels is None:
@@ -175,10 +176,15 @@ class Evaluation:
                 raise ValueError(f"the teacher's accuracy is not defined: {match.describe()}")
             prediction = match.teacher_in_student_space(logits)
             hits = self.task.right(prediction, batch.labels)
-            parts = hits, batch.labels, self.task.answers(prediction)
+            parts = hits, batch.labels, self.task.answers(prediction), logits.isfinite().all(1)
             for found, part in zip(gathered, self.accelerator.gather_for_metrics(parts), strict=True):
                 found.append(part)
-        right, truth, said = map(torch.cat, gathered)
+        right, truth, said, finite = map(torch.cat, gathered)
+        if broken := int((~finite).sum()):
+            raise RuntimeError(
+                f"the teacher's logits are not finite for {broken} of {len(finite)} evaluation images. Look at its "
+                "weights, its precision (teacher_precision='fp32') and the images."
+            )
         if checks_order:
             check_order(truth, said, match)
         score = self.task.score

@@ -10,6 +10,7 @@ from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.checks import refuse_reentrant
+from hf_abkd.training.finiteness import check_teacher
 from hf_abkd.training.setup import Setup
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
@@ -45,6 +46,7 @@ def make_stage_module(
     Raises:
         ValueError: If the terms reach no trainable parameter of the student, or it checkpoints activations in a way
             that loses gradients.
+        RuntimeError: If the teacher is not finite.
     """
     refuse_reentrant(student)
     frozen, names = frozen_parts(student, stage.stage.freeze)
@@ -58,6 +60,7 @@ def make_stage_module(
         source.begin(wanted_of(stage))
         batch = setup.batch
         targets = source.targets(batch)
+        check_teacher(source.sums())
         left_out = unreached(module, batch.student, targets, batch.labels, batch.rows, batch.samples)
     except BaseException:
         module.detach()

@@ -11,10 +11,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_abkd.data.batch import Batch, BatchReader
+from hf_abkd.layers.sums import row_sums
 from hf_abkd.stages.extension import Extender
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.augmented_views import AugmentedViews
+from hf_abkd.training.finiteness import FiniteWatch
 from hf_abkd.training.meter import Meter
+from hf_abkd.training.progress import Span
 from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
@@ -27,6 +30,7 @@ class StepParts:
 
     Args:
         stage: The stage that runs.
+        span: Where it lies in the run.
         module: What it trains, neither wrapped nor compiled.
         source: What teaches it.
         reader: Makes a batch of what the data loader gives.
@@ -39,6 +43,7 @@ class StepParts:
     """
 
     stage: RunStage
+    span: Span
     module: Distiller | JointDistiller
     source: TeacherSource
     reader: BatchReader
@@ -61,6 +66,10 @@ class Step:
         self.parts = parts
         # How many steps of the run were done at the last batch, and which batch of its step that was.
         self._step, self._micro_batch = -1, 0
+        student = parts.module if isinstance(parts.module, Distiller) else parts.module.student
+        named = [f"{term.name!r} ({term.term.pair})" for term in parts.stage.all_terms()]
+        self.watch = FiniteWatch(parts.span, named, list(student.points), parts.accelerator)
+        self._rows: dict[str, Tensor] = {}
 
     def __call__(
         self,
@@ -81,18 +90,23 @@ class Step:
             progress: How much of the stage is done, from 0 to 1.
             share: Which share of an optimiser step this batch is.
             log: Takes what was measured of the terms.
+
+        Raises:
+            RuntimeError: If something is not finite, here or in batches before (see `FiniteWatch`).
         """
         parts = self.parts
         self._micro_batch = self._micro_batch + 1 if step == self._step else 0
         self._step = step
         batch = parts.reader.read(inputs, parts.views.of_batch(step, self._micro_batch))
-        targets: Mapping[str, Any] = parts.source.targets(batch)
+        samples, self._rows = batch.samples, {"the images": row_sums(batch.student[batch.images])}
+        targets: Mapping[str, Any] = self._targets(batch)
         if parts.extender is not None:
             batch, targets = self._extended(parts.extender, batch, targets, progress)
         if parts.channels_last:
             images = batch.student[batch.images]
             batch.student[batch.images] = images.contiguous(memory_format=torch.channels_last)
-        if self._micro_batch == 0 and isinstance(parts.module, Distiller):
+        if self._micro_batch == 0 and isinstance(parts.module, Distiller) and parts.balance.is_measuring:
+            self.watch.check()
             measured = parts.balance.measure(parts.module, batch, targets, progress, parts.accelerator)
             if measured is not None:
                 log(measured)
@@ -100,8 +114,17 @@ class Step:
         weights = torch.tensor([term.weight_at(progress) for term in parts.stage.all_terms()])
         weights = weights.to(parts.accelerator.device, non_blocking=True)
         outputs: dict[str, Tensor] = module(batch.student, targets, batch.labels, weights, batch.rows, batch.samples)
+        self.watch.add(step + 1, outputs, self._rows, samples)
         parts.meter.add(outputs["terms"], outputs.get("agreement"), share)
         return outputs
+
+    def _targets(self, batch: Batch) -> dict[str, Any]:
+        """Return what the teacher says of a batch; whether it is finite is looked at later."""
+        targets = self.parts.source.targets(batch)
+        for name, rows in self.parts.source.sums().items():
+            name = f"the teacher's {name!r}"
+            self._rows[name] = torch.cat([self._rows[name], rows]) if name in self._rows else rows
+        return targets
 
     def _extended(
         self, extender: Extender, batch: Batch, targets: Mapping[str, Any], progress: float
@@ -112,7 +135,7 @@ class Step:
         batch, targets, counts = extender(
             batch,
             targets,
-            parts.source.targets,
+            self._targets,
             parts.stage.all_terms(),
             progress,
             draws,

@@ -361,6 +361,7 @@ class DistillationTrainer(Trainer):
         Raises:
             ValueError: If models, data and stages do not fit, the checkpoint is not of this run, or `output_dir`
                 holds another run.
+            RuntimeError: If a loss, a tensor of the teacher or a weight is not finite, before it is saved.
             NotImplementedError: If a hyperparameter search is made over several stages.
         """
         if trial is not None and len(self.stages) > 1:
@@ -492,6 +493,8 @@ class DistillationTrainer(Trainer):
         self.optimizer, self.lr_scheduler = self._given_optimizers if index == 0 else (None, None)
         self.optimizer_cls_and_kwargs = optimizer_of(stage.stage, arguments, self._given_optimizer_class)
         arguments.eval_on_start = arguments.eval_on_start and index == 0
+        # A loss that is not finite ends the run; to filter it out of the log would wait for the device in each step.
+        arguments.logging_nan_inf_filter = False
         wanted = self.args.student_channels_last
         channels_last = gains_from_channels_last(self.model) if wanted is None else wanted
         with self._arguments_of(arguments), gradients_kept(self.model), in_channels_last(self.model, channels_last):
@@ -516,6 +519,7 @@ class DistillationTrainer(Trainer):
         return Step(
             StepParts(
                 stage=stage,
+                span=self._runner.span,
                 module=module,
                 source=self.source,
                 reader=self.reader,
@@ -584,6 +588,7 @@ class DistillationTrainer(Trainer):
         """Log, with the mean of every term and agreement since the last line; see `transformers.Trainer.log`."""
         if "loss" in logs and self._step is not None:
             # Of the step that was done, like the logged learning rate.
+            self._step.watch.check()
             span = self._runner.span
             told = self._step.told(span.progress(self.state.global_step - 1))
             logs = {**logs, **told, **({"stage": span.index + 1} if told and span.count > 1 else {})}
@@ -918,6 +923,7 @@ class DistillationTrainer(Trainer):
 
     def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
         """Report on the run when its last stage is over; an earlier stage only hands its sums on."""
+        self._running_step.watch.check(self._running_step.parts.module)
         sums, step = self._runner.sums, self.state.global_step
         if not sums.start_time:
             sums.first_step, sums.start_time = self._initial_global_step, start_time
@@ -932,6 +938,8 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write what a resumed run needs into the checkpoint, too: first, as `trainer_state.json` ends it."""
+        # What is not finite must neither be saved nor take the place of an older checkpoint.
+        self._running_step.watch.check(self._running_step.parts.module)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             checkpoints.begin_checkpoint(folder, self.model, self.stage_modules(), self.run_state())

@@ -203,8 +203,12 @@ class _Writer:
         """Return the targets of one view of a batch, as the table holds them."""
         said = self.runner(batch, self.shared_images, self.settings.augmentation, self.settings.seed, view)
         # What is not a number anywhere in a network is none in its logits either, and a bit would not show it.
-        if not bool(said[LOGITS].isfinite().all()):
-            raise ValueError("the teacher's logits are not finite; nothing it says can be learnt. Check its precision")
+        if broken := (~said[LOGITS].isfinite().all(1)).nonzero()[:, 0].tolist():
+            ids = batch[SAMPLE_IDS][broken[:8]].tolist()
+            raise ValueError(
+                f"the teacher's logits are not finite for {len(broken)} images of a batch (sample ids {ids}, view "
+                f"{view}); nothing it says of them can be learnt. Check its precision and these images"
+            )
         return {column.name: encode(said[column.name], column) for column in self.columns}
 
     def _card_facts(self) -> dict[str, Any]:

@@ -55,6 +55,11 @@ class TermBalance:
         for term, factor in zip(terms, self.factors.get(stage, [1.0] * len(terms)), strict=True):
             term.balance = factor
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether the next batch is measured."""
+        return self._measuring is not None
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold to go on as if never stopped."""
         return {"factors": self.factors, "measuring": None if self._measuring is None else self._measuring.state()}

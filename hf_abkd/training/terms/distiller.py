@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.layers.capture import Capture, CapturePoint
+from hf_abkd.layers.sums import sums
 from hf_abkd.models.lent_inputs import refuse_changes, versions
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
@@ -126,11 +127,17 @@ class Distiller(nn.Module):
         Returns:
             `loss` (), the weighted sum; `logits` (N, K), in training only if a term needs them; `terms` (T,), the
             values without weights, detached; `agreement` (N, B), per sample the boundary agreement of each of the B
-            boundary terms, detached; with `rows` the means (1, B), as terms then compare rows of different numbers.
+            boundary terms, detached; with `rows` the means (1, B), as terms then compare rows of different numbers; in
+            training `layers` (P,), the sums of the P tensors in `points`, detached.
         """
-        logits, values, agreements = self.run(inputs, targets, labels, rows, samples)
+        logits, captured = self.observe(inputs)
+        facts = BatchFacts(len(next(iter(inputs.values()))), labels, rows, samples)
+        values, agreements = self.compare(logits, captured, targets, facts)
         stacked = torch.stack(values) if values else weights.new_zeros(0)
         result = {"loss": (weights * stacked).sum(), "terms": stacked.detach()}
+        if self.training:
+            seen = [captured[point] for point in self.points.values()]
+            result["layers"] = sums(seen) if seen else weights.new_zeros(0)
         if logits is not None:
             result["logits"] = logits
         if agreements:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import HubStrategy
 
+from hf_abkd.layers.sums import sums
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.terms.distiller import BatchFacts, Distiller
@@ -68,7 +69,7 @@ class JointDistiller(nn.Module):
 
         Returns:
             As `Distiller.forward`; `terms` (T + U,) are those of the student and of the teacher, `logits` and
-            `agreement` those of the student.
+            `agreement` those of the student. `taught` (P,) are the sums of what the student is compared with.
         """
         logits, captured = self.teacher.observe(targets)
         facts = BatchFacts(len(next(iter(targets.values()))), labels, rows, samples)
@@ -78,6 +79,7 @@ class JointDistiller(nn.Module):
             taught[LOGITS] = logits.detach()
         split = len(self.student.terms)
         result: dict[str, Tensor] = self.student(inputs, taught, labels, weights[:split], rows, samples)
+        result["taught"] = sums(list(taught.values())) if taught else weights.new_zeros(0)
         values = torch.stack(of_teacher)
         result["loss"] = result["loss"] + (weights[split:] * values).sum()
         result["terms"] = torch.cat([result["terms"], values.detach()])
