@@ -17,7 +17,9 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.decoding import SampleError, StoredImages, decoded
+from hf_abkd.data.given_columns import check_columns
 from hf_abkd.data.image_modes import converted, is_deep_grey, stated_bits, unused_bits
+from hf_abkd.data.one_size import OneSize
 from hf_abkd.data.preprocessing import Preprocessing, probes, processed
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.models.expected_images import PIXELS
@@ -98,6 +100,7 @@ class ImageTransform:
         processed(processor, PILImage.new(self.mode, (32, 32)))
         self._images = StoredImages(image_column)
         self._bits: int | None = None
+        self._alone = OneSize(processor)
         self._pixels: dict[str, _Pixels] = {}
         if teacher_processor is not None:
             student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
@@ -126,23 +129,20 @@ class ImageTransform:
 
         Raises:
             TypeError: If the image column holds something other than PIL images.
-            SampleError: If an image cannot be read, has no pixels or no known value range, or a label is missing. It is
-                a `ValueError`.
+            SampleError: If an image cannot be read, has no pixels or no known value range, comes out in another size
+                than images before, or a label is no class number. It is a `ValueError`.
         """
         images = [self._converted(value) for value in batch[self.image_column]]
         result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
         if not result:
-            result[PIXELS] = self.processor(images, return_tensors="pt")[PIXELS]
+            result[PIXELS] = self._alone(images)
         if self.sample_ids:
             result[SAMPLE_IDS] = [_sample_id(image) for image in images]
         if self.label_column is not None:
             labels = batch[self.label_column]
-            # Data in memory was checked when it was loaded; a stream can only be checked as it flows.
-            if any(label is None or label < 0 for label in labels):
-                raise SampleError(
-                    f"column {self.label_column!r} holds a row without a label (None or a negative number). "
-                    "Drop such rows, or pass label_column=None to train without labels."
-                )
+            # Rows in memory were checked when they were prepared; a stream can only be checked as it flows.
+            for label in labels:
+                self._check_label(label)
             result[IMAGE_CLASSIFICATION.labels] = list(labels)
         return result
 
@@ -150,8 +150,22 @@ class ImageTransform:
         """Return the transform for the images of one data set, which it can name and whose grey levels it knows."""
         transform = copy.copy(self)
         transform._images = StoredImages.of(dataset, self.image_column)
+        transform._alone = OneSize(self.processor)
         transform._bits = stated_bits((dataset.features or {}).get(self.image_column))
         return transform
+
+    def _check_label(self, label: object) -> None:
+        if label is None or (isinstance(label, int) and label < 0):
+            raise SampleError(
+                f"column {self.label_column!r} holds a row without a label (None or a negative number). "
+                "Drop such rows, or pass label_column=None to train without labels."
+            )
+        if not isinstance(label, int):
+            number = f": dataset.class_encode_column({self.label_column!r})" if isinstance(label, str) else ""
+            raise SampleError(
+                f"column {self.label_column!r} holds the label {label!r}, and every image has one class here, a whole "
+                f"number{number}"
+            )
 
     def picture(self, value: object) -> PILImage.Image:
         """Return a value of the image column as a picture of whatever mode: decoded, if it is stored.
@@ -224,6 +238,9 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
     `DistillationTrainer` knows of such a data set; with another trainer set ``remove_unused_columns=False``: the
     columns are replaced while reading, which ``Trainer`` cannot see.
 
+    Raises:
+        ValueError: If a column is missing, a label is no class number, or the first images would be nearly black.
+
     Example:
         >>> from datasets import Dataset
         >>> from PIL import Image
@@ -233,6 +250,7 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
         >>> prepared[1]["pixel_values"].shape, prepared[1]["labels"]
         (torch.Size([3, 24, 24]), 4)
     """
+    check_columns(dataset, transform.image_column, transform.label_column)
     transform = transform.of(dataset)
     stored = (dataset.features or {}).get(transform.image_column)
     if isinstance(stored, Image) and stored.mode is None:
@@ -257,7 +275,10 @@ def _check_bits(dataset: Dataset | IterableDataset, transform: ImageTransform) -
         return
     rows = dataset.select_columns([transform.image_column])
     if isinstance(rows, Dataset):
-        rows = rows.select(sorted({int(row) for row in np.linspace(0, len(rows) - 1, _LOOKED_AT)}) if len(rows) else [])
+        # Without a transform that it may have already.
+        rows = rows.with_format(None).select(
+            sorted({int(row) for row in np.linspace(0, len(rows) - 1, _LOOKED_AT)}) if len(rows) else []
+        )
     images = (transform.picture(row[transform.image_column]) for row in rows.take(_LOOKED_AT))
     problem = unused_bits(itertools.takewhile(is_deep_grey, images))
     if problem is not None:

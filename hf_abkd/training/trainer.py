@@ -46,6 +46,7 @@ from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.checks import check_launch, check_parallelism, checked_stages, checked_student
 from hf_abkd.training.classes import RunClasses
+from hf_abkd.training.data_checks import CheckedBatches, check_range
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
 from hf_abkd.training.memory_format import in_channels_last
@@ -176,6 +177,7 @@ class DistillationTrainer(Trainer):
             check_cached_run(self.source.cache, teacher_processor, augmentation, self.args)
         channels = channels_of(self.model.config) or 3
         shared = shared_images_of(self.source, teacher_processor, self.processing_class, channels)
+        self.data_collator = CheckedBatches(self.data_collator, self.label_names[0], self.task, self.model.config)
         self.reader = BatchReader(self.task.inputs_of(self.model), self.label_names[0], shared)
         self.views = AugmentedViews(
             augmentation,
@@ -325,6 +327,7 @@ class DistillationTrainer(Trainer):
             if dataset is None:
                 raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
             self.task.check_labels(self.model.config, getattr(dataset, "features", None) or {})
+            check_range(self.task.classes(self.model.config), self.train_dataset, self.eval_dataset)
             self._sample = self._read_rows(dataset)
         return self._sample
 
