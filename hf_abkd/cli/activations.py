@@ -68,17 +68,10 @@ def remarks(found: Trace, *, every: bool) -> Iterator[str]:
             reasons.setdefault(site.left_out, []).append(site.module)
     for reason, modules in reasons.items():
         yield f"not paired, {reason}: {_some(modules, every=every)}"
-    calls: dict[str, list[str]] = {}
-    for module, function, source in found.functional:
-        calls.setdefault(function, []).append(
-            (module or "the model itself") + (f" (name {source}:output)" if source else "")
-        )
-    for function, modules in calls.items():
-        yield f"not seen by hooks, calls of {function} in: {_some(modules, every=every)}"
     for name, stride, size in found.cropped:
         lost = f"{size[0] % stride[0]} rows and {size[1] % stride[1]} columns"
         yield f"{name} leaves out the last {lost} of {size[0]}x{size[1]}: its patches are {stride[0]}x{stride[1]}"
-    if not found.sites and not found.functional:
+    if not found.sites:
         yield "no activation was seen; name layers with ':input' or ':output'"
 
 

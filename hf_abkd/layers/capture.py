@@ -1,14 +1,15 @@
-"""Capture: named tensors of a model (the input or output of a module) during one forward pass.
+"""Capture: named tensors of a model (the input or output of a module, or of one call) during one forward pass.
 
-A capture cannot lie: a wrong name, a module that gave no tensor or several, and a tensor that was overwritten in
-place after it was captured are errors, and nothing is kept when the forward pass is over.
+A capture cannot lie: a wrong name, a module or call that gave no tensor or several, another number of calls than when
+they were named, and a tensor that was overwritten in place after it was captured are errors, and nothing is kept when
+the forward pass is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,16 +17,29 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_abkd.boundaries.sides import above_zero
+from hf_abkd.layers.call_log import logged
+from hf_abkd.layers.call_names import call_name, is_call, parse_call
+from hf_abkd.layers.calls import Call, Calls
 from hf_abkd.layers.module_names import find_module
+from hf_abkd.layers.passed_tensors import only_tensor
 from hf_abkd.layers.sums import row_sums
+from hf_abkd.wording import listed
 
 
 @dataclass(frozen=True)
 class CapturePoint:
-    """One tensor of a forward pass: the input or the output of a named module."""
+    """One tensor of a forward pass: the input or the output of a named module, or of a call.
+
+    Args:
+        module: The name of the module, or of the call (`"layer2.1:relu#2"`).
+        side: Which of the two.
+        calls: How many calls there are that differ from it in their number alone, where that is known. With more or
+            fewer of them the number would mean another one, which is an error.
+    """
 
     module: str
     side: Literal["input", "output"]
+    calls: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.side}"
@@ -37,6 +51,13 @@ class _Complete(BaseException):
     def __init__(self, capture: Capture) -> None:
         super().__init__("all tensors are recorded")
         self.capture = capture
+
+
+# What torch.compile (of torch 2.13) does not show to a mode of functions.
+_UNSEEN = (
+    ". A compiler does not see calls of functional.hardswish, nor those of functions in place by names such as "
+    "torch.relu_: call torch.nn.Hardswish, x.relu_() or functional.relu(x, inplace=True) instead, or do not compile."
+)
 
 
 class Capture:
@@ -85,7 +106,16 @@ class Capture:
         self.overwritten = set(overwritten)
         self.signs = frozenset(signs)
         self._parts = tuple(model.modules())
-        self._modules = {point: find_module(model, point.module) for point in self.points}
+        self._modules = {point: find_module(model, point.module) for point in self.points if not is_call(point.module)}
+        named = {point: parse_call(model, point.module) for point in self.points if is_call(point.module)}
+        self._named = {point: call for point, (call, _) in named.items()}
+        #: How many calls there must be, beside each that was named.
+        self._expected = {point: 1 if only else point.calls for point, (_, only) in named.items()}
+        self._calls = None
+        if named:
+            called = {call.called for call in self._named.values() if not call.is_function}
+            functions = any(call.is_function for call in self._named.values())
+            self._calls = Calls(model, self._call_entered, self._call_left, functions=functions, also=called)
         self._handles: list[RemovableHandle] = []
         # torch.compile cannot trace a look at the handles.
         self._attached = False
@@ -95,6 +125,7 @@ class Capture:
         self._tensors: dict[CapturePoint, Tensor] = {}
         self._versions: dict[CapturePoint, int] = {}
         self._counts: dict[CapturePoint, int] = {}
+        self._made: dict[tuple[str, str, bool], int] = {}
 
     def attach(self) -> Capture:
         """Put the hooks on."""
@@ -105,6 +136,8 @@ class Capture:
                 else:
                     handle = module.register_forward_hook(self._output_hook(point))
                 self._handles.append(handle)
+            if self._calls is not None:
+                self._calls.attach()
         self._attached = True
         return self
 
@@ -113,6 +146,8 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._calls is not None:
+            self._calls.detach()
         self._attached = False
 
     __enter__ = attach
@@ -141,8 +176,9 @@ class Capture:
                 under hooks of accelerate, which put the weights of a layer away after its call.
 
         Raises:
-            RuntimeError: If a named module gave no tensor, was called twice, or its tensor was overwritten. What is
-                called or overwritten after a stop is not seen, and the tensors are right without it.
+            RuntimeError: If a named module or call gave no tensor, was called twice, or its tensor was overwritten; or
+                if there are more or fewer calls than when they were named. What is called or overwritten after a stop
+                is not seen, and the tensors are right without it.
         """
         self._stopping = (
             stop and not torch.compiler.is_compiling() and not any("_hf_hook" in vars(part) for part in self._parts)
@@ -170,10 +206,12 @@ class Capture:
             raise RuntimeError("call `attach` before `run`: without hooks nothing would be captured")
         self._clear()
         self._armed = True
-        output = None
+        output, left = None, False
         try:
-            output = forward()
+            with nullcontext() if self._calls is None else self._calls.start():
+                output = forward()
         except _Complete as complete:
+            left = True
             if complete.capture is not self:
                 self._clear()
                 raise
@@ -183,24 +221,56 @@ class Capture:
         finally:
             # Activation checkpointing runs modules again during backward: those calls must not count.
             self._armed = False
-        self._check_calls()
+            if self._calls is not None:
+                self._calls.stop()
+        if not left:
+            self._check_calls(forward)
         return output
 
-    def _check_calls(self) -> None:
-        """Refuse a forward pass in which a named module was not called once."""
+    def _check_calls(self, forward: Callable[[], Any]) -> None:
+        """Refuse a forward pass in which a named module or call was not made once, or others beside it were."""
         for point in self.points:
-            count = self._counts.get(point, 0)
-            if count != 1:
-                self._clear()
-                why = (
-                    "was not called, or was called inside a part that was compiled before the hooks were put on"
-                    if count == 0
-                    else f"was called {count} times, so its tensor is not one tensor"
-                )
-                raise RuntimeError(
-                    f"{point.module!r} of {type(self.model).__name__} {why} in one forward pass. Name a module that "
-                    "is called once, such as the normalisation next to it."
-                )
+            count, expected = self._counts.get(point, 0), self._expected.get(point)
+            made = 0 if expected is None else self._made.get(self._named[point].key, 0)
+            if count == 1 and (expected is None or made == expected):
+                continue
+            why = self._why_not_one(point, count, made, forward)
+            self._clear()
+            raise RuntimeError(f"{point.module!r} of {type(self.model).__name__} {why}")
+
+    def _why_not_one(self, point: CapturePoint, count: int, made: int, forward: Callable[[], Any]) -> str:
+        """Return what is wrong with the calls at a point, and what to do."""
+        compiling = torch.compiler.is_compiling()
+        if count == 1 or (count == 0 and made):
+            return (
+                f"was one of {self._expected[point] or 'several'} such calls, and this forward pass makes {made}, so "
+                f"its number may be that of another one{_UNSEEN if compiling else '.'}"
+            )
+        if count == 0:
+            why = "was not called, or was called inside a part that was compiled before the hooks were put on, in one "
+            if point in self._named:
+                return f"{why}forward pass{_UNSEEN if compiling else '. `hf-abkd inspect` lists the calls.'}"
+            return f"{why}forward pass. Name a module that is called once, such as the normalisation next to it."
+        if point in self._named:
+            block = self._named[point].block
+            return (
+                f"was made {count} times in one forward pass, as {block!r} runs that often with the same weights, so "
+                "its tensor is not one tensor. Name a module outside of it."
+            )
+        names = [] if compiling else self._names_of_calls(point, forward)
+        remedy = (
+            f"Name one of its calls: {listed(names, 12)}."
+            if names
+            else "Name a module that is called once, such as the normalisation next to it."
+        )
+        return f"was called {count} times, so its tensor is not one tensor in one forward pass. {remedy}"
+
+    def _names_of_calls(self, point: CapturePoint, forward: Callable[[], Any]) -> list[str]:
+        """Return the names of the calls of a module, from one more pass; none if its callers run several times."""
+        log = logged(self.model, forward)
+        modules = {module: name for name, module in self.model.named_modules()}
+        calls = log.calls_of(modules[self._modules[point]])
+        return [call_name(self.model, call) for call in calls if log.runs[call.block] == 1]
 
     def _changed(self) -> set[CapturePoint]:
         return {point for point, version in self._versions.items() if self._tensors[point]._version != version}
@@ -209,6 +279,21 @@ class Capture:
         self._tensors.clear()
         self._versions.clear()
         self._counts.clear()
+        self._made.clear()
+
+    def _call_entered(self, call: Call, given: object) -> None:
+        self._call(call, "input", given)
+
+    def _call_left(self, call: Call, output: object) -> None:
+        self._call(call, "output", output)
+
+    def _call(self, call: Call, side: str, value: object) -> None:
+        """Record what a call takes or gives, at the points that name it."""
+        for point, named in self._named.items():
+            if named.key == call.key:
+                self._made[call.key] = call.number
+                if named.number == call.number and point.side == side:
+                    self._record(point, value)
 
     def _record(self, point: CapturePoint, value: object) -> None:
         if not self._armed:
@@ -244,27 +329,6 @@ class Capture:
             self._record(point, output)
 
         return hook
-
-
-def only_tensor(value: object, name: str, model: nn.Module) -> Tensor:
-    """Return the one tensor in what a module took or gave.
-
-    Raises:
-        RuntimeError: If there is none, or more than one.
-    """
-    tensors = tensors_in(value)
-    if len(tensors) == 1:
-        return tensors[0]
-    raise RuntimeError(
-        f"{name!r} of {type(model).__name__} holds {len(tensors)} tensors, and one is needed ({type(value).__name__}). "
-        "Name a module inside it, such as its last activation or normalisation."
-    )
-
-
-def tensors_in(value: object) -> list[Tensor]:
-    """Return the tensors in what a module took or gave: itself, or the members of a list, a tuple or a mapping."""
-    parts = list(value.values()) if isinstance(value, Mapping) else value
-    return [part for part in (parts if isinstance(parts, (tuple, list)) else [parts]) if isinstance(part, Tensor)]
 
 
 def refuse_compiled(model: nn.Module) -> None:

@@ -94,16 +94,8 @@ def _stages(trace: Trace, role: str) -> list[list[Site]]:
 
 def _why_none(trace: Trace) -> str:
     """Return why a model has no layers to pair, and what to do about it."""
-    if trace.functional:
-        module, function, source = trace.functional[0]
-        hint = f"'{source}:output'" if source else "the layer before it with ':output'"
-        return (
-            f"its activations are function calls ({function} in {repr(module) if module else 'the model'}, and "
-            f"{len(trace.functional) - 1} more), which hooks cannot see. Name {hint} as the layer, or use activation "
-            "modules such as torch.nn.ReLU."
-        )
     if not trace.sites:
-        return "it has no activation modules. Name layers with ':input' or ':output' yourself."
+        return "it calls no activations. Name layers with ':input' or ':output' yourself."
     reasons = [f"{site.module}: {site.left_out}" for site in trace.sites[:3]]
     return f"of its {len(trace.sites)} activations none can be used ({'; '.join(reasons)}). Name layers yourself."
 
@@ -162,4 +154,5 @@ def _scale(site: Site) -> float:
 
 
 def _nesting(site: Site) -> int:
-    return site.module.count(".")
+    """Return how deep in the modules an activation lies; a call lies in the module that makes it."""
+    return site.module.lstrip(":").replace(":", ".").count(".")

@@ -1,4 +1,4 @@
-"""Recording of one forward pass: which activations run, how deep, how their inputs lie, and what hooks cannot see."""
+"""Recording of one forward pass: which activations run, how deep, and how their inputs lie."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hf_abkd.layers.capture import CapturePoint, tensors_in
+from hf_abkd.layers.call_log import CallLog
+from hf_abkd.layers.call_names import is_call, parse_call
+from hf_abkd.layers.calls import Call, Calls
+from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.layout_finder import LayoutFinder, covers
 from hf_abkd.layers.module_kinds import (
     CONVOLUTIONS,
     POOLS,
-    is_boundary_activation,
     is_spatial,
     leaves_pixels_out,
 )
-from hf_abkd.layers.module_names import hookable
+from hf_abkd.layers.passed_tensors import only_tensor_or_none
 from hf_abkd.layers.sites import Site, Trace
 from hf_abkd.layers.token_order import Place
 
-_ACTIVATIONS = frozenset(
-    {"relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "softplus"}
-)
 # What can bring the positions of a map into another order. (Others, such as flatten and permute, keep it.)
 _MOVES = frozenset(
     {"reshape", "view", "reshape_as", "view_as", "unflatten", "unfold", "fold", "roll", "gather", "index_select"}
@@ -35,16 +34,15 @@ _POOLED = "pooled over all positions (a gate, or part of the head)"
 
 
 class _Functions(TorchFunctionMode):
-    """Tell of every call of a function."""
+    """Tell of every call of a function by its name."""
 
-    def __init__(self, tell: Callable[[str, object], None]) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
         self.tell = tell
 
     def __torch_function__(self, function: Any, _: Any, positional: Any = (), named: Any = None) -> Any:
-        named = named or {}
-        self.tell(getattr(function, "__name__", ""), positional[0] if positional else named.get("input"))
-        return function(*positional, **named)
+        self.tell(getattr(function, "__name__", ""))
+        return function(*positional, **(named or {}))
 
 
 @dataclass
@@ -60,100 +58,106 @@ class Recorder:
     model: nn.Module
     shape: tuple[int, ...]
     points: set[CapturePoint]
-    stack: list[str] = field(default_factory=list)
-    # The tensors are kept, so that no later one can have the same id or the same memory.
-    givers: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
-    sites: dict[str, Site] = field(default_factory=dict)
+    sites: dict[Call, Site] = field(default_factory=dict)
+    # What activations returned. The tensors are kept, so that no later one can have the same id or the same memory.
+    given: dict[int, tuple[Call, Tensor]] = field(default_factory=dict)
     layouts: dict[CapturePoint, Layout] = field(default_factory=dict)
-    functional: dict[tuple[str, str], str | None] = field(default_factory=dict)
     cropped: dict[str, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
     layers: int = 0
     # The convolutions and poolings that gave a map, with its grid; whether positions may have been moved since.
     maps: list[tuple[str, tuple[int, int]]] = field(default_factory=list)
     moved: bool = True
     pooled: bool = False
-    doubts: dict[CapturePoint, tuple[str, ...]] = field(default_factory=dict)
+    doubts: dict[Call | CapturePoint, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make what finds out how tensors lie."""
+        """Make what finds out how tensors lie, and which calls are activations."""
         self.finder = LayoutFinder(self.shape)
+        self.log = CallLog(self.model)
+        self.wanted: dict[tuple[object, str], list[CapturePoint]] = {}
+        for point in self.points:
+            place = parse_call(self.model, point.module).call if is_call(point.module) else point.module
+            self.wanted.setdefault((place, point.side), []).append(point)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch what runs inside of the block."""
-        handles = []
-        for name, module in hookable(self.model):
-            handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(self._after(name)))
+        calls = Calls(self.model, self._entered, self._left, functions=True, also=None)
+        calls.attach()
         try:
-            with _Functions(self._function):
+            with _Functions(self._function), calls.start():
                 yield
         finally:
-            for handle in handles:
-                handle.remove()
+            calls.stop()
+            calls.detach()
 
     def result(self) -> Trace:
         """Return what was seen."""
         last = max(self.layers, 1)
-        sites = [replace(site, depth=site.depth / last) for site in self.sites.values()]
+        sites = [replace(site, module=self._name(call), depth=site.depth / last) for call, site in self.sites.items()]
         return Trace(
             image_size=(self.shape[2], self.shape[3]),
             sites=tuple(replace(site, left_out=self._why_not(sites, index)) for index, site in enumerate(sites)),
             layouts=self.layouts,
-            functional=tuple((module, function, source) for (module, function), source in self.functional.items()),
             cropped=tuple((name, *sizes) for name, sizes in self.cropped.items()),
         )
 
     def doubtful(self, trace: Trace) -> list[Place]:
         """Return the tensors whose positions may have been moved, of those that can be told (three lines and more)."""
         layouts = {site.point: site.layout for site in trace.sites if not site.left_out} | trace.layouts
+        points = {
+            place if isinstance(place, CapturePoint) else CapturePoint(self._name(place), "input"): sources
+            for place, sources in self.doubts.items()
+        }
         return [
             Place(point, layout, sources)
-            for point, sources in self.doubts.items()
+            for point, sources in points.items()
             if (layout := layouts.get(point)) is not None and layout.grid is not None and min(layout.grid) > 2
         ]
 
-    def _before(self, name: str) -> Callable[..., None]:
-        point = CapturePoint(name, "input")
+    def _name(self, call: Call) -> str:
+        """Return the name of an activation; of one in a block that runs several times that of the module."""
+        lone = not call.is_function and len(self.log.calls_of(call.called)) == 1
+        return call.called if lone else self.log.name(call)
 
-        def hook(module: nn.Module, positional: tuple[object, ...], named: dict[str, object]) -> None:
-            self.stack.append(name)
-            value = _only_tensor(positional[0] if positional else tuple(named.values()))
-            if value is None:
-                return
-            if is_boundary_activation(module):
-                self._site(name, module, value)
-            elif point in self.points:
-                self._point(point, value)
-            if isinstance(module, nn.Conv2d) and leaves_pixels_out(module, value):
-                self.cropped[name] = ((module.stride[0], module.stride[1]), (value.shape[-2], value.shape[-1]))
-            giver = self.givers.get(id(value), ("",))[0]
-            if is_spatial(module) and value.ndim == 4 and giver in self.sites:
-                # What a convolution slides over is a map.
-                self.doubts.pop(self.sites[giver].point, None)
+    def _entered(self, call: Call, given: object) -> None:
+        value = only_tensor_or_none(given)
+        activation = self.log.entered(call, value)
+        if value is None:
+            return
+        if activation is not None:
+            kind = call.called if activation.is_function else type(self.log.modules[activation.called]).__name__
+            self._site(activation, kind, value)
+        else:
+            self._points(call, "input", value)
+        if call.is_function:
+            return
+        module = self.log.modules[call.called]
+        if isinstance(module, nn.Conv2d) and leaves_pixels_out(module, value):
+            self.cropped[call.called] = ((module.stride[0], module.stride[1]), (value.shape[-2], value.shape[-1]))
+        giver, _ = self.given.get(id(value), (None, None))
+        if giver is not None and is_spatial(module) and value.ndim == 4:
+            # What a convolution slides over is a map.
+            self.doubts.pop(giver, None)
 
-        return hook
+    def _left(self, call: Call, output: object) -> None:
+        value = only_tensor_or_none(output)
+        activation = self.log.left(call)
+        if value is None:
+            return
+        if activation is not None:
+            # An activation in place returns what it was given.
+            self.given[id(value)] = (activation, value)
+        if not call.is_function:
+            self._output(call.called, self.log.modules[call.called], value)
+        self._points(call, "output", value)
 
-    def _after(self, name: str) -> Callable[..., None]:
-        point = CapturePoint(name, "output")
-
-        def hook(module: nn.Module, _: object, output: object) -> None:
-            self.stack.pop()
-            value = _only_tensor(output)
-            if value is None:
-                return
-            # The innermost module that returned it; an activation in place returns what it was given.
-            if id(value) not in self.givers or is_boundary_activation(module):
-                self.givers[id(value)] = (name, value)
-            if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-                self.layers += 1
-            if isinstance(module, (*CONVOLUTIONS, *POOLS)) and value.ndim == 4:
-                self._map(name, module, value)
-            self.finder.see_output(module, value)
-            if point in self.points:
-                self._point(point, value)
-
-        return hook
+    def _output(self, name: str, module: nn.Module, value: Tensor) -> None:
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+            self.layers += 1
+        if isinstance(module, (*CONVOLUTIONS, *POOLS)) and value.ndim == 4:
+            self._map(name, module, value)
+        self.finder.see_output(module, value)
 
     def _map(self, name: str, module: nn.Module, value: Tensor) -> None:
         grid = (value.shape[2], value.shape[3])
@@ -168,42 +172,39 @@ class Recorder:
                 self.maps.append((name, grid))
                 self.moved = False
 
-    def _function(self, function: str, value: object) -> None:
-        if function in _MOVES:
+    def _function(self, name: str) -> None:
+        if name in _MOVES:
             self.moved = True
-        function = function.rstrip("_")
-        caller = self.stack[-1] if self.stack else ""
-        if function in _ACTIVATIONS and not (caller and is_boundary_activation(self.model.get_submodule(caller))):
-            self.functional.setdefault((caller, function), self.givers.get(id(value), (None,))[0])
 
-    def _site(self, name: str, module: nn.Module, value: Tensor) -> None:
-        if name in self.sites:
-            self.sites[name] = replace(self.sites[name], calls=self.sites[name].calls + 1)
+    def _site(self, call: Call, kind: str, value: Tensor) -> None:
+        if call in self.sites:
+            self.sites[call] = replace(self.sites[call], calls=self.sites[call].calls + 1)
             return
         layout = self.finder.layout(value)
         left_out = _POOLED if self.pooled and layout is not None and layout.grid == (1, 1) else ""
-        site = Site(name, type(module).__name__, 1, tuple(value.shape), layout, float(self.layers), left_out)
-        self.sites[name] = site
-        self._doubt(site.point, layout)
+        self.sites[call] = Site("", kind, 1, tuple(value.shape), layout, float(self.layers), left_out)
+        self._doubt(call, layout)
 
-    def _point(self, point: CapturePoint, value: Tensor) -> None:
-        if point not in self.layouts and (layout := self.finder.layout(value)) is not None:
-            self.layouts[point] = layout
-            self._doubt(point, layout)
+    def _points(self, call: Call, side: str, value: Tensor) -> None:
+        """Describe a tensor that was asked for, by its module or by its call."""
+        for point in (*self.wanted.get((call.called, side), ()), *self.wanted.get((call, side), ())):
+            if point not in self.layouts and (layout := self.finder.layout(value)) is not None:
+                self.layouts[point] = layout
+                self._doubt(point, layout)
 
-    def _doubt(self, point: CapturePoint, layout: Layout | None) -> None:
+    def _doubt(self, place: Call | CapturePoint, layout: Layout | None) -> None:
         if layout is None or layout.grid is None or not (self.moved or layout.has_tokens):
             return
         rows, columns = layout.grid
         same = [name for name, grid in self.maps if grid == layout.grid]
         finer = [name for name, grid in self.maps if grid[0] >= rows and grid[1] >= columns]
         # The latest says the most; the first on this grid is on no branch.
-        self.doubts[point] = tuple(dict.fromkeys([*same[-1:], *same[:1]])) or tuple(finer[-1:])
+        self.doubts[place] = tuple(dict.fromkeys([*same[-1:], *same[:1]])) or tuple(finer[-1:])
 
     def _why_not(self, sites: Sequence[Site], index: int) -> str:
         site = sites[index]
         if site.calls > 1:
-            return f"runs {site.calls} times in one forward pass"
+            return f"runs {site.calls} times in one forward pass, with the module that calls it"
         if site.shape[0] != self.shape[0]:
             return f"its first dimension is not the batch: {site.shape}"
         if site.left_out or _is_pooled(sites, index):
@@ -224,9 +225,3 @@ def _is_pooled(sites: Sequence[Site], index: int) -> bool:
     later = any(grid not in (None, (1, 1)) for grid in grids[index + 1 :])
     # A stage halves the grid, rounding up.
     return later or (before is not None and max(before) > 2)
-
-
-def _only_tensor(value: object) -> Tensor | None:
-    """Return the one tensor in what a module took or gave; None if there is none, or more than one."""
-    tensors = tensors_in(value)
-    return tensors[0] if len(tensors) == 1 else None

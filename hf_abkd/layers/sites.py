@@ -10,11 +10,11 @@ from hf_abkd.layers.layout import Layout
 
 @dataclass(frozen=True)
 class Site:
-    """An activation module: a place where a boundary can be captured.
+    """An activation, a module or a call: a place where a boundary can be captured.
 
     Args:
-        module: Its name.
-        activation: Its class.
+        module: Its name: of a module that runs once that of the module, or else that of the call.
+        activation: Its class, or the name of the function.
         calls: How often it runs in one forward pass.
         shape: The shape of its input in the first call.
         layout: How that tensor lies; None if it holds no positions of the image.
@@ -42,15 +42,12 @@ class Trace:
 
     Args:
         image_size: Height and width of the images, in pixels.
-        sites: The activation modules in the order of their first calls.
+        sites: The activations in the order in which they run.
         layouts: How the tensors at the other points asked for lie.
-        functional: Activations that are function calls: the module that calls them, the function, and the module
-            whose output is its input, if there is one.
         cropped: Convolutions whose stride leaves out the last rows or columns: name, stride, size of their input.
     """
 
     image_size: tuple[int, int]
     sites: tuple[Site, ...]
     layouts: dict[CapturePoint, Layout]
-    functional: tuple[tuple[str, str, str | None], ...]
     cropped: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...]

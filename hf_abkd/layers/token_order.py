@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from hf_abkd.layers.capture import CapturePoint, only_tensor
+from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.layers.layout import Layout
 from hf_abkd.models.kept_state import evaluating
 
@@ -93,10 +93,6 @@ class _Halves:
         return right / max(count, 1)
 
 
-class _Enough(Exception):  # noqa: N818 (it ends a forward pass, and is no error)
-    """The tensor that was asked for is there."""
-
-
 class _Probe:
     """Change parts of a map, and see how much each token changes."""
 
@@ -132,39 +128,24 @@ class _Probe:
 
     def _tokens(self, part: tuple[int, int, int] | None) -> Tensor:
         """Return the tokens without the special ones, (N, L, C), with noise on a part of the map."""
-        recorded: list[Tensor] = []
         point, layout, source = self.place.point, self.place.layout, self.source
-
-        def record(value: object) -> None:
-            # A copy, as a later operation may overwrite it.
-            tensor = only_tensor(value, str(point), self.model).detach().float().clone()
-            tokens = tensor.movedim(layout.channel_dim, -1).flatten(1, -2)
-            recorded.append(tokens[:, layout.special_tokens :])
-            raise _Enough
-
-        def before(_: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
-            record(given[0] if given else tuple(named.values()))
 
         def change(_: nn.Module, __: object, output: Tensor) -> Tensor:
             return _with_noise(output, part)
 
-        module = self.model.get_submodule(point.module)
-        handles = []
-        if source is not None:
-            handles.append(self.model.get_submodule(source).register_forward_hook(change))
-        if point.side == "input":
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        else:
-            handles.append(module.register_forward_hook(lambda _, __, output: record(output)))
+        def run() -> object:
+            return self.forward(_with_noise(self.images, part) if source is None else self.images)
+
+        # A copy, as a later operation may overwrite it.
+        capture = Capture(self.model, [point], overwritten=[point])
+        handle = None if source is None else self.model.get_submodule(source).register_forward_hook(change)
         try:
-            with evaluating(self.model), torch.no_grad():
-                self.forward(_with_noise(self.images, part) if source is None else self.images)
-        except _Enough:
-            pass
+            with capture, evaluating(self.model), torch.no_grad():
+                tensor = capture.run(run, stop=True)[1][point].float()
         finally:
-            for handle in handles:
+            if handle is not None:
                 handle.remove()
-        return recorded[0]
+        return tensor.movedim(layout.channel_dim, -1).flatten(1, -2)[:, layout.special_tokens :]
 
 
 def _with_noise(maps: Tensor, part: tuple[int, int, int] | None) -> Tensor:

@@ -1,7 +1,6 @@
 """Tracing: what one forward pass of a model shows of its activations, without a name and without a list of families.
 
-Which activation modules run once, how deep, in which layout and on which grid of the image; which activations are
-functions that hooks cannot see.
+Which activations run, modules and functions, how deep, in which layout and on which grid of the image.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.module_names import refuse_scripted
 from hf_abkd.layers.recorder import Recorder
+from hf_abkd.layers.scripted import refuse_scripted
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.token_order import Forward, Place, find_order
 from hf_abkd.models.kept_state import evaluating

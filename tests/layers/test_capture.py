@@ -15,9 +15,10 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from hf_abkd.layers.boundary_points import resolve_boundaries
-from hf_abkd.layers.capture import Capture, CapturePoint, only_tensor, refuse_compiled
+from hf_abkd.layers.capture import Capture, CapturePoint, refuse_compiled
 from hf_abkd.layers.module_kinds import is_boundary_activation
 from hf_abkd.layers.module_names import find_module, parse_name
+from hf_abkd.layers.passed_tensors import only_tensor
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy
 from hf_abkd.stages.term import Term
@@ -250,7 +251,10 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("linear", "'linear' of Twice was called 2 times, so its tensor is not one tensor.*Name a module"),
+        (
+            "linear",
+            "'linear' of Twice was called 2 times, so its tensor is not one.*one of its calls: :linear#1, :linear#2",
+        ),
         ("idle", "'idle' of Twice was not called"),
         ("pair", "'pair:output' of Twice holds 2 tensors, and one is needed"),
     ],
@@ -668,7 +672,7 @@ def test_a_sum_into_the_activations_output_is_no_boundary():
             return out
 
     model = nn.Sequential(Block()).eval()
-    with pytest.raises(ValueError, match=r"does not come straight from an activation module.*\['0.relu'\]"):
+    with pytest.raises(ValueError, match=r"does not come straight from an activation, so.*\['0.relu'\]"):
         resolve_boundaries(model, ["0"], lambda: model(images()))
 
 

@@ -14,8 +14,8 @@ def site(name, grid, depth, left_out=""):
     return Site(name, "ReLU", 1, (2, 8, *grid), Layout("NCHW", grid), depth, left_out)
 
 
-def made(*sites, functional=()):
-    return Trace((64, 64), tuple(sites), {}, functional, ())
+def made(*sites):
+    return Trace((64, 64), tuple(sites), {}, ())
 
 
 def names(pairs):
@@ -192,23 +192,26 @@ class Functional(nn.Module):
         return torch.relu(self.two(torch.relu(self.one(images)) + 0) + 0)
 
 
-def test_functional_activations_are_the_reason_with_place_and_remedy():
-    """No pair without a word of why leaves the user with nothing to do."""
-    message = (
-        "no layers of the teacher can be paired: its activations are function calls .relu in the model, and 0 more.*"
-        "Name 'one:output' as the layer, or use activation modules such as torch.nn.ReLU"
-    )
-    with pytest.raises(ValueError, match=message):
-        propose(traced.of_family("resnet"), traced.of_model(Functional()))
-    unknown = made(functional=(("body", "silu", None), ("head", "gelu", "x")))
-    message = "silu in 'body', and 1 more.*Name the layer before it with ':output'"
-    with pytest.raises(ValueError, match=message):
-        propose(unknown, traced.of_family("resnet"))
+def test_functional_activations_are_paired_as_modules_are():
+    """A teacher that calls functions would teach nothing."""
+    pairs = propose(traced.of_family("resnet"), traced.of_model(Functional()))
+    assert [pair.teacher.module for pair in pairs] == [":relu#1", ":relu#2"]
+
+
+def test_a_call_lies_as_deep_as_a_module_in_its_place():
+    """The plan of a net with shared activations would differ from that of the same net with separate ones."""
+    modules = made(site("stem", (8, 8), 0.2), site("body.0.act", (8, 8), 0.8), site("body.act", (8, 8), 0.7))
+    calls = made(site(":act#1", (8, 8), 0.2), site("body.0:act#1", (8, 8), 0.8), site("body:act#1", (8, 8), 0.7))
+    assert stage_tap(modules.sites).module == "body.act" and stage_tap(calls.sites).module == "body:act#1"
+    assert [pair.student.module for pair in propose(calls, modules)] == [
+        {"stem": ":act#1", "body.act": "body:act#1", "body.0.act": "body.0:act#1"}[pair.teacher.module]
+        for pair in propose(calls, modules)
+    ]
 
 
 def test_a_model_without_activations_is_told_so():
     """A linear model has no boundary."""
-    with pytest.raises(ValueError, match="of the student can be paired: it has no activation modules. Name layers"):
+    with pytest.raises(ValueError, match="of the student can be paired: it calls no activations. Name layers"):
         propose(traced.of_model(nn.Conv2d(3, 4, 3)), traced.of_family("resnet"))
 
 

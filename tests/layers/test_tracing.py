@@ -243,9 +243,9 @@ def test_half_precision_shows_the_same(dtype):
         ("focalnet", "modulation.activation", 5, "pooled over all positions"),
         ("swinv2", "continuous_position_bias_mlp", 8, r"its first dimension is not the batch: \(1, 3, 3, 512\)"),
         ("mobilevit", "transformer", 9, "its first dimension is not the batch"),
-        ("mobilevitv2", "layer.2.transformer", 2, r"its grid \(4, 16\) has not the proportions of the image"),
-        ("mobilevitv2", "layer.3.transformer", 4, "its positions do not lie row by row: folded"),
-        ("mobilevitv2", "layer.4.transformer", 3, r"its grid \(4, 1\) has not the proportions of the image"),
+        ("mobilevitv2", "layer.2.transformer", 4, r"its grid \(4, 16\) has not the proportions of the image"),
+        ("mobilevitv2", "layer.3.transformer", 8, "its positions do not lie row by row: folded"),
+        ("mobilevitv2", "layer.4.transformer", 6, r"its grid \(4, 1\) has not the proportions of the image"),
         ("perceiver", "self_attends", 4, "runs 2 times in one forward pass"),
         ("perceiver", "cross_attention", 2, "lies on no grid over the image"),
         ("siglip", "head", 1, "lies on no grid over the image"),
@@ -323,12 +323,12 @@ def test_a_stage_of_one_position_is_no_gate():
     assert found.sites[2].layout == Layout("NCHW", (1, 1))
 
 
-def test_a_module_that_runs_twice_is_counted():
-    """Its input is two tensors, and the first would stand for both."""
-    shared = nn.ReLU()
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), shared, nn.Conv2d(8, 8, 3), shared)
-    (site,) = traced.of_model(model).sites
-    assert (site.calls, site.left_out) == (2, "runs 2 times in one forward pass")
+def test_an_activation_in_a_block_that_runs_twice_is_left_out():
+    """With the same weights it is one layer, whose input is two tensors; the first would stand for both."""
+    block = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
+    (site,) = traced.of_model(nn.Sequential(block, block)).sites
+    assert (site.module, site.calls) == ("0.1", 2)
+    assert site.left_out == "runs 2 times in one forward pass, with the module that calls it"
 
 
 class SequenceFirst(nn.Module):
@@ -362,15 +362,16 @@ class Functional(nn.Module):
         return self.act(functional.gelu(input=self.body["more"](maps)))
 
 
-def test_functional_activations_are_reported_with_their_place():
-    """Hooks cannot see them; the user needs to know where to look, and which name to write instead."""
+def test_functional_activations_go_by_the_calls_of_the_module_that_makes_them():
+    """As good a boundary as that of a module; without a name there would be nothing to train on."""
     found = traced.of_model(Functional())
-    assert found.functional == (("", "relu", "body.conv"), ("", "gelu", "body.more"))
-    assert [site.module for site in found.sites] == ["act"]
+    assert [site.module for site in found.sites] == [":relu#1", ":relu#2", ":relu#3", ":gelu#1", "act"]
+    assert [site.activation for site in found.sites] == ["relu", "relu", "relu", "gelu", "ReLU"]
+    assert [site.depth for site in found.sites] == [0.5, 0.5, 0.5, 1, 1] and not any(s.left_out for s in found.sites)
     encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model = nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.Flatten(2), Permute(0, 2, 1), encoder)
     found = traced.of_model(model)
-    assert found.functional == (("3", "relu", "3.linear1"),) and not found.sites
+    assert [(site.module, site.layout) for site in found.sites] == [("3:relu#1", Layout("NLC", EIGHT))]
 
 
 class InPlace(nn.Module):
@@ -382,19 +383,18 @@ class InPlace(nn.Module):
         return functional.relu6(torch.relu_(self.conv(images)), inplace=True)
 
 
-def test_functions_in_place_are_reported_too():
+def test_functions_in_place_go_by_the_same_names():
     """torch calls them by another name."""
-    assert [found[1] for found in traced.of_model(InPlace()).functional] == ["relu", "relu6"]
+    assert [site.module for site in traced.of_model(InPlace()).sites] == [":relu#1", ":relu6#1"]
 
 
-def test_the_functions_inside_activation_modules_are_not_reported():
+def test_the_functions_inside_activation_modules_are_not_activations_again():
     """Every nn.ReLU is a function call at heart."""
-    for family in traced.FAMILIES:
-        found = traced.of_family(family).functional
-        callers = {module.split(".transformer")[0] for module, _, _ in found}
-        assert not found or family == "mobilevitv2", (family, callers)
-    assert {function for _, function, _ in traced.of_family("mobilevitv2").functional} == {"relu"}
-    assert all(name.endswith("attention") for name, _, _ in traced.of_family("mobilevitv2").functional)
+    calls = {
+        family: [s.module for s in traced.of_family(family).sites if ":" in s.module] for family in traced.FAMILIES
+    }
+    assert {family for family in calls if calls[family]} == {"mobilevitv2"}
+    assert all(name.endswith("attention:relu#1") for name in calls["mobilevitv2"])
 
 
 def test_a_transformer_of_torch_shows_the_activations_that_are_modules():

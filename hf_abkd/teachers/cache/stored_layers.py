@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.boundary_points import resolve_boundaries
+from hf_abkd.layers.boundary_points import resolve_boundaries, resolve_tensors
 from hf_abkd.layers.capture import CapturePoint
-from hf_abkd.layers.module_kinds import is_boundary_activation
-from hf_abkd.layers.module_names import find_module, parse_name
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.sites import Site, Trace
 from hf_abkd.layers.tracing import trace
@@ -49,10 +47,9 @@ class StoredLayers:
         def forward(images: Tensor) -> Tensor:
             return runner.logits({PIXELS: images})
 
-        features = _feature_points(teacher, settings)
         with torch.no_grad():
-            named = settings.layers or []
-            boundaries = resolve_boundaries(teacher, named, lambda: forward(pixels)) if named else {}
+            features = resolve_tensors(teacher, settings.features, lambda: forward(pixels))
+            boundaries = resolve_boundaries(teacher, settings.layers or [], lambda: forward(pixels))
         seen = trace(teacher, forward, pixels, {*boundaries.values(), *features.values()})
         if settings.layers is None:
             boundaries = {site.module: site.point for site in _stage_ends(seen)}
@@ -60,8 +57,7 @@ class StoredLayers:
         layouts = {**seen.layouts, **{point: site.layout for point, site in sites.items() if site.layout is not None}}
         for name, point in boundaries.items():
             # A boundary may be called by its activation.
-            activation = is_boundary_activation(find_module(teacher, point.module)) and point.side == "input"
-            names = self._add(str(point), name, point, by_module=activation)
+            names = self._add(str(point), name, point, by_module=point in sites)
             self.boundaries.add(str(point))
             self.facts[str(point)] = layer_facts(names, sites.get(point), layouts.get(point))
         for name, point in features.items():
@@ -88,14 +84,6 @@ class StoredLayers:
             shape = tuple(examples[key].shape[1:])
             columns.append(Column(key, "bits" if key in self.boundaries else "float16", shape))
         return columns
-
-
-def _feature_points(teacher: nn.Module, settings: CacheSettings) -> dict[str, CapturePoint]:
-    points = {}
-    for name in settings.features:
-        module, side = parse_name(teacher, name)
-        points[name] = CapturePoint(module, side or "output")
-    return points
 
 
 def _stage_ends(seen: Trace) -> list[Site]:

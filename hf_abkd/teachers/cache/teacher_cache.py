@@ -115,7 +115,7 @@ class TeacherCache:
                 f"the cache {self.table.folder} holds no boundaries of activations, so no layers can be paired with "
                 f"them: it has {self._stored()}. Name layers that it has, or write a cache with boundaries."
             )
-        return Trace(self.image_size, tuple(sorted(self._sites, key=lambda site: site.depth)), {}, (), ())
+        return Trace(self.image_size, tuple(sorted(self._sites, key=lambda site: site.depth)), {}, ())
 
     def transform(self, processor: BaseImageProcessor, **settings: Any) -> ImageTransform:
         """Return the transform that prepares training images for a student as the teacher saw them.

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.layers.boundary_points import resolve_boundaries
+from hf_abkd.layers.boundary_points import resolve_boundaries, resolve_tensors
 from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.layers.connection import Side
 from hf_abkd.layers.layout import Layout
-from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.sites import Trace
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.lent_inputs import refuse_changes, versions
@@ -144,12 +143,9 @@ def _points(
     model: nn.Module, named: Sequence[tuple[str, RunTerm]], forward: Callable[[], object]
 ) -> dict[str, CapturePoint]:
     boundaries = [name for name, term in named if name != LOGITS and term.objective.boundary]
-    points = resolve_boundaries(model, boundaries, forward) if boundaries else {}
-    for name, term in named:
-        if name == LOGITS or term.objective.boundary:
-            continue
-        module, side = parse_name(model, name)
-        point = CapturePoint(module, side or "output")
+    tensors = [name for name, term in named if name != LOGITS and not term.objective.boundary]
+    points = resolve_boundaries(model, boundaries, forward)
+    for name, point in resolve_tensors(model, tensors, forward).items():
         if points.setdefault(name, point) != point:
             raise ValueError(
                 f"{name!r} is a boundary in one term and a plain output in another; write '{name}:output' in the latter"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.module_kinds import leaves_pixels_out
-from hf_abkd.layers.module_names import hookable, refuse_scripted
+from hf_abkd.layers.scripted import hookable, refuse_scripted
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.tracing import trace
 from hf_abkd.wording import by
@@ -29,21 +29,6 @@ def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object]
     # A data set of one row is enough to wire; tracing has to tell the batch from other dimensions.
     images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
     found: Trace = trial_run(role, model, lambda: trace(model, forward, images))
-    if found.functional:
-        seen = sum(not site.left_out for site in found.sites)
-        module, function, _ = found.functional[0]
-        # A few inside attention are usual; where they are half of a model or more, the rest is not all it computes by.
-        level = logging.WARNING if len(found.functional) >= seen else logging.INFO
-        logger.log(
-            level,
-            "activations of the %s are function calls, which cannot be captured, in %d modules "
-            "(%s in %r, for example); layers are paired among its %d activation modules",
-            role,
-            len(found.functional),
-            function,
-            module or type(model).__name__,
-            seen,
-        )
     return found
 
 

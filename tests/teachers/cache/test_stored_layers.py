@@ -69,7 +69,7 @@ def test_a_wrong_name_is_refused_before_anything_is_written(tmp_path, settings, 
 
 
 class Functional(nn.Module):
-    """Its activation is a function call, which no hook sees."""
+    """Its activation is a function."""
 
     def __init__(self):
         super().__init__()
@@ -82,8 +82,10 @@ class Functional(nn.Module):
 def test_a_teacher_of_any_kind_is_stored_by_named_layers(tmp_path):
     """It has no config, no names of classes, and gives plain logits."""
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="the teacher shows no boundaries .* function calls .*layers=\\[\\]"):
-        write(tmp_path / "cache", Functional())
+    whole = write(tmp_path / "whole", Functional())
+    assert whole.column(":relu#1", boundary=True) == whole.column(":relu#1:input", boundary=True)
+    with pytest.raises(ValueError, match="the teacher shows no boundaries .* no activations.*layers=\\[\\]"):
+        write(tmp_path / "none", nn.Sequential(nn.Flatten(), nn.Linear(768, 4)))
     cache = write(tmp_path / "cache", Functional(), layers=["conv:output"], precision="bf16")
     assert (cache.id2label, cache.classes, cache.reference["class"]) == (None, 4, "Functional")
 

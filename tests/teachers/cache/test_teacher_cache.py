@@ -368,7 +368,7 @@ def test_layers_are_paired_as_with_the_live_teacher_restricted_to_these(tmp_path
     live = trace(teacher, teacher, images)
     stored = {site.module for site in cache.trace.sites}
     kept = tuple(site for site in live.sites if site.module in stored)
-    restricted = propose(ours, Trace(live.image_size, kept, {}, (), ()))
+    restricted = propose(ours, Trace(live.image_size, kept, {}, ()))
     found = propose(ours, cache.trace)
     assert [(pair.student.module, pair.teacher.module) for pair in found] == [
         (pair.student.module, pair.teacher.module) for pair in restricted
