@@ -60,16 +60,17 @@ def teacher_row(outcomes, teacher):
 def main():
     parser = runs.with_methods(runs.parser(runs.MethodArguments, description=__doc__), runs.METHODS)
     demo = demonstration.is_asked_for(parser, sys.argv[1:])
-    run, models, data, args, chosen = runs.parse(parser)
+    run, models, data, args, chosen = flags = runs.parse(parser)
     methods = runs.methods_of(chosen, compare=demo)
     # A mistake in the flags is told before a teacher is trained or anything is loaded.
     for method in methods:
         runs.stages_of(method, run)
     if not demo:
         runs.check_teacher(methods, models)
-    work = demonstration.digits_workload(args, run) if demo else from_flags(models, data, seed=args.seed)
     jobs = comparison.jobs(methods, args, run)
-    outcomes = [train(method, work, job_args, run) for method, job_args in jobs]
+    kept = comparison.kept_runs(jobs, args, flags)
+    work = demonstration.digits_workload(args, run, kept) if demo else from_flags(models, data, seed=args.seed)
+    outcomes = comparison.outcomes_of(jobs, runs.METHODS, kept, lambda method, args: train(method, work, args, run))
     if args.process_index == 0:
         first = teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
         columns = {"boundary agreement per layer, before -> after AB": agreement}

@@ -64,8 +64,14 @@ def figure(name, text, factor=1):
     return cell
 
 
+def seconds(times):
+    """Return the mean of how long runs took, as text."""
+    # A run that was killed behind its last step has not logged it.
+    return f"{mean(map(mean, times)):.0f} s" if all(times) else "not logged"
+
+
 COLUMNS = {
-    "time": lambda outcomes: f"{mean(outcome.logged('train_runtime')[-1] for outcome in outcomes):.0f} s",
+    "time": lambda outcomes: seconds([outcome.logged("train_runtime")[-1:] for outcome in outcomes]),
     "attacks that arrived": figure("reached", "{:.1f} %", 100),
     "apart": figure("gap", "{:.3f}"),
     "passes": figure("passes", "{:.1f}"),
@@ -77,18 +83,22 @@ def main():
     # One line of the log for each epoch of the demonstration, from which the attacks are told.
     changes = {"output_dir": "distilled/digits-bss", "logging_steps": 23}
     demo = demonstration.is_asked_for(parser, sys.argv[1:], **changes)
-    run, models, data, args, chosen, flags = runs.parse(parser)
+    run, models, data, args, chosen, samples = flags = runs.parse(parser)
     methods = runs.methods_of(chosen, METHODS, compare=demo)
     # A mistake in the flags is told before a teacher is trained or anything is loaded.
     for method in methods:
-        stages_of(method, flags)
+        stages_of(method, samples)
     if not demo:
         runs.check_teacher(methods, models)
-    work = demonstration.digits_workload(args, run) if demo else from_flags(models, data, seed=args.seed)
-    outcomes = []
-    for method, job_args in comparison.jobs(methods, args, run):
-        trainer = comparison.seeded_trainer(work, job_args, run, stages_of(method, flags))
-        outcomes.append(comparison.finished(METHODS[method], trainer, work))
+    jobs = comparison.jobs(methods, args, run)
+    kept = comparison.kept_runs(jobs, args, flags)
+    work = demonstration.digits_workload(args, run, kept) if demo else from_flags(models, data, seed=args.seed)
+
+    def train(method, args):
+        trainer = comparison.seeded_trainer(work, args, run, stages_of(method, samples))
+        return comparison.finished(METHODS[method], trainer, work)
+
+    outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
         print(comparison.table(outcomes, COLUMNS))
         accuracies = [outcome.teacher_accuracy for outcome in outcomes if outcome.teacher_accuracy is not None]

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
 
 from hf_abkd import AdaptiveDeepInversion, DeepInversion, synthesize
-from hf_abkd.cli import demonstration, image_kinds, runs
+from hf_abkd.cli import comparison, demonstration, image_kinds, runs
 from hf_abkd.cli.image_comparison import ImageComparison, Judge
 from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
@@ -62,29 +62,32 @@ class InversionArguments:
     verifier: str | None = field(default=None, metadata={"help": "Another model that judges the images."})
 
 
-def verifier_of(flags, models, work, args, run, demo):
+def verifier_of(flags, models, work, args, run, demo, kept):
     """Return an independent model and its image processor; in the demonstration on other random numbers."""
     if flags.verifier:
         return image_kinds.loaded_verifier(flags.verifier, models, args.device)
     if not demo:
         return None, None
-    return demonstration.train_alone("verifier", work, args, run, weights_seed=args.seed + 1000), None
+    return demonstration.train_alone("verifier", work, args, run, kept, weights_seed=args.seed + 1000), None
 
 
 def main():
     parser = runs.parser(InversionArguments, description=__doc__)
     parser.set_defaults(**CHANGES)
     demo = demonstration.is_asked_for(parser, sys.argv[1:], **CHANGES)
-    run, models, data, args, flags = runs.parse(parser)
+    run, models, data, args, flags = every_flag = runs.parse(parser)
     if not demo:
         runs.check_teacher(["kd"], models)
     long = replace(args, num_train_epochs=demonstration.DEFAULTS["num_train_epochs"])  # for what learns from all digits
-    work = demonstration.digits_workload(long, run) if demo else from_flags(models, data, seed=args.seed)
+    kinds = ["synthesised", "noise", "real", *(["adaptive"] if flags.adaptive else [])]
+    jobs = comparison.jobs(kinds, args, run)
+    kept = comparison.kept_runs(jobs, args, every_flag)
+    work = demonstration.digits_workload(long, run, kept) if demo else from_flags(models, data, seed=args.seed)
     teacher, processor = work.teacher.to(args.device), work.teacher_processor or work.processor
     names, count, batch_size = class_names(teacher, processor), flags.num_images, flags.image_batch_size
     columns = {"image_column": data.image_column_name, "label_column": data.label_column_name}
     real = image_kinds.real_images(work.train, count, names, **columns)
-    judge = Judge(teacher, processor, *verifier_of(flags, models, work, long, run, demo), batch_size)
+    judge = Judge(teacher, processor, *verifier_of(flags, models, work, long, run, demo, kept), batch_size)
     weights = {"feature_weight": flags.feature_weight, "tv_weight": flags.tv_weight}
     settings = DeepInversion(
         iterations=flags.iterations, learning_rate=flags.image_learning_rate, cosine=True, **weights
@@ -94,8 +97,8 @@ def main():
         made = synthesize(teacher, processor, folder, num_images=count, batch_size=batch_size, settings=settings)
     noise = image_kinds.noise_images(count, made.dataset[0]["image"].size[::-1], names)
     transform = ImageTransform(work.processor, teacher_processor=work.teacher_processor)
-    compared = ImageComparison(work, args, run, judge)
-    for kind, images in {"synthesised": made.dataset, "noise": noise, "real": real}.items():
+    compared = ImageComparison(work, args, run, judge, kept)
+    for kind, images in zip(kinds[:3], (made.dataset, noise, real), strict=True):
         compared.teach(kind, images, transform)
     if flags.adaptive:
         per_epoch = -(-count // (args.train_batch_size * args.world_size))

@@ -75,11 +75,11 @@ def record(work, args, run, route):
     trainer.save_model()
 
 
-def recorded_demonstration(args, run, route):
+def recorded_demonstration(args, run, route, kept):
     """Train a teacher on the digits with its route recorded; return the workload and the anchors."""
     folder = Path(args.output_dir) / "route"
     count = 12 if route.greedy_delta is not None else route.anchor_count or 4
-    work = demonstration.digits_workload(args, run, RouteRecorder(folder, count=count))
+    work = demonstration.digits_workload(args, run, kept, RouteRecorder(folder, count=count))
     args.distributed_state.wait_for_everyone()
     return work, anchors_in(folder)
 
@@ -97,21 +97,25 @@ def main():
     parser = runs.with_methods(runs.parser(runs.MethodArguments, RouteArguments, description=__doc__), METHODS)
     own = ("route", "anchors", "record")
     demo = demonstration.is_asked_for(parser, sys.argv[1:], own, output_dir="distilled/digits-route")
-    run, models, data, args, chosen, route = runs.parse(parser)
+    run, models, data, args, chosen, route = flags = runs.parse(parser)
     methods = runs.methods_of(chosen, METHODS, compare=demo)
     for method in methods:
         runs.stages_of("kd" if method == "rco" else method, run)
     if route.record:
         record(from_flags(models, data, seed=args.seed), args, run, route)
         return
-    work, anchors = recorded_demonstration(args, run, route) if demo else named_route(models, data, args, route)
+    jobs = comparison.jobs(methods, args, run)
+    kept = comparison.kept_runs(jobs, args, flags)
+    work, anchors = recorded_demonstration(args, run, route, kept) if demo else named_route(models, data, args, route)
     held_out = None
     if route.greedy_delta is not None:
         work, held_out = held_out_of(work, route.greedy_samples, flag="--greedy_delta", seed=args.seed)
-    outcomes = []
-    for method, job_args in comparison.jobs(methods, args, run):
-        trainer = comparison.seeded_trainer(work, job_args, run, stages_of(method, run, route, anchors, held_out))
-        outcomes.append(comparison.finished(METHODS[method], trainer, work))
+
+    def train(method, args):
+        trainer = comparison.seeded_trainer(work, args, run, stages_of(method, run, route, anchors, held_out))
+        return comparison.finished(METHODS[method], trainer, work)
+
+    outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
         print(comparison.table(outcomes))
         shares = outcomes[-1].logged("anchor_accuracy")

@@ -23,7 +23,7 @@ without those of models: a small ResNet is trained on the source as the teacher 
 
 import copy
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -47,28 +47,28 @@ class TargetArguments:
     teacher_epochs: float = field(default=3, metadata={"help": "Epochs of the teacher on the source beforehand."})
 
 
-def train_teacher(domains, args, epochs):
+def train_teacher(domains, args, epochs, kept):
     """Train the teacher on the source alone."""
     set_seed(args.seed)
     model = demonstration.small_resnet([16, 32, 64], [2, 2, 2], domains.labels)
     share = epochs / args.num_train_epochs
-    trainer_of("teacher", model, domains, args, seed=args.seed, share=share).train()
-    return model
+    return kept.model("teacher", model, args, lambda args: trainer_of(model, domains, args, share=share))
 
 
-def student_trainer(method, domains, teacher, args, seed, confusion):
+def student_trainer(method, domains, teacher, args, confusion):
     """Return the trainer of a student by one method."""
-    set_seed(seed)
+    set_seed(args.seed)
     student = demonstration.small_resnet([8, 16, 32], [1, 1, 1], domains.labels)
-    trainer = partial(trainer_of, student=student, domains=domains, args=args, seed=seed)
+    trainer = partial(trainer_of, student, domains)
     if method == "alone":
-        return trainer(method)
+        return trainer(args)
     if method == "joint":
         stages = joint_adaptation(confusion=confusion)
-        return trainer(method, train=domains.both, teacher=copy.deepcopy(teacher), stages=stages)
-    trainer("kd", share=0.5, teacher=teacher, stages=knowledge_distillation()).train()
+        return trainer(args, train=domains.both, teacher=copy.deepcopy(teacher), stages=stages)
+    first = replace(args, output_dir=f"{args.output_dir}/kd")
+    trainer(first, share=0.5, teacher=teacher, stages=knowledge_distillation()).train()
     terms = [Term(CrossEntropy(), rows="source"), domain_confusion(confusion=confusion)]
-    return trainer(method, train=domains.both, share=0.5, stages=[Stage(terms, name="adaptation")])
+    return trainer(args, train=domains.both, share=0.5, stages=[Stage(terms, name="adaptation")])
 
 
 def accuracies(trainer, teacher=False):
@@ -86,7 +86,7 @@ def main():
     parser.set_defaults(**{**demonstration.DEFAULTS, **changes, "num_train_epochs": 3})
     own = ("target_files", "target_validation_files")
     demo = demonstration.is_asked_for(parser, sys.argv[1:], own, **changes)
-    run, _, data, args, target = runs.parse(parser)
+    run, _, data, args, target = flags = runs.parse(parser)
     joint_adaptation(confusion=target.confusion)  # a mistake in the flags is told before a teacher is trained
     pair = (
         demonstration.shifted_digits()
@@ -95,20 +95,30 @@ def main():
     )
     processor = ViTImageProcessorPil(size={"height": 28, "width": 28})
     domains = prepared_domains(*pair, processor, data, seed=args.seed)
-    teacher = train_teacher(domains, args, args.num_train_epochs if demo else target.teacher_epochs)
+    jobs = comparison.jobs(["alone", "kd-then-adapt", "joint"], args, run)
+    kept = comparison.kept_runs(jobs, args, flags)
+    teacher = train_teacher(domains, args, args.num_train_epochs if demo else target.teacher_epochs, kept)
+
+    def train(method, args):
+        """Train one student; return the accuracies of what is a row of the table, by its name."""
+        trainer = student_trainer(method, domains, teacher, args, target.confusion)
+        before = {"teacher, source only": accuracies(trainer, teacher=True)} if method == "joint" else {}
+        trainer.train()
+        trainer.save_model()
+        trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
+        student = {f"student, {method}": accuracies(trainer)}
+        if method != "joint":
+            return student
+        trainer.teacher.model.save_pretrained(Path(trainer.args.output_dir) / "adapted-teacher")
+        return {**before, **student, "teacher, adapted": accuracies(trainer, teacher=True)}
+
     results = {}
-    for seed in run.seeds or [args.seed]:
-        for method in ("alone", "kd-then-adapt", "joint"):
-            trainer = student_trainer(method, domains, teacher, args, seed, target.confusion)
-            if method == "joint":
-                results.setdefault("teacher, source only", [accuracies(trainer, teacher=True)])
-            trainer.train()
-            trainer.save_model()
-            trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
-            results.setdefault(f"student, {method}", []).append(accuracies(trainer))
-            if method == "joint":
-                results.setdefault("teacher, adapted", []).append(accuracies(trainer, teacher=True))
-                trainer.teacher.model.save_pretrained(Path(trainer.args.output_dir) / "adapted-teacher")
+    for method, job_args in jobs:
+        title = f"{method}, seed {job_args.seed}"
+        for name, pair in kept.result(title, job_args, partial(train, method)).items():
+            results.setdefault(name, []).append(pair)
+    # The teacher is one for all seeds.
+    results["teacher, source only"] = results["teacher, source only"][:1]
     if args.process_index == 0:
         rows = [[name, *map(comparison.percent, zip(*per_seed, strict=True))] for name, per_seed in results.items()]
         print(markdown_table(["model", "accuracy on the source", "on the target"], rows))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from transformers import set_seed
 
+from hf_abkd.cli.kept_runs import KeptRuns
 from hf_abkd.cli.runs import RunArguments, make_trainer
 from hf_abkd.cli.workload import Workload
 from hf_abkd.stages.arguments import DistillationArguments
@@ -64,6 +66,56 @@ def jobs(
     if len(methods) == 1 and not run.seeds:
         return [(methods[0], args)]
     return [(method, with_seed(args, seed, method)) for seed in run.seeds or [args.seed] for method in methods]
+
+
+def kept_runs(
+    jobs: Sequence[tuple[str, DistillationArguments]], args: DistillationArguments, flags: Iterable[Any]
+) -> KeptRuns | None:
+    """Return what keeps the finished runs of a comparison; None of one run in the output folder itself.
+
+    Args:
+        jobs: The runs, as `jobs` returned them.
+        args: The training arguments of the command.
+        flags: All dataclasses that the command line filled.
+
+    Raises:
+        ValueError: If the folder holds other runs.
+    """
+    folders = [Path(one.output_dir) for _, one in jobs]
+    if folders == [Path(args.output_dir)]:
+        return None
+    if args.resume_from_checkpoint not in (None, True):
+        raise ValueError(
+            f"--resume_from_checkpoint {args.resume_from_checkpoint} is one checkpoint, and these are {len(jobs)} "
+            "runs: leave it out, as each of them goes on from its own"
+        )
+    return KeptRuns(args, flags, folders, count=len(jobs))
+
+
+def outcomes_of(
+    jobs: Sequence[tuple[str, DistillationArguments]],
+    titles: Mapping[str, str],
+    kept: KeptRuns | None,
+    train: Callable[[str, DistillationArguments], Outcome],
+) -> list[Outcome]:
+    """Return what became of each run; those that are finished are kept, and the others go on.
+
+    Args:
+        jobs: The runs, as `jobs` returned them.
+        titles: What the methods are called.
+        kept: Keeps what is finished; None trains whatever there is.
+        train: Trains a student by a method, with the arguments that it is given.
+    """
+    if kept is None:
+        return [train(method, args) for method, args in jobs]
+
+    def trained(method: str, args: DistillationArguments) -> dict[str, Any]:
+        return asdict(train(method, args))
+
+    return [
+        Outcome(**kept.result(f"{titles[method]}, seed {args.seed}", args, partial(trained, method)))
+        for method, args in jobs
+    ]
 
 
 def with_seed(args: DistillationArguments, seed: int, name: str, **changes: Any) -> DistillationArguments:

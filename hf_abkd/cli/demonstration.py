@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from hf_abkd.cli.flags import FlagParser
+from hf_abkd.cli.kept_runs import KeptRuns
 from hf_abkd.cli.runs import RunArguments, make_trainer
 from hf_abkd.cli.workload import Workload, prepared
 from hf_abkd.data.arguments import DataArguments
@@ -27,6 +28,7 @@ from hf_abkd.data.digits import digits
 from hf_abkd.data.loading import ImageDatasets
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.training.trainer import DistillationTrainer
 
 #: What suits the small networks, which start from random weights.
 DEFAULTS: Mapping[str, Any] = {
@@ -76,18 +78,21 @@ def small_resnet(widths: list[int], depths: list[int], labels: Sequence[str]) ->
     return ResNetForImageClassification(ResNetConfig(**sizes, layer_type="basic", id2label=dict(enumerate(labels))))
 
 
-def digits_workload(args: DistillationArguments, run: RunArguments, *callbacks: TrainerCallback) -> Workload:
+def digits_workload(
+    args: DistillationArguments, run: RunArguments, kept: KeptRuns, *callbacks: TrainerCallback
+) -> Workload:
     """Return the digits, a teacher that is trained on them here, and a small student.
 
     Args:
         args: The training arguments; the teacher is kept in `teacher` in their output folder.
         run: The flags of the run.
+        kept: Keeps what is finished of the command.
         callbacks: What else watches the teacher's training.
     """
     images = digits()
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     work = prepared(None, lambda: small_resnet(**_TEACHER, labels=images.labels), processor, images)
-    teacher = train_alone("teacher", work, args, run, *callbacks)
+    teacher = train_alone("teacher", work, args, run, kept, *callbacks)
     return replace(work, teacher=teacher, make_student=lambda: small_resnet(**_STUDENT, labels=images.labels))
 
 
@@ -96,28 +101,31 @@ def train_alone(
     work: Workload,
     args: DistillationArguments,
     run: RunArguments,
+    kept: KeptRuns,
     *callbacks: TrainerCallback,
     weights_seed: int | None = None,
 ) -> PreTrainedModel:
-    """Train what is the workload's student by the labels alone, save it, and return it.
+    """Train what is the workload's student by the labels alone, save it, and return it; or read it if it is finished.
 
     Args:
         name: Its folder in the output folder.
         work: The workload.
         args: The training arguments.
         run: The flags of the run.
+        kept: Keeps what is finished of the command.
         callbacks: What else watches the training.
         weights_seed: The seed of the random weights; by default that of the training.
     """
     set_seed(args.seed if weights_seed is None else weights_seed)
     model = work.make_student()
-    changes: dict[str, Any] = {"output_dir": f"{args.output_dir}/{name}"}
-    trainer = make_trainer(model, work, replace(args, **changes), run, None)
-    for callback in callbacks:
-        trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    return model
+
+    def trainer_of(args: DistillationArguments) -> DistillationTrainer:
+        trainer = make_trainer(model, work, args, run, None)
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        return trainer
+
+    return kept.model(name, model, args, trainer_of)
 
 
 def shifted_digits() -> tuple[ImageDatasets, ImageDatasets]:

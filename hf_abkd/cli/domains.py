@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hf_abkd.cli.comparison import with_seed
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.digits import digits
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
@@ -98,12 +97,10 @@ def prepared_domains(
 
 
 def trainer_of(
-    name: str,
     student: PreTrainedModel,
     domains: Domains,
     args: DistillationArguments,
     *,
-    seed: int,
     train: Any = None,
     share: float = 1.0,
     teacher: nn.Module | None = None,
@@ -112,20 +109,19 @@ def trainer_of(
     """Return the trainer of a model that is evaluated on both domains.
 
     Args:
-        name: What its folder is called, before the seed.
         student: The model.
         domains: The images.
-        args: What the training arguments of all runs have in common.
-        seed: The seed of this run.
+        args: The training arguments, but for the length.
         train: What it is trained on; by default the source.
         share: The share of the steps that it takes.
         teacher: Its teacher, if it has one.
         stages: What it learns; by default the labels.
     """
     steps = max(1, round(args.max_steps * share)) if args.max_steps > 0 else -1
+    length: dict[str, Any] = {"num_train_epochs": args.num_train_epochs * share, "max_steps": steps}
     return DistillationTrainer(
         student,
-        with_seed(args, seed, name, num_train_epochs=args.num_train_epochs * share, max_steps=steps),
+        replace(args, **length),
         teacher=teacher,
         stages=stages,
         train_dataset=domains.source if train is None else train,

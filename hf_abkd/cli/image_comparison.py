@@ -12,6 +12,7 @@ from torch import nn
 from transformers import BaseImageProcessor, TrainerCallback
 
 from hf_abkd.cli.comparison import percent, seeded_trainer, with_seed
+from hf_abkd.cli.kept_runs import KeptRuns
 from hf_abkd.cli.runs import RunArguments, stages_of
 from hf_abkd.cli.workload import Workload
 from hf_abkd.data.transform import ImageTransform, prepare
@@ -67,16 +68,19 @@ class ImageComparison:
         args: The training arguments, but for seed and folder.
         run: The flags of the run.
         judge: Who says what the images are worth.
+        kept: Keeps what is finished of the command.
     """
 
-    def __init__(self, work: Workload, args: DistillationArguments, run: RunArguments, judge: Judge) -> None:
-        self.work, self.args, self.run, self.judge = work, args, run, judge
+    def __init__(
+        self, work: Workload, args: DistillationArguments, run: RunArguments, judge: Judge, kept: KeptRuns
+    ) -> None:
+        self.work, self.args, self.run, self.judge, self.kept = work, args, run, judge, kept
         self._rows: list[list[str]] = []
 
     def teach(self, kind: str, images: Dataset, transform: ImageTransform) -> None:
         """Teach a student with each seed from the same images."""
         quality, train = self.judge.quality(images), prepare(images, transform)
-        accuracies = [self._distil(with_seed(self.args, seed, kind), train) for seed in self._seeds]
+        accuracies = [self._distil(kind, with_seed(self.args, seed, kind), lambda _: (train,)) for seed in self._seeds]
         self._rows.append(row_of(kind, quality, accuracies))
 
     def teach_growing(
@@ -89,12 +93,16 @@ class ImageComparison:
             growing_set: Makes the images of a run.
             steps: How long each run is.
         """
-        accuracies = []
-        for seed in self._seeds:
-            args = with_seed(self.args, seed, kind, max_steps=steps)
-            growing = growing_set(args)
-            accuracies.append(self._distil(args, growing.dataset, growing))
+        made: list[AdaptiveDeepInversion] = []
+
+        def grown(args: DistillationArguments) -> tuple[Any, TrainerCallback]:
+            made.append(growing_set(args))
+            return made[-1].dataset, made[-1]
+
+        of_seeds = [with_seed(self.args, seed, kind, max_steps=steps) for seed in self._seeds]
+        accuracies = [self._distil(kind, args, grown) for args in of_seeds]
         # The images of the last seed stand for those of all.
+        growing = made[-1] if made else growing_set(of_seeds[-1])
         self._rows.append(row_of(kind, self.judge.quality_of_shards(growing.shards), accuracies))
 
     def table(self) -> str:
@@ -105,14 +113,27 @@ class ImageComparison:
     def _seeds(self) -> list[int]:
         return self.run.seeds or [self.args.seed]
 
-    def _distil(self, args: DistillationArguments, train: Any, *callbacks: TrainerCallback) -> float:
-        """Distil one student, save it, and return its accuracy on the evaluation set."""
-        trainer = seeded_trainer(replace(self.work, train=train), args, self.run, stages_of("kd", self.run))
-        for callback in callbacks:
-            trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        trainer.save_model()
-        accuracy: float = trainer.evaluate()["eval_accuracy"]
+    def _distil(
+        self, kind: str, args: DistillationArguments, images: Callable[[DistillationArguments], tuple[Any, ...]]
+    ) -> float:
+        """Distil one student, save it, and return its accuracy on the evaluation set.
+
+        Args:
+            kind: What it learns from.
+            args: The training arguments.
+            images: Returns the training set, and callbacks.
+        """
+
+        def distilled(args: DistillationArguments) -> dict[str, float]:
+            train, *callbacks = images(args)
+            trainer = seeded_trainer(replace(self.work, train=train), args, self.run, stages_of("kd", self.run))
+            for callback in callbacks:
+                trainer.add_callback(callback)
+            trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+            trainer.save_model()
+            return {"accuracy": trainer.evaluate()["eval_accuracy"]}
+
+        accuracy: float = self.kept.result(f"{kind} images, seed {args.seed}", args, distilled)["accuracy"]
         return accuracy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ def write_log_line(flow: StageFlow, state: TrainerState, logs: Mapping[str, Any]
         stage = span.title if span is not None and span.count > 1 else ""
         # Bars that are on the screen stay below it.
         tqdm.write(log_line(logs, step=state.global_step, steps=state.max_steps, stage=stage))
+        # Who watches a file sees it now.
+        sys.stdout.flush()
 
 
 class StagePrinter(PrinterCallback):

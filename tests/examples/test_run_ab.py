@@ -81,8 +81,11 @@ def test_comparison_shows_its_layers_once_and_resumes_where_it_stopped(workspace
     assert printed.count("student  layer3.0.relu2  8 x 8x8 (NCHW)") == 1
     assert "layer1.0.relu2" not in printed
     assert "±" in printed
-    resumed = call("run_ab", *flags, "--resume_from_checkpoint", "True")
-    assert [row[2] for row in rows_of(resumed)] == [row[2] for row in rows_of(printed)]
+    # As if it had been killed in the last run, before its end was noted.
+    (workspace / "out" / "ab-seed1" / "outcome.json").unlink()
+    resumed = call("run_ab", *flags)
+    assert resumed.count("(finished before") == 5 and "run 6 of 6: AB, then KD, seed 1, from checkpoint-2" in resumed
+    assert rows_of(resumed) == rows_of(printed)
 
 
 def test_streamed_files_train_alike(workspace: Path) -> None:
