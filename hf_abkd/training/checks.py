@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.trainer_utils import has_length
 
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models import adapters
@@ -20,6 +22,8 @@ from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term
 from hf_abkd.wording import shown_command
+
+logger = logging.getLogger(__name__)
 
 
 def checked_stages(
@@ -125,6 +129,34 @@ def check_launch(args: DistillationArguments) -> None:
             f"{asked} processes were launched, but each of them works alone (world size {args.world_size}). Without a "
             "GPU, pass --use_cpu (or set ACCELERATE_USE_CPU=true) so that they find each other."
         )
+
+
+def check_rows(loader: Any, train: Any, evaluation: Any, args: DistillationArguments) -> None:
+    """Refuse data that make no step, or nothing to measure.
+
+    Args:
+        loader: The batches of an epoch, of one process.
+        train: The training set.
+        evaluation: The evaluation set, several by name, or None.
+        args: The training arguments.
+
+    Raises:
+        ValueError: If there are too few rows for the processes or for a batch, or none to evaluate on.
+    """
+    rows = len(train) if has_length(train) else None
+    if rows is not None and rows < args.world_size:
+        raise ValueError(f"{rows} training rows are too few for {args.world_size} processes: each needs one")
+    if has_length(loader) and len(loader) == 0:
+        batch = f"{args.train_batch_size}" + (f" x {args.world_size} processes" if args.world_size > 1 else "")
+        raise ValueError(
+            f"{rows} training rows make no batch of {batch}, and dataloader_drop_last drops what is left over: take a "
+            "smaller per_device_train_batch_size, or leave dataloader_drop_last out"
+        )
+    if rows is None and args.dataloader_drop_last:
+        logger.warning("dataloader_drop_last has no effect on a stream: its last batch is trained on")
+    for name, dataset in (evaluation if isinstance(evaluation, dict) else {"": evaluation}).items():
+        if dataset is not None and has_length(dataset) and len(dataset) == 0:
+            raise ValueError(f"the evaluation set {repr(name) + ' ' if name else ''}has no rows: leave it out")
 
 
 def check_parallelism(*, fsdp: bool, deepspeed: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer, enable_full_determinism, set_seed
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
@@ -44,7 +44,7 @@ from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews
-from hf_abkd.training.checks import check_launch, check_parallelism, checked_stages, checked_student
+from hf_abkd.training.checks import check_launch, check_parallelism, check_rows, checked_stages, checked_student
 from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.data_checks import CheckedBatches, check_range
 from hf_abkd.training.evaluation import Evaluation
@@ -55,6 +55,8 @@ from hf_abkd.training.optimization import check_optimizer, decayed_names, milest
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of, is_busy
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
+from hf_abkd.training.rows import TrainingRows
+from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
 from hf_abkd.training.stage_module import make_stage_module, wanted_of
@@ -77,7 +79,7 @@ class DistillationTrainer(Trainer):
     `trainer.model_wrapped` is the `Distiller` (student, connectors, terms) as Accelerate wrapped it.
 
     `train()` runs all stages: one count of steps, one log, one progress bar, each event of a callback once. Every
-    stage begins with a fresh optimiser and schedule and its own seed (`args.seed` plus the stage's index). A request
+    stage begins with a fresh optimiser and schedule and its own seed, a hash of `args.seed` and its index. A request
     to stop (early stopping) ends the run. Stages that do not train the logits, such as the initialisation by
     activation boundaries, do not count for the best model: their accuracy is that of an untrained head.
 
@@ -207,6 +209,7 @@ class DistillationTrainer(Trainer):
         self._early_logs: list[dict[str, float]] = []
         self._step: Step | None = None
         self._runner = StageRunner()
+        self._rows = TrainingRows(arguments)
         handler = self.callback_handler
         self.callback_handler = self._runner.handler(
             handler.callbacks, self.model, self.processing_class, self.optimizer, self.lr_scheduler
@@ -398,7 +401,7 @@ class DistillationTrainer(Trainer):
 
     def _start_student(self, model_init: Callable[..., PreTrainedModel], trial: Any) -> None:
         """Make the student of this call of `train`, and connectors of its own."""
-        self._set_seed(0)
+        seed_stage(self.args, 0)
         self.model_init = model_init
         self.model = self.model_wrapped = self.call_model_init(trial).to(self.args.device)
         self.model_init = None
@@ -434,6 +437,7 @@ class DistillationTrainer(Trainer):
         """Return how long a stage with these arguments is."""
         with self._arguments_of(arguments):
             loader = self.get_train_dataloader()
+            check_rows(loader, self.train_dataset, self.eval_dataset, arguments)
             _, per_epoch, _, samples, _, _, steps = self.set_initial_training_values(arguments, loader)
         return StageLength(steps, per_epoch, samples)
 
@@ -466,6 +470,7 @@ class DistillationTrainer(Trainer):
                 self.state.is_local_process_zero = self.is_local_process_zero()
                 self.state.is_world_process_zero = self.is_world_process_zero()
                 self._load_callback_state()
+        self._rows.begin_run(None if there is None else there.get("rows"), checkpoint, inside=inside is not None)
         self.source.resume(None if there is None else there.get("routes"))
         return index, inside
 
@@ -492,6 +497,7 @@ class DistillationTrainer(Trainer):
     def _running(self, index: int) -> Iterator[None]:
         """Set everything up for one stage, and take it down whatever happens."""
         stage, arguments = self.stages[index], self._arguments[index]
+        self._rows.begin_stage()
         self._runner.flow.start(self.spans[index])
         self.optimizer, self.lr_scheduler = self._given_optimizers if index == 0 else (None, None)
         self.optimizer_cls_and_kwargs = optimizer_of(stage.stage, arguments, self._given_optimizer_class)
@@ -504,7 +510,7 @@ class DistillationTrainer(Trainer):
             try:
                 module = make_stage_module(self.model, self.setup, self.source, stage)
                 self._step = self._make_step(stage, module, channels_last)
-                self._set_seed(index)
+                seed_stage(arguments, index)
                 try:
                     yield
                 finally:
@@ -534,13 +540,6 @@ class DistillationTrainer(Trainer):
                 channels_last=channels_last,
             )
         )
-
-    def _set_seed(self, index: int) -> None:
-        seed = self.args.seed + index
-        if self.args.full_determinism:
-            enable_full_determinism(seed)
-        else:
-            set_seed(seed)
 
     def _follow_route(self) -> None:
         """Give the teacher the weights that the next step is to learn from, if the stage has a route."""
@@ -746,6 +745,7 @@ class DistillationTrainer(Trainer):
             "teacher": self._teacher_identity,
             "changed_teacher": None if self._teacher_identity is None else self.source.changed(self._teacher_identity),
             "balance": self._balance.state(),
+            "rows": self._rows.state(self.state.global_step),
             "routes": self.source.state(),
         }
 
@@ -865,6 +865,26 @@ class DistillationTrainer(Trainer):
             return dataset
         return super()._remove_unused_columns(dataset, description)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return what orders the rows: by seed and epoch alone, unless another order is asked for."""
+        return self._rows.sampler(super()._get_train_sampler(train_dataset))
+
+    def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **named: Any) -> Any:
+        """Evaluate all rows, whatever is dropped in training, and train on a stream that can be gone on with."""
+        with self._rows.readable(dataset, is_training) as readable:
+            return super()._get_dataloader(readable, *args, is_training=is_training, **named)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any) -> tuple[list[Any], Any]:
+        """Return the batches of a step; none, and the end of the epoch, where a stream has no more for one.
+
+        Public, but undocumented.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, *args)
+        labels = [batch.get(self.label_names[0]) for batch in batches]
+        whole = self._rows.whole(labels, num_batches, self.state.global_step, self._runner.span.samples)
+        self.control.should_epoch_stop |= not whole
+        return (batches, items) if whole else ([], None)
+
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
     ) -> tuple[int, int]:
@@ -876,7 +896,9 @@ class DistillationTrainer(Trainer):
         )
         if resume is not None:
             accumulation = 0 if self.args.ignore_data_skip else self.args.gradient_accumulation_steps
-            epochs, skipped = self._runner.skipped(self.state.global_step, num_update_steps_per_epoch, accumulation)
+            stream = self._rows.place(num_update_steps_per_epoch, accumulation)
+            known = self._runner.skipped(self.state.global_step, num_update_steps_per_epoch, accumulation)
+            epochs, skipped = known if stream is None else stream
         elif span.index > 0:
             self.state = before
             self.state.global_step = span.start
@@ -907,8 +929,9 @@ class DistillationTrainer(Trainer):
         return prepared
 
     def _run_epoch(self, model: nn.Module, epoch: int, *positional: Any, **named: Any) -> Any:
-        """Choose the view that this epoch of the run shows."""
+        """Choose the order of rows and the view that this epoch of the run shows."""
         number = math.ceil(self._runner.span.first_epoch) + epoch
+        number = self._rows.begin_pass(self.train_dataset, number, epoch, self.state.global_step)
         # Before the workers of the data loader, which read the targets of this view, begin with the epoch.
         self.views.seed, self.views.number = self.augmentation_seed, self._number_of_views
         self.views.begin_epoch(number)
