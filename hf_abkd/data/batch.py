@@ -48,6 +48,12 @@ class Batch:
     shared_images: SharedImages | None = None
 
     @property
+    def has_single_image(self) -> bool:
+        """Whether this is one image, or a group of its rows is."""
+        groups = (len(range(*rows.indices(len(self.student[self.images])))) for rows in (self.rows or {}).values())
+        return len(self.student[self.images]) == 1 or 1 in groups
+
+    @property
     def canvas_size(self) -> tuple[int, int]:
         """Height and width of the images that both are made of."""
         return self.canvas.shape[-2], self.canvas.shape[-1]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_abkd.layers.single_values import check_statistics
+
 # Measured on a CPU: with more inputs for an output the statistics cost as much as they save.
 _INPUTS_SQUARED_PER_OUTPUT = 4
 
@@ -25,7 +27,8 @@ def normalized_map(values: Tensor, weight: Tensor, norm: Any) -> tuple[Tensor, T
     Mean and variance of a linear map of some values follow from the mean and the covariance of the values. Where few
     channels become many, as between a narrow student and a wide teacher, the many are then written once, and are
     neither read again for their statistics nor kept for the backward pass. In training the running statistics of
-    `norm` move as they do in its own forward pass; in eval mode they are what is used.
+    `norm` move as they do in its own forward pass; in eval mode, and for a single value per channel, which has no
+    variance, they are what is used.
 
     Args:
         values: The input of the linear map, channels last, (..., C).
@@ -34,15 +37,18 @@ def normalized_map(values: Tensor, weight: Tensor, norm: Any) -> tuple[Tensor, T
 
     Raises:
         TypeError: If `norm` is none that counts over this process alone.
-        ValueError: If `norm` is in training mode and there is one value per channel or none.
+        ValueError: If `norm` is in training mode and there is no value, or one and there are no running statistics.
     """
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
         raise TypeError(f"only a plain BatchNorm can be taken into a linear map, got {norm}")
     with torch.autocast(values.device.type, enabled=False):
         weight = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
-        if norm.training:
+        count = values.numel() // values.shape[-1]
+        if norm.training and count == 1:
+            check_statistics(norm)
+        if norm.training and count != 1:
             mean, variance = _statistics(values.to(weight.dtype).flatten(0, -2), weight)
-            _move(norm, mean.detach(), variance.detach(), values.numel() // values.shape[-1])
+            _move(norm, mean.detach(), variance.detach(), count)
         else:
             mean, variance = norm.running_mean, norm.running_var
         scale = norm.weight * (variance + norm.eps).rsqrt()
@@ -51,8 +57,8 @@ def normalized_map(values: Tensor, weight: Tensor, norm: Any) -> tuple[Tensor, T
 
 def _statistics(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance, (D,) each, of a linear map of values (R, C)."""
-    if len(values) < 2:
-        raise ValueError(f"BatchNorm needs more than one value per channel in training, got {len(values)}")
+    if len(values) == 0:
+        raise ValueError("BatchNorm needs values in training, got none")
     mean = values.mean(0)
     centred = values - mean
     covariance = centred.T @ centred / len(values)

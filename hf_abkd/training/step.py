@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_abkd.data.batch import Batch, BatchReader
+from hf_abkd.layers.single_values import by_running_statistics
 from hf_abkd.layers.sums import row_sums
 from hf_abkd.stages.extension import Extender
 from hf_abkd.teachers.source import TeacherSource
@@ -105,6 +107,22 @@ class Step:
         if parts.channels_last:
             images = batch.student[batch.images]
             batch.student[batch.images] = images.contiguous(memory_format=torch.channels_last)
+        with by_running_statistics(parts.module) if batch.has_single_image else nullcontext():
+            outputs = self._outputs(module, batch, targets, progress, log)
+        self.watch.add(step + 1, outputs, self._rows, samples)
+        parts.meter.add(outputs["terms"], outputs.get("agreement"), share)
+        return outputs
+
+    def _outputs(
+        self,
+        module: nn.Module,
+        batch: Batch,
+        targets: Mapping[str, Any],
+        progress: float,
+        log: Callable[[dict[str, float]], None],
+    ) -> dict[str, Tensor]:
+        """Return what the module says of a batch, after its terms were measured against each other."""
+        parts = self.parts
         if self._micro_batch == 0 and isinstance(parts.module, Distiller) and parts.balance.is_measuring:
             self.watch.check()
             measured = parts.balance.measure(parts.module, batch, targets, progress, parts.accelerator)
@@ -114,8 +132,6 @@ class Step:
         weights = torch.tensor([term.weight_at(progress) for term in parts.stage.all_terms()])
         weights = weights.to(parts.accelerator.device, non_blocking=True)
         outputs: dict[str, Tensor] = module(batch.student, targets, batch.labels, weights, batch.rows, batch.samples)
-        self.watch.add(step + 1, outputs, self._rows, samples)
-        parts.meter.add(outputs["terms"], outputs.get("agreement"), share)
         return outputs
 
     def _targets(self, batch: Batch) -> dict[str, Any]:

@@ -100,10 +100,12 @@ def test_statistics_are_in_float32_under_autocast(kind):
 
 
 def test_what_batch_norm_refuses_is_refused():
-    """One value has no variance; and statistics over all processes are not those of one."""
+    """None has no mean; one has no variance; and statistics over all processes are not those of one."""
     values, weight, norm = case()
-    with pytest.raises(ValueError, match="more than one value per channel in training, got 1"):
-        normalized_map(values[:1, :1], weight, norm)
+    with pytest.raises(ValueError, match="needs values in training, got none"):
+        normalized_map(values[:0], weight, norm)
+    with pytest.raises(ValueError, match="a single value per channel.*per_device_train_batch_size of 2 or more"):
+        normalized_map(values[:1, :1], weight, nn.BatchNorm1d(len(weight)).to(weight))
     with pytest.raises(TypeError, match="only a plain BatchNorm"):
         normalized_map(values, weight, nn.SyncBatchNorm(7))
 

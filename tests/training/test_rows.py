@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from tiny import differing, images, tensors
-from tiny_runs import LEAN, Interrupt, SaveAt, taught, trainer_of, two_stages
+from tiny import differing, images, resnet, tensors
+from tiny_runs import LEAN, Interrupt, SaveAt, boundaries, taught, trainer_of, two_stages
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from hf_abkd import Stage
@@ -264,3 +264,23 @@ def test_a_stream_with_too_few_rows_for_a_step_is_an_error(tmp_path):
     """Its batches are never enough for a step: the run would end normally, and have done nothing."""
     with pytest.raises(ValueError, match="pass 1 over the training stream gave 5 batches, and a step takes 8"):
         run(tmp_path, Shuffled(), max_steps=2, gradient_accumulation_steps=8)
+
+
+@pytest.mark.parametrize("width", [6, 32])
+def test_the_last_batch_of_one_image_is_trained_on(tmp_path, width):
+    """BatchNorm refuses one value per channel: the run ended in an error of torch at the end of its first epoch."""
+    layers = [("resnet.pooler:output", "resnet.pooler:output")]
+    stages = [Stage([*boundaries(layers), *taught()])]
+    settings = {"max_steps": -1, "num_train_epochs": 2}
+    trainer = trainer_of(tmp_path, teacher=resnet(width, seed=1), stages=stages, data=images(9), **{**LEAN, **settings})
+    trainer.train()
+    assert trainer.state.global_step == 6 and all(torch.isfinite(tensor).all() for tensor in trainer.model.parameters())
+
+
+def test_batches_of_one_image_that_leave_nothing_to_normalise_by_are_refused(tmp_path):
+    """Connectors without statistics would pass on what they are given."""
+    stages = [Stage([*boundaries([("resnet.pooler:output", "resnet.pooler:output")]), *taught()])]
+    trainer = trainer_of(tmp_path, stages=stages, per_device_train_batch_size=1, **LEAN)
+    with pytest.raises(ValueError, match="per_device_train_batch_size of 2 or more"):
+        trainer.train()
+    assert trainer.state.global_step == 0
