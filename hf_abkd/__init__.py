@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     # What type checkers and editors read; the table below says the same to Python, and a test compares the two.
     from hf_abkd import methods, objectives
     from hf_abkd.data import augment
+    from hf_abkd.data.arguments import DataArguments
+    from hf_abkd.data.loading import load_image_datasets
     from hf_abkd.data.paired_domains import PairedDomains
     from hf_abkd.data.transform import ImageTransform, prepare
     from hf_abkd.layers.layer_pair import LayerPair
@@ -68,6 +70,7 @@ __all__ = [
     "CacheSettings",
     "CenteredLogits",
     "CrossEntropy",
+    "DataArguments",
     "DecoupledKnowledgeDistillation",
     "DeepInversion",
     "DistillationArguments",
@@ -99,6 +102,7 @@ __all__ = [
     "fetch_anchors",
     "joint_adaptation",
     "knowledge_distillation",
+    "load_image_datasets",
     "load_processor",
     "load_student",
     "load_teacher",
@@ -123,6 +127,7 @@ _HOMES = {
     "CacheSettings": "hf_abkd.teachers.cache.settings:CacheSettings",
     "CenteredLogits": "hf_abkd.objectives:CenteredLogits",
     "CrossEntropy": "hf_abkd.objectives:CrossEntropy",
+    "DataArguments": "hf_abkd.data.arguments:DataArguments",
     "DecoupledKnowledgeDistillation": "hf_abkd.objectives:DecoupledKnowledgeDistillation",
     "DeepInversion": "hf_abkd.methods:DeepInversion",
     "DistillationArguments": "hf_abkd.stages.arguments:DistillationArguments",
@@ -153,6 +158,7 @@ _HOMES = {
     "fetch_anchors": "hf_abkd.teachers.route.anchors:fetch_anchors",
     "joint_adaptation": "hf_abkd.methods:joint_adaptation",
     "knowledge_distillation": "hf_abkd.methods:knowledge_distillation",
+    "load_image_datasets": "hf_abkd.data.loading:load_image_datasets",
     "load_processor": "hf_abkd.models.processors:load_processor",
     "load_student": "hf_abkd.models.student:load_student",
     "load_teacher": "hf_abkd.models.teacher:load_teacher",

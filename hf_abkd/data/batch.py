@@ -85,7 +85,7 @@ def read_batch(
     if images not in student:
         raise ValueError(
             f"the student takes {images!r}, and the data set gives {sorted(student)}. Prepare the images with "
-            "`dataset.with_transform(ImageTransform(processor))`."
+            "`prepare(dataset, ImageTransform(processor))`."
         )
     pixels, rows = student[images], None
     if (others := student.pop(TARGET_DOMAIN_IMAGES, None)) is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Image, IterableDataset, Value
 
+from hf_abkd.data.decoding import SampleError, StoredImages, decoded
 from hf_abkd.data.image_modes import with_bits
 from hf_abkd.wording import counted
 
@@ -99,11 +100,15 @@ def _with_whole_paths(part: Part, rows: Dataset, image: str) -> Dataset:
 def _check_first(part: Part, rows: IterableDataset, image: str) -> None:
     """Read the first image of a stream: the others are read while it flows."""
     try:
-        first = next(iter(rows.select_columns([image]).take(1)), None)
+        first = next(iter(rows.cast_column(image, Image(decode=False)).select_columns([image]).take(1)), None)
     except (OSError, ValueError) as error:
         raise ValueError(f"{part.origin}: the first image in column {image!r} cannot be read: {error}") from error
     if first is None:
         raise ValueError(f"{part.origin}: holds no rows")
+    try:
+        decoded(first[image] or {}, StoredImages.of(rows, image))
+    except SampleError as error:
+        raise ValueError(f"{part.origin}: {error}") from error
 
 
 def _check_column(part: Part, flag: str, name: str, wanted: type) -> None:

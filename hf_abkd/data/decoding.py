@@ -16,7 +16,6 @@ from hf_abkd.data.image_files import problem_of, remedy
 # An image column in memory that is larger is not searched for the row of a damaged image: what searches it is copied
 # into every worker.
 _SEARCHED_BYTES = 2**26
-_IMAGE = Image()
 
 
 class SampleError(ValueError):
@@ -34,10 +33,12 @@ class StoredImages:
         column: The name of the column.
         table: The column, or None if it is not known or too large to be searched.
         split: The split that they belong to, if it is known.
+        mode: The mode to which the column's type converts them, if it names one.
     """
 
-    def __init__(self, column: str, table: Any = None, split: str | None = None) -> None:
+    def __init__(self, column: str, table: Any = None, split: str | None = None, mode: str | None = None) -> None:
         self.column = column
+        self.decoder = Image(mode=mode)
         self._table = table
         self._where = f"column {column!r}" + ("" if split is None else f" (split {split!r})")
 
@@ -45,11 +46,13 @@ class StoredImages:
     def of(cls, dataset: Dataset | IterableDataset, column: str) -> StoredImages:
         """Return where the images of a data set lie, which may be shuffled: rows are those of its files."""
         split = None if dataset.split is None else str(dataset.split)
+        feature = (dataset.features or {}).get(column)
+        mode = feature.mode if isinstance(feature, Image) else None
         if not isinstance(dataset, Dataset) or column not in dataset.column_names:
-            return cls(column, split=split)
+            return cls(column, split=split, mode=mode)
         table = dataset.data.select([column])
         # Tables of files are pickled as the names of the files.
-        return cls(column, table if dataset.cache_files or table.nbytes <= _SEARCHED_BYTES else None, split)
+        return cls(column, table if dataset.cache_files or table.nbytes <= _SEARCHED_BYTES else None, split, mode)
 
     def name(self, value: object) -> str:
         """Return the name of an image: its file, or its row, counted from 0."""
@@ -76,11 +79,13 @@ def decoded(value: Mapping[str, Any], images: StoredImages) -> PILImage.Image:
         SampleError: If it cannot be read, with its name.
     """
     data, path = value.get("bytes"), value.get("path")
+    if data is None and path is None:
+        raise SampleError(f"a row has no image in column {images.column!r}; drop it")
     try:
         if data is None and path is not None and "://" not in path:
             # Read here: a file that cannot be decoded would be left open.
             data = Path(path).read_bytes()
-        picture: PILImage.Image = _IMAGE.decode_example({"bytes": data, "path": path})
+        picture: PILImage.Image = images.decoder.decode_example({"bytes": data, "path": path})
     except Exception as error:
         found = problem_of(error, data or b"")
         raise SampleError(

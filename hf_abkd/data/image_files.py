@@ -46,8 +46,8 @@ def problem(source: Path | bytes, *, decode: bool = False) -> str | None:
 
     Args:
         source: The file, or its bytes.
-        decode: Whether all of it is decoded, which takes a few milliseconds, and not its header alone, which takes
-            about 50 microseconds.
+        decode: Whether all of it is decoded, which takes some milliseconds, and not its header alone, which takes
+            about a tenth of one.
     """
     suffix = "" if isinstance(source, bytes) else source.suffix.lower()
     try:

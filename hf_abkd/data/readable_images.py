@@ -38,8 +38,8 @@ class _Unreadable:
 def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> Part:
     """Return the part without images that cannot be read; refuse it if there are any and they are not to be skipped.
 
-    Without `skip` the headers of files are read, and of images that lie in the rows as bytes the beginning, some 50
-    and 2 microseconds each; what is damaged behind that is found when the image is read. With `skip` every image is
+    Without `skip` the headers of files are read, about 0.1 ms each, and of images that lie in the rows as bytes the
+    beginning; what is damaged behind that is found when the image is read. With `skip` every image is
     decoded once, some milliseconds each, on all cores.
 
     Args:
@@ -95,6 +95,8 @@ def _problem(value: Any, *, decode: bool) -> str | None:
     data, path = value["bytes"], value["path"]
     if not data.is_valid:
         text = path.as_py()
+        if text is None:
+            return "neither bytes nor a path"
         # Addresses are not fetched before they are needed.
         return None if "://" in text else problem(Path(text), decode=decode)
     stored = data.as_buffer()
@@ -104,7 +106,8 @@ def _problem(value: Any, *, decode: bool) -> str | None:
 
 
 def _name(value: pa.StructScalar, row: int) -> str:
-    return f"row {row:,}" if value["bytes"].is_valid else repr(value["path"].as_py())
+    path = None if value["bytes"].is_valid else value["path"].as_py()
+    return f"row {row:,}" if path is None else repr(path)
 
 
 def _told(part: Part, unreadable: list[_Unreadable], label: str) -> str:

@@ -14,6 +14,8 @@ from datasets.exceptions import DatasetsError
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.class_folders import load_class_folders
 from hf_abkd.data.columns import Part
+from hf_abkd.data.image_files import is_image
+from hf_abkd.wording import counted, listed
 
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 _VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "test")
@@ -58,6 +60,9 @@ def _load_named(
     except (ValueError, DatasetsError) as error:
         raise ValueError(f"{origin} could not be loaded: {error.__cause__ or error}") from error
 
+    if any(part.info.builder_name == "imagefolder" for part in splits.values()):
+        _check_left_out(Path(str(name)).expanduser(), origin)
+
     def split(flag: str, wanted: str) -> Part:
         if wanted not in splits:
             raise ValueError(f"{origin} has no split {wanted!r} ({flag}); its splits are {sorted(splits)}")
@@ -71,6 +76,20 @@ def _load_named(
     if not with_validation or wanted == arguments.train_split_name:
         return train, None
     return train, split("--validation_split_name", wanted)
+
+
+def _check_left_out(folder: Path, origin: str) -> None:
+    """Refuse a local folder with images that `datasets` leaves out of it in silence, because of their suffix."""
+    # Only now, as few runs need it.
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    visible = (path for path in folder.rglob("[!.]*") if path.suffix.lower() not in ImageFolder.EXTENSIONS)
+    left_out = [path.relative_to(folder).as_posix() for path in sorted(visible) if path.is_file() and is_image(path)]
+    if left_out:
+        raise ValueError(
+            f"{origin}: `datasets` leaves out {counted(len(left_out), 'image')} because of the suffix: "
+            f"{listed(left_out)}. Read the folder with --train_dir and --validation_dir, or rename them"
+        )
 
 
 def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -174,13 +175,14 @@ class ImageTransform:
             TypeError: If it is something else.
             SampleError: If it cannot be read.
         """
-        image = decoded(value, self._images) if isinstance(value, Mapping) and "bytes" in value else value
-        if not isinstance(image, PILImage.Image):
+        if value is None or (isinstance(value, Mapping) and "bytes" in value):
+            return decoded(value or {}, self._images)
+        if not isinstance(value, PILImage.Image):
             raise TypeError(
-                f"column {self.image_column!r} holds {type(image).__name__}, not PIL images; "
+                f"column {self.image_column!r} holds {type(value).__name__}, not PIL images; "
                 f"cast it first: dataset.cast_column({self.image_column!r}, datasets.Image())"
             )
-        return image
+        return value
 
     def _converted(self, value: object) -> PILImage.Image:
         try:
@@ -253,10 +255,10 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
     check_columns(dataset, transform.image_column, transform.label_column)
     transform = transform.of(dataset)
     stored = (dataset.features or {}).get(transform.image_column)
-    if isinstance(stored, Image) and stored.mode is None:
+    if isinstance(stored, Image):
         # The transform decodes, so that it can name an image that is damaged.
         if stored.decode:
-            dataset = dataset.cast_column(transform.image_column, Image(decode=False, id=stored.id))
+            dataset = dataset.cast_column(transform.image_column, replace(stored, decode=False))
         _check_bits(dataset, transform)
     if isinstance(dataset, IterableDataset):
         stream = dataset.select_columns(transform.columns).map(

@@ -58,6 +58,23 @@ def test_a_damaged_file_is_named(tmp_path, transform):
         prepare(rows, transform)
 
 
+@pytest.mark.parametrize("empty", [None, {"bytes": None, "path": None}])
+def test_rows_without_an_image_are_told_from_other_types(transform, empty):
+    """`None` would be taken for a column that has to be cast."""
+    with pytest.raises(SampleError, match="a row has no image in column 'image'; drop it"):
+        transform({"image": [empty], "label": [0]})
+
+
+def test_rows_can_be_prepared_again_and_keep_the_mode_of_their_column(transform):
+    """An evaluation in other sizes prepares the same rows; a column that says "L" is grey for every reader."""
+    features = Features({"image": Image(mode="L"), "label": ClassLabel(names=["cat"])})
+    red = PILImage.new("RGB", (8, 8), (255, 0, 0))
+    rows = prepare(Dataset.from_dict({"image": [red], "label": [0]}, features=features), transform)
+    again = prepare(rows, ImageTransform(ViTImageProcessorPil(size={"height": 4, "width": 4})))[0]["pixel_values"]
+    assert again.shape == (3, 4, 4)
+    assert again.unique().numel() == 1
+
+
 def test_rows_of_files_are_not_copied_into_workers(damaged, transform):
     """A data set of 100 GB would be pickled for every worker, to name an image that is not damaged."""
     many = damaged.select([0] * 2000)

@@ -155,6 +155,15 @@ def test_a_named_data_set_uses_its_own_test_split(tmp_path, load):
         load(dataset_name=name, train_split_name="training")
 
 
+def test_a_named_folder_of_which_datasets_leaves_images_out_is_refused(tmp_path, load):
+    """`datasets` goes by the suffix: half a class was not trained on, without a word."""
+    root = Path(folder(tmp_path / "photos", ["cat", "dog"]))
+    assert len(load(dataset_name=str(root), train_val_split=0).train) == 8
+    (root / "dog" / "3.png").rename(root / "dog" / "3")
+    with pytest.raises(ValueError, match=r"`datasets` leaves out 1 image because of the suffix: dog/3\. .*--train_dir"):
+        load(dataset_name=str(root), train_val_split=0)
+
+
 def test_a_hub_data_set_is_asked_for_with_its_configuration_and_token(monkeypatch):
     """A lost token or configuration name loads other data; trust_remote_code must never be sent."""
     calls = []
@@ -538,6 +547,17 @@ def test_streams_that_would_need_a_look_ahead_are_refused(tmp_path, load):
     (tmp_path / "c.csv").write_text("image,label\n1.png,cat\n")
     with pytest.raises(ValueError, match="types of the columns are not known before reading"):
         load(train_files=[str(tmp_path / "c.csv")], streaming=True)
+
+
+def test_a_stream_that_begins_with_no_image_is_refused(tmp_path, load):
+    """Pillow says that it cannot identify <_io.BytesIO object at 0x7efd99c8ee80>."""
+    rows = {"image": [{"bytes": b"<html>", "path": None}], "label": [0]}
+    broken = Dataset.from_dict(rows, features=Features({"image": Image(), "label": ClassLabel(names=["a"])}))
+    files = parquet(tmp_path / "a.parquet", broken)
+    with pytest.raises(
+        ValueError, match=r"--train_files .*a\.parquet: an image in column 'image' .* read: an HTML page"
+    ):
+        load(train_files=files, streaming=True, train_val_split=0)
 
 
 def test_an_unlabelled_row_in_a_stream_stops_the_run(tmp_path, load, processor):
