@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hf_abkd.layers.plan import Plan
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
+from hf_abkd.stages.extra_head import ExtraHead
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms, Term
 
@@ -30,7 +31,7 @@ def activation_boundary(
     initialization_arguments: Mapping[str, Any] | None = None,
     classification: Sequence[Term] | None = None,
     classification_arguments: Mapping[str, Any] | None = None,
-    transfer_head: str | None = None,
+    transfer_head: str | None = "auto",
     transfer_weight: float = 10.0,
 ) -> list[Stage]:
     """Return the two stages of Heo et al.: boundaries first, then classes.
@@ -57,10 +58,13 @@ def activation_boundary(
         initialization_arguments: Training arguments of the first stage only.
         classification: The terms of the second stage. By default the paper's: the teacher's softened
             probabilities at temperature 3, without the squared temperature and without labels; in transfer
-            learning the cross-entropy.
+            learning the cross-entropy. With `transfer_head="auto"`, terms of yours that compare logits make way for it
+            as well where the teacher has other classes; it takes over their weight.
         classification_arguments: Training arguments of the second stage only.
-        transfer_head: For a teacher with other classes than the data set: the tensor of the student, usually the
-            input of its classifier, from which an extra linear head predicts the teacher's logits in both stages.
+        transfer_head: For a teacher with other classes than the data set: the tensor of the student from which an extra
+            linear head predicts the teacher's logits in both stages. "auto" does so where the two models share fewer
+            than two classes, from the input of the student's classifier, and changes nothing else; a name
+            ("classifier:input") does so in any case; None never does, and terms on logits are refused then.
         transfer_weight: The weight of that term.
 
     Raises:
@@ -76,15 +80,14 @@ def activation_boundary(
         raise ValueError("layer_weights belong to named layers; a plan has the weights of its pairs in it")
     paired = PairedTerms(ActivationBoundary(margin=margin, reduction=reduction), plan=layers, weight=weight)
     boundaries = [paired] if layers is None else paired.terms(layers)
+    head = ExtraHead(CenteredLogits(), transfer_weight)
+    named = transfer_head not in (None, "auto")
     # One term object in both stages: its head goes on where it was.
-    transfer = (
-        [Term(CenteredLogits(), student=transfer_head, teacher="logits", weight=transfer_weight, connector="linear")]
-        if transfer_head
-        else []
-    )
+    transfer = [head.term(str(transfer_head))] if named else []
+    extra_head = head if transfer_head == "auto" else None
     if classification is None:
         paper = KnowledgeDistillation(temperature=3.0, temperature_squared=False)
-        classification = [Term(CrossEntropy() if transfer_head else paper)]
+        classification = [Term(CrossEntropy() if named else paper)]
     return [
         Stage(
             terms=[*boundaries, *transfer],
@@ -92,10 +95,12 @@ def activation_boundary(
             epochs=initialization_epochs,
             share=initialization_share if initialization_epochs is None else None,
             arguments=dict(initialization_arguments or {}),
+            extra_head=extra_head,
         ),
         Stage(
             terms=[*classification, *transfer],
             name="classification",
             arguments=dict(classification_arguments or {}),
+            extra_head=extra_head,
         ),
     ]

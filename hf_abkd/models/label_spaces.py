@@ -83,6 +83,11 @@ class LabelMatch:
     def _unnamed(self) -> str:
         return " and of the ".join(role for role, names in self._names.items() if names is None)
 
+    @property
+    def is_comparable(self) -> bool:
+        """Whether there are two classes or more of which it is known that both models have them."""
+        return self.kind not in ("disjoint", "unknown")
+
     def check_logits(self, term_name: str) -> None:
         """Refuse a term that compares logits if the two models share no classes to compare.
 
@@ -91,7 +96,7 @@ class LabelMatch:
         """
         if self.alternative is not None:
             self._refuse_two_orders(term_name)
-        if self.kind not in ("disjoint", "unknown"):
+        if self.is_comparable:
             return
         examples = [
             f"The {role}'s are {listed(names, quoted=True)}. "
@@ -107,7 +112,8 @@ class LabelMatch:
             f"term {term_name!r} compares the logits of two label spaces: {self.describe()}. {''.join(examples)}"
             f"{rename} (a student that is loaded from flags has the names of the data set). Otherwise use terms on "
             "features, which need no common classes, or let the student predict the teacher's own classes from one of "
-            "its features: `activation_boundary(transfer_head=...)`, or a term with `connector='linear'`."
+            "its features: `activation_boundary()` (`--method ab`) puts such an extra head on by itself, and a "
+            "term with `connector='linear'` is one."
         )
 
     def _refuse_two_orders(self, term_name: str) -> None:
@@ -139,7 +145,7 @@ class LabelMatch:
             raise ValueError(
                 f"expected the teacher's logits of shape (N, {self.num_teacher}), got {tuple(logits.shape)}"
             )
-        if self.kind in ("disjoint", "unknown"):
+        if not self.is_comparable:
             raise ValueError(f"the teacher's logits say nothing about the student's classes: {self.describe()}")
         if self.kind in ("same", "assumed"):
             return logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from transformers.training_args import OptimizerNames
 from hf_abkd.layers.plan import Plan
 from hf_abkd.stages.arguments import rising_shares
 from hf_abkd.stages.extension import Extension
+from hf_abkd.stages.extra_head import ExtraHead, without_shared_classes
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.route.route import TeacherRoute
 
@@ -93,6 +95,8 @@ class Stage:
         extension: Makes further images of each training batch; terms read them, or the batch's own, by their `rows`.
         teacher_terms: Terms that train the teacher in the same steps; their `student` is a tensor of the teacher. It is
             in training mode then, and changed for good.
+        extra_head: What takes the place of terms that compare logits, if the teacher has other classes than the
+            student. None leaves the terms as they are, and those are refused.
 
     Raises:
         TypeError: If `teacher` is neither a folder nor a route.
@@ -117,6 +121,7 @@ class Stage:
     teacher: str | os.PathLike[str] | TeacherRoute | None = None
     extension: Extension | None = None
     teacher_terms: Sequence[Term] = ()
+    extra_head: ExtraHead | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
@@ -178,7 +183,7 @@ class Stage:
         """Return the terms, once the pairs of layers are known.
 
         Raises:
-            RuntimeError: If they are not: the trainer completes its stages by `with_pairs`.
+            RuntimeError: If they are not: the trainer completes its stages by `completed`.
         """
         terms = [term for term in self.terms if isinstance(term, Term)]
         if len(terms) != len(self.terms):
@@ -226,35 +231,42 @@ def frozen_parts(student: nn.Module, patterns: Sequence[str]) -> tuple[list[nn.M
     return frozen, names
 
 
-def with_pairs(stages: Sequence[Stage], propose: Callable[[], Plan]) -> list[Stage]:
-    """Return the stages with a term for every pair of layers in the place of their `PairedTerms`.
+def completed(
+    stages: Sequence[Stage], propose: Callable[[], Plan], head_input: Callable[[], str | None] = lambda: None
+) -> list[Stage]:
+    """Return the stages with a term for each pair of layers in the place of their `PairedTerms`, and their extra heads.
 
-    `PairedTerms` that stand in two stages become the same terms in both, so that connectors go on where they were.
-    What is changed in the given stages afterwards does not reach those that are returned.
+    `PairedTerms` that stand in two stages become the same terms in both, so that connectors go on where they were, and
+    so do extra heads. What is changed in the given stages afterwards does not reach those that are returned.
 
     Args:
         stages: The stages.
         propose: Makes the plan of those without one; called at most once.
+        head_input: Returns the tensor of the student that an extra head reads, or None if none is needed, as the
+            teacher has the student's classes; called at most once.
     """
-    plan: Plan | None = None
+    propose, head_input = functools.cache(propose), functools.cache(head_input)
     made: dict[int, list[Term]] = {}
+
+    def terms_of(paired: PairedTerms) -> list[Term]:
+        if id(paired) not in made:
+            made[id(paired)] = paired.terms(propose() if paired.plan is None else paired.plan)
+        return made[id(paired)]
+
     result = []
     for stage in stages:
         terms: list[Term] = []
         for term in stage.terms:
-            if isinstance(term, PairedTerms):
-                if id(term) not in made:
-                    pairs = term.plan
-                    if pairs is None:
-                        pairs = plan = plan or propose()
-                    made[id(term)] = term.terms(pairs)
-                terms += made[id(term)]
-            else:
-                terms.append(term)
+            terms += terms_of(term) if isinstance(term, PairedTerms) else [term]
+        head = stage.extra_head
+        if head is not None and (where := head_input()) is not None:
+            of_head = made.setdefault(id(head), [head.term(where)])
+            terms = without_shared_classes(terms, of_head[0])
         result.append(
             replace(
                 stage,
                 terms=terms,
+                extra_head=None,
                 teacher_terms=list(stage.teacher_terms),
                 freeze=list(stage.freeze),
                 optimizer=copy.deepcopy(stage.optimizer),

@@ -28,8 +28,6 @@ from hf_abkd.training.wiring.wiring import teacher_names
 
 logger = logging.getLogger(__name__)
 
-#: Kinds of label spaces between which no class is known to be the same.
-INCOMPARABLE = ("disjoint", "unknown")
 _LOGITS_ALONE = Wanted(values=frozenset({LOGITS}))
 
 
@@ -100,7 +98,7 @@ class Evaluation:
     def _same_class(self, student: nn.Module, logits: Tensor, taught: Tensor) -> Tensor:
         """Return 1 for each sample that both models give one class, (N,); not a number where classes differ."""
         match = self.label_match(student, taught)
-        if match.kind in INCOMPARABLE:
+        if not match.is_comparable:
             return logits.new_full((len(logits),), math.nan)
         return self.task.agreement(logits, match.teacher_in_student_space(taught)).float()
 
@@ -133,9 +131,9 @@ class Evaluation:
         if batch.labels is None:
             return False
         match = self.label_match_on(student, batch)
-        if match.kind in INCOMPARABLE:
+        if not match.is_comparable:
             logger.info("the teacher's accuracy is not measured: %s", match.describe())
-        return match.kind not in INCOMPARABLE
+        return match.is_comparable
 
     def warn_of_guessing(self, scores: Mapping[str, float]) -> None:
         """Warn of a teacher that is hardly better than always giving the commonest answer; see `teacher_scores`."""
@@ -172,7 +170,7 @@ class Evaluation:
             self.task.check_truth(batch.labels)
             logits = self.source.targets(batch)[LOGITS]
             match = self.label_match(student, logits)
-            if match.kind in INCOMPARABLE:
+            if not match.is_comparable:
                 raise ValueError(f"the teacher's accuracy is not defined: {match.describe()}")
             prediction = match.teacher_in_student_space(logits)
             hits = self.task.right(prediction, batch.labels)

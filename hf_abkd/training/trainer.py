@@ -27,8 +27,6 @@ from hf_abkd.data.few_rows import rows_of
 from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
 from hf_abkd.layers.plan import PLAN_NAME, Plan
-from hf_abkd.layers.sites import Trace
-from hf_abkd.models import adapters
 from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.kept_state import gradients_kept, random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
@@ -38,7 +36,7 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CardFacts
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.lengths import stage_arguments
-from hf_abkd.stages.stage import Stage, frozen_parts, with_pairs
+from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
@@ -51,6 +49,7 @@ from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
+from hf_abkd.training.open_stages import OpenStages
 from hf_abkd.training.optimization import check_optimizer, decayed_names, milestone_schedule, optimizer_of
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of, is_busy
@@ -66,7 +65,6 @@ from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
 from hf_abkd.training.terms.run_stage import RunStage, named_terms, run_stages
-from hf_abkd.training.wiring.wiring import propose_plan
 
 logger = logging.getLogger(__name__)
 
@@ -189,10 +187,10 @@ class DistillationTrainer(Trainer):
         )
         datasets, tells = lambda: (self.train_dataset, self.eval_dataset), self.is_world_process_zero()
         self._classes = RunClasses(self.task, self.source, datasets, self._read_rows, tells)
-        self._traces: tuple[Trace, Trace] | None = None
         self._sample: Batch | None = None
         self._setup: Setup | None = None
-        self._given_stages = with_pairs(stages, self._propose)
+        self._open_stages = OpenStages(self.model, self.source, self._classes, self.sample_batch, self.args.device)
+        self._given_stages = self._open_stages.complete(stages)
         check_stages(self._given_stages, self.model, self.source, self.args)
         self._given_optimizers = (self.optimizer, self.lr_scheduler)
         self._given_optimizer_class = self.optimizer_cls_and_kwargs
@@ -240,7 +238,7 @@ class DistillationTrainer(Trainer):
                 shared_images=self.reader.shared_images,
                 task=self.task,
                 seed=self.args.seed,
-                traces=self._traces,
+                traces=self._open_stages.traces,
                 main_process=self.is_world_process_zero(),
                 classes=self._classes,
             )
@@ -280,18 +278,6 @@ class DistillationTrainer(Trainer):
     @augmentation.setter
     def augmentation(self, augmentation: Augmentation | None) -> None:
         self.views.augmentation = augmentation
-
-    def _propose(self) -> Plan:
-        """Pair the layers of both models, on a batch of the data."""
-        teacher = self.source.compared
-        if teacher is None:
-            raise ValueError("layers cannot be paired without a teacher; pass `teacher`")
-        batch = self.sample_batch()
-        with random_state_kept():
-            # Depths are those of the plain model: the small matrices of adapters would make layers look deeper.
-            plain = adapters.merged(self.model).to(self.args.device)
-            plan, self._traces = propose_plan(plain, teacher, batch.student, batch.teacher(), batch.images)
-        return plan
 
     # ---- Data ----
 
@@ -664,9 +650,10 @@ class DistillationTrainer(Trainer):
 
     def _before_first_step(self) -> list[dict[str, float]]:
         """Measure the teacher before the first step: a teacher that guesses is the commonest silent mistake."""
-        if self._traces is not None and self.plan is not None and self.is_world_process_zero():
-            # Chosen for the user, who should see it.
-            tqdm.write(f"Layers paired automatically:\n{self.plan.table()}")
+        if self.is_world_process_zero():
+            for choice in self._open_stages.choices(self.plan):
+                # Made for the user, who should see it.
+                tqdm.write(choice)
         scores = self._teacher_scores()
         if scores is None:
             if self.args.evaluate_teacher:

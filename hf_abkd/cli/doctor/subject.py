@@ -25,6 +25,7 @@ from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.kept_state import buffers_kept, gradients_kept, modes_kept
 from hf_abkd.models.label_spaces import LabelMatch
+from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.stage_module import make_stage_module, wanted_of
 from hf_abkd.training.terms.distiller import Distiller
@@ -153,7 +154,12 @@ class Subject:
 
     def teacher_classes(self) -> LabelMatch | None:
         """Return which classes of the teacher are the student's; None without a teacher."""
-        return None if self.trainer.teacher is None else self.trainer.label_match()
+        return self.trainer.setup.labels if self.trainer.teacher is None else self.trainer.label_match()
+
+    def extra_heads(self) -> set[str]:
+        """Return the tensors of the student from which an extra head predicts the teacher's logits."""
+        terms = [term for stage in self.trainer.stages for term in stage.terms]
+        return {str(term.student) for term in terms if term.teacher == LOGITS and term.student != LOGITS}
 
     @contextmanager
     def stage(self, stage: RunStage) -> Iterator[Distiller]:

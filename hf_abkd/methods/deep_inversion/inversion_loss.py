@@ -72,7 +72,7 @@ def _disagreement(teacher: Sight, student: Sight, teacher_logits: Tensor, images
     """Return the divergence of teacher and student on the classes that they share, ()."""
     student_logits = student.logits(images, resize=True)
     match = label_match(student.model, teacher.model, student_logits.shape[1], teacher_logits.shape[1])
-    if match.kind in ("disjoint", "unknown"):
+    if not match.is_comparable:
         raise ValueError(f"teacher and student cannot disagree on classes that they do not share: {match.describe()}")
     if match.kind not in ("same", "assumed"):
         teacher_logits = teacher_logits[:, list(match.teacher_classes)]

@@ -13,6 +13,7 @@ from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache.encoding import as_tensors
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.teacher_images import batches_of, spread_places
+from hf_abkd.teachers.class_order import decided_order
 
 
 def accuracy(
@@ -37,7 +38,7 @@ def accuracy(
         samples: How many images are looked at, spread evenly over the data set.
     """
     match = match_labels(dict(enumerate(labels)), cache.id2label, len(labels), cache.classes)
-    if LOGITS not in cache.table.columns or match.kind in ("disjoint", "unknown"):
+    if LOGITS not in cache.table.columns or not match.is_comparable:
         return None
     transform = cache.transform(cache.processor, image_column=image_column, label_column=label_column)
     places = spread_places(len(dataset), min(samples, len(dataset)))
@@ -46,7 +47,9 @@ def accuracy(
         rows = cache.table.rows(batch[SAMPLE_IDS].numpy(), 0)
         stored = as_tensors(cache.table.read(rows, [LOGITS]))
         logits = cache.decode(stored, {LOGITS: cache.table.columns[LOGITS]})[LOGITS]
-        said.append(match.teacher_in_student_space(logits).argmax(1))
+        said.append(logits)
         truth.append(batch["labels"])
-    answers, right = torch.cat(said), torch.cat(truth)
+    logits, right = torch.cat(said), torch.cat(truth)
+    match = decided_order(match, right, logits.argmax(1))
+    answers = match.teacher_in_student_space(logits).argmax(1)
     return (answers == right).float().mean().item(), (right.bincount().max() / len(right)).item()

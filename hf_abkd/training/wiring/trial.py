@@ -113,3 +113,45 @@ def last_layer(model: nn.Module, forward: Callable[[], Tensor]) -> nn.Module:
         f"{type(model).__name__} has no last layer: no module of it returns its logits as they are. Objectives that "
         "need the teacher's head cannot be used with it."
     )
+
+
+def head_input(model: nn.Module, forward: Callable[[], object], classes: int) -> str:
+    """Return the name of the tensor that a classifier's last layer with weights reads, a vector for each image.
+
+    Args:
+        model: The classifier.
+        forward: Runs it on a batch.
+        classes: How many classes it has.
+
+    Raises:
+        ValueError: If none of its linear layers and convolutions makes as many numbers of one vector.
+    """
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[object, ...], output: object) -> None:
+            if not (given and isinstance(vector := given[0], Tensor) and isinstance(output, Tensor)):
+                return
+            if vector[0].numel() == vector.shape[1] and output[0].numel() == output.shape[1] == classes:
+                found.append(name)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(name))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ValueError(
+            f"the input of the classifier of {type(model).__name__} is not found: no linear layer of it makes "
+            f"{classes} numbers of one vector. The teacher has other classes, and an extra head has to read a vector "
+            'for each image: name it, activation_boundary(transfer_head="module:input"), or do without, '
+            "activation_boundary(transfer_head=None, classification=[Term(CrossEntropy())])"
+        )
+    return f"{found[-1]}:input"

@@ -10,6 +10,7 @@ from hf_abkd.cli.doctor.subject import Subject
 from hf_abkd.models.class_names import normalized
 from hf_abkd.models.heads import renamed_head
 from hf_abkd.models.student import student_config
+from hf_abkd.wording import listed
 
 
 def check_labels(subject: Subject) -> Iterator[Finding]:
@@ -32,6 +33,11 @@ def check_labels(subject: Subject) -> Iterator[Finding]:
     elif match.kind in ("superset", "overlap"):
         message = f"{match.describe()}; the logits of the others are not compared"
         yield Finding("warning", "labels", message, "Of the others the student learns from the labels alone.")
+    elif heads := subject.extra_heads():
+        message = (
+            f"{match.describe()}: an extra head on {listed(sorted(heads), quoted=True)} learns the teacher's logits"
+        )
+        yield Finding("note", "labels", message, "If they are the same classes, rename them in `config.id2label`.")
     else:
         message = f"{match.describe()}: logits cannot be compared"
         remedy = "If they are the same classes, rename them in `config.id2label` of one model."

@@ -15,12 +15,12 @@ from hf_abkd.wording import counted
 def check_teacher(subject: Subject) -> Iterator[Finding]:
     """Whether the teacher knows the data."""
     match, dataset = subject.teacher_classes(), subject.evaluation_set
-    if match is None:
+    if match is None or subject.teacher is None:
         return
     if dataset is None:
         yield Finding("note", "teacher", "not measured: there are no evaluation images", "Give --validation_files.")
         return
-    if match.kind in ("disjoint", "unknown") or subject.sample.labels is None:
+    if not match.is_comparable or subject.sample.labels is None:
         yield Finding("note", "teacher", "its accuracy is not defined on this data")
         return
     scores = subject.trainer.evaluate_teacher(dataset)
