@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
-from hf_abkd.files import whole_file
+from hf_abkd.files import whole_file, write_json
 from hf_abkd.models.adapters import has_adapters, merged
 from hf_abkd.models.kept_state import modes_kept
 from hf_abkd.models.progress_bars import progress_bars_hidden
@@ -30,11 +32,39 @@ def save_student(student: PreTrainedModel, processor: Any, folder: Path) -> list
         with progress_bars_hidden():
             merged(student).save_pretrained(scratch)
         if processor is not None:
-            processor.save_pretrained(scratch)
+            save_processor(processor, Path(scratch))
         names = sorted(entry.name for entry in Path(scratch).iterdir() if entry.is_file())
         for name in names:
             (Path(scratch) / name).replace(folder / name)
     return names
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write an image processor into the folder of a student that is there already, such that it is found there.
+
+    A processor of timm writes nothing: its settings are part of a `config.json`. Where one holds such settings,
+    transformers reads the processor from them, whatever else lies there, unless it also names the processor's kind.
+
+    Args:
+        processor: The processor.
+        folder: The folder, with the student's `config.json`.
+    """
+    processor.save_pretrained(folder)
+    path = folder / CONFIG_NAME
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if is_of_timm(processor):
+        config["pretrained_cfg"] = {**(config.get("pretrained_cfg") or {}), **processor.data_config}
+        # On the Hub this file is looked for first, and one of an earlier student may be there.
+        write_json(folder / IMAGE_PROCESSOR_NAME, {"image_processor_type": type(processor).__name__})
+    elif "pretrained_cfg" not in config:
+        return
+    config["image_processor_type"] = processor.to_dict()["image_processor_type"]
+    write_json(path, config)
+
+
+def is_of_timm(processor: object) -> bool:
+    """Whether a processor is timm's; importing its class needs timm."""
+    return type(processor).__name__ == "TimmWrapperImageProcessor"
 
 
 def save_unmerged(student: PreTrainedModel, folder: Path) -> bool:

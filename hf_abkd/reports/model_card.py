@@ -52,8 +52,12 @@ class CardFacts:
         language: Language codes, or None.
         license: Licence name, or None.
         tags: Further tags.
+        own_class: The class to load the model by, as "module.Class", where the Auto class of its task does not know it.
         needs_code: Whether loading needs `trust_remote_code=True`.
         has_processor: Whether an image processor lies beside the weights.
+        processor_needs_code: Whether loading that needs `trust_remote_code=True`.
+        backend: Which library resized the images in training, if that is known: "pil" or "torchvision".
+        packages: What has to be installed beside transformers.
         task: What the model does.
     """
 
@@ -75,8 +79,12 @@ class CardFacts:
     language: str | None = None
     license: str | None = None
     tags: Sequence[str] = ()
+    own_class: str | None = None
     needs_code: bool = False
     has_processor: bool = False
+    processor_needs_code: bool = False
+    backend: str | None = None
+    packages: Sequence[str] = ()
     task: Task = IMAGE_CLASSIFICATION
 
     @property
@@ -186,29 +194,40 @@ def _introduction(facts: CardFacts) -> str:
 def _usage(facts: CardFacts) -> list[str]:
     # Before it is published the card lies in the folder of the model, so the snippet runs there.
     where = json.dumps(facts.repo_id or ".")
-    code = ", trust_remote_code=True" if facts.needs_code else ""
+    module, _, own_class = (facts.own_class or "").rpartition(".")
     auto_class = facts.task.auto_class.__name__
+    known = [*(["AutoImageProcessor"] if facts.has_processor else []), *([] if own_class else [auto_class])]
+    lines = [f"from transformers import {', '.join(known)}"] if known else []
+    if own_class and module != "__main__":
+        lines += [f"from {module} import {own_class}"]
+    lines += [""]
+    if facts.repo_id is None:
+        lines += ['# "." is the folder of this card; on the Hub it is the id of the repository, "owner/name".']
+    trusted = ", trust_remote_code=True"
     if facts.has_processor:
-        lines = [
-            f"from transformers import AutoImageProcessor, {auto_class}",
-            "",
-            f"processor = AutoImageProcessor.from_pretrained({where})",
-            f"model = {auto_class}.from_pretrained({where}{code})",
-            "",
-            *facts.task.usage,
-        ]
-    else:
-        lines = [
-            f"from transformers import {auto_class}",
-            "",
-            f"model = {auto_class}.from_pretrained({where}{code})",
-        ]
+        options = "" if facts.backend is None else f", backend={json.dumps(facts.backend)}"
+        options += trusted if facts.processor_needs_code else ""
+        lines += [f"processor = AutoImageProcessor.from_pretrained({where}{options})"]
+    code = trusted if facts.needs_code else ""
+    lines += [f"model = {own_class or auto_class}.from_pretrained({where}{code})"]
+    lines += ["", *facts.task.usage] if facts.has_processor else []
+    return ["\n".join(["```python", *lines, "```"]), *_usage_notes(facts, module, own_class)]
+
+
+def _usage_notes(facts: CardFacts, module: str, own_class: str) -> list[str]:
+    """Return what a reader has to know of the snippet."""
     notes = []
-    if facts.needs_code:
-        notes += ["The model's code is part of this repository; read it before you run it."]
+    if facts.packages:
+        notes += [f"Beside transformers it needs {' and '.join(map(_code, facts.packages))}."]
+    if own_class:
+        origin = "a script or a notebook" if module == "__main__" else _code(module)
+        notes += [f"{_code(own_class)} is the author's class, from {origin}; its code is not part of this repository."]
+    if facts.needs_code or facts.processor_needs_code:
+        what = "model" if facts.needs_code else "image processor"
+        notes += [f"The {what}'s code is part of this repository; read it before you run it."]
     if not facts.has_processor:
         notes += ["There is no image processor in this repository: prepare the images as in training."]
-    return ["\n".join(["```python", *lines, "```"]), *notes]
+    return notes
 
 
 def _teacher(teacher: Mapping[str, Any]) -> str:

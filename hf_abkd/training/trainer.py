@@ -201,6 +201,7 @@ class DistillationTrainer(Trainer):
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._publisher = Publisher(arguments)
+        self._publisher.check(self.model, self.processing_class, self.task)
         self._owns_output_dir = False
         self._ended: FinishedRun | None = None
         self._teacher_identity: dict[str, Any] | None = None
@@ -751,7 +752,7 @@ class DistillationTrainer(Trainer):
                 student=self.model,
                 args=self.args,
                 repo_id=self.hub_model_id,
-                has_processor=self.processing_class is not None,
+                form=self._publisher.form,
                 state=self.state,
                 stages=self.stages,
                 spans=self.spans,

@@ -11,6 +11,7 @@ import safetensors.torch
 import tiny
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from own_processor import OwnImageProcessor
 from tiny_runs import LEAN
 from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessorPil
 
@@ -130,7 +131,8 @@ def cifar(*widths):
 student, teacher = cifar(2, 4, 6), cifar(4, 6, 8)
 pairs = [(layer, layer) for layer in student.config.boundary_layers()]
 args = arguments("custom", hub_strategy="every_save", save_strategy="steps", save_steps=1)
-trainer = DistillationTrainer(student, args, teacher=teacher, stages=activation_boundary(pairs), **data)
+own = {**data, "processing_class": OwnImageProcessor(size=processor.size)}
+trainer = DistillationTrainer(student, args, teacher=teacher, stages=activation_boundary(pairs), **own)
 trainer.train()
 keep("trained_custom", trainer.model)
 facts["leftovers"] = [path.name for path in Path(tempfile.gettempdir()).glob("hf_abkd-upload-*")]

@@ -76,6 +76,9 @@ class ImageClassification(Task):
         """Set `config.id2label` and `config.label2id`."""
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
+        # timm's config keeps the names once more, and only these are written.
+        if config.model_type == "timm_wrapper":
+            config.label_names = list(names)
         # Of most families it is the number of names; PVT's config has it as a setting of its own.
         if config.num_labels != len(names):
             config.num_labels = len(names)

@@ -6,29 +6,11 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers import BaseImageProcessor
 
-from hf_abkd.data.preprocessing import same_preprocessing
+from hf_abkd.data.reloading import backend_of, reload_problem, stored_processor
 
 PROCESSOR_NAME = "preprocessor_config.json"
-
-
-def stored_processor(folder: str | Path, backend: str | None) -> BaseImageProcessor:
-    """Return the image processor whose settings lie in a folder.
-
-    Args:
-        folder: The folder.
-        backend: Which library resizes ("pil", "torchvision"): the settings do not tell, and the pixels differ. None
-            takes what transformers prefers.
-    """
-    processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(folder, backend=backend, trust_remote_code=False)
-    return processor
-
-
-def backend_of(processor: BaseImageProcessor) -> str | None:
-    """Return which library resizes the images of a processor, if it tells."""
-    backend: str | None = getattr(processor, "backend", None)
-    return backend
 
 
 def processor_json(processor: BaseImageProcessor) -> str:
@@ -42,15 +24,11 @@ def check_reloadable(processor: BaseImageProcessor, channels: int) -> None:
     Raises:
         ValueError: If it cannot be loaded again, or prepares images otherwise then.
     """
-    problem = "it then prepares images otherwise"
     with TemporaryDirectory() as folder:
         Path(folder, PROCESSOR_NAME).write_text(processor_json(processor), encoding="utf-8")
-        try:
-            reloaded = stored_processor(folder, backend_of(processor))
-            if same_preprocessing(processor, reloaded, channels):
-                return
-        except (ImportError, OSError, TypeError, ValueError) as error:
-            problem = str(error)
+        problem = reload_problem(processor, lambda: stored_processor(folder, backend_of(processor)), channels)
+    if problem is None:
+        return
     raise ValueError(
         f"{type(processor).__name__} cannot be stored with the cache and loaded by AutoImageProcessor: {problem}. "
         "Use a processor of transformers with the same settings, or register yours (AutoImageProcessor.register)."

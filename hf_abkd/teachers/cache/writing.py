@@ -18,6 +18,7 @@ from transformers import BaseImageProcessor, default_data_collator
 
 from hf_abkd.data.augment import augmentation_name
 from hf_abkd.data.preprocessing import Preprocessing
+from hf_abkd.data.reloading import backend_of
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.expected_images import PIXELS
@@ -25,7 +26,7 @@ from hf_abkd.models.kept_state import frozen
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.teachers.cache.encoding import encode
-from hf_abkd.teachers.cache.processor import PROCESSOR_NAME, backend_of, check_reloadable, processor_json
+from hf_abkd.teachers.cache.processor import PROCESSOR_NAME, check_reloadable, processor_json
 from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.stored_layers import StoredLayers
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache

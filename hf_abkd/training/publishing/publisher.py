@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CARD_NAME, CardFacts, model_card
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.training.publishing.published_form import PublishedForm, published_form
 from hf_abkd.training.publishing.upload import upload
+
+logger = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -23,11 +29,13 @@ class Publisher:
 
     Attributes:
         saved: The names of the files that the student was last saved as.
+        form: How it is loaded from them.
     """
 
     def __init__(self, arguments: Callable[[], DistillationArguments]) -> None:
         self._arguments = arguments
         self.saved: list[str] = []
+        self.form = PublishedForm()
 
     @property
     def args(self) -> DistillationArguments:
@@ -38,6 +46,19 @@ class Publisher:
     def folder(self) -> Path:
         """The folder of the run."""
         return Path(self.args.output_dir)
+
+    def check(self, student: PreTrainedModel, processor: object, task: Task) -> None:
+        """Find out how a student and its processor will be loaded, and warn if only their author could.
+
+        Raises:
+            TypeError: If the processor is no image processor.
+            ValueError: If what is saved of the processor would not prepare images as it does.
+        """
+        self.form = published_form(student, processor, task)
+        if self.form.problem is not None and self.args.process_index == 0:
+            logger.warning(
+                "%s will not load this student from its folder: %s", task.auto_class.__name__, self.form.problem
+            )
 
     def write_card(self, facts: CardFacts) -> None:
         """Write `README.md` into the folder of the run."""

@@ -16,6 +16,7 @@ from hf_abkd.models import adapters
 from hf_abkd.reports.model_card import CardFacts, citations
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.progress import Span
+from hf_abkd.training.publishing.published_form import PublishedForm
 from hf_abkd.training.terms.run_stage import RunStage
 
 # Measurements of cost, not of the model.
@@ -30,7 +31,7 @@ class RunRecord:
         student: The student.
         args: The training arguments of the run.
         repo_id: Where it is published, if it is.
-        has_processor: Whether an image processor lies beside the student.
+        form: How the student is loaded from where it is saved.
         state: The state of the trainer.
         stages: The stages.
         spans: Where they lie; empty before training.
@@ -47,7 +48,7 @@ class RunRecord:
     student: PreTrainedModel
     args: DistillationArguments
     repo_id: str | None
-    has_processor: bool
+    form: PublishedForm
     state: TrainerState
     stages: Sequence[RunStage]
     spans: Sequence[Span]
@@ -85,8 +86,12 @@ def card_facts(record: RunRecord) -> CardFacts:
         repo_id=record.repo_id,
         base_model=record.student.name_or_path,
         tags=record.student.model_tags or [],
-        needs_code=record.student.is_remote_code(),
-        has_processor=record.has_processor,
+        own_class=record.form.own_class,
+        needs_code=record.form.needs_code,
+        has_processor=record.form.has_processor,
+        processor_needs_code=record.form.processor_needs_code,
+        backend=record.form.backend,
+        packages=record.form.packages,
     )
 
 

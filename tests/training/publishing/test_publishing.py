@@ -178,13 +178,17 @@ def test_a_card_names_base_and_teacher_that_are_on_the_hub(exchange):
 
 def test_a_student_with_code_of_its_own_is_published_with_it(exchange):
     """Without the file, or the flag in the snippet, nobody but the author could load the model."""
-    assert list(exchange.hub.files("user/custom")) == sorted([*PUBLISHED, "cifar_models.py"])
+    assert list(exchange.hub.files("user/custom")) == sorted([*PUBLISHED, "cifar_models.py", "own_processor.py"])
     source = (EXAMPLES / "cifar_models.py").read_bytes()
     assert exchange.hub.files("user/custom")["cifar_models.py"] == source
     assert exchange.pulled["custom"]["class"] == "CifarResNetForImageClassification"
     card = exchange.hub.files("user/custom")["README.md"].decode()
-    assert card.count("trust_remote_code=True") == 1
+    assert card.count("trust_remote_code=True") == 2
     assert "trust_remote_code" not in exchange.pushed["card"]
+    # Its own processor, and no other, shows the image upside down.
+    usual, turned = exchange.pulled["tuned"]["pixels"], exchange.pulled["custom"]["pixels"]
+    assert usual != turned
+    assert usual == exchange.pulled["end"]["pixels"]
 
 
 @pytest.mark.parametrize("name", [*STRATEGIES, "tuned", "custom"])
