@@ -15,6 +15,7 @@ from transformers.trainer_utils import has_length
 
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models import adapters
+from hf_abkd.models.loadable import check_loadable
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.usable import check_usable
 from hf_abkd.objectives import CrossEntropy
@@ -73,7 +74,7 @@ def check_student(student: nn.Module) -> None:
         TypeError: If it is compiled, no `PreTrainedModel`, its weights are in half precision, or it has adapters that
             cannot be merged into its weights.
         ValueError: If it has adapters that are merged already, switched off, or not trainable, or weights without
-            values.
+            values, or could not be loaded from what is saved of it.
     """
     check_usable(student, "student")
     refuse_compiled(student)
@@ -89,6 +90,7 @@ def check_student(student: nn.Module) -> None:
             "dtype=torch.float32 and set bf16=True or fp16=True, which computes in half precision all the same."
         )
     adapters.check_adapters(student)
+    check_loadable(student)
 
 
 def refuse_reentrant(student: nn.Module) -> None:
