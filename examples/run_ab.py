@@ -74,7 +74,7 @@ def main():
     if args.process_index == 0:
         first = teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
         columns = {"boundary agreement per layer, before -> after AB": agreement}
-        print(comparison.table(outcomes, columns, first))
+        print(comparison.report(outcomes, columns, first))
         print(f"The student is in {jobs[-1][1].output_dir}, with its model card.")
 
 

@@ -100,7 +100,7 @@ def main():
 
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
-        print(comparison.table(outcomes, COLUMNS))
+        print(comparison.report(outcomes, COLUMNS))
         accuracies = [outcome.teacher_accuracy for outcome in outcomes if outcome.teacher_accuracy is not None]
         print("\n".join(f"Accuracy of the teacher: {100 * accuracy:.2f} %" for accuracy in accuracies[:1]))
 

@@ -117,7 +117,7 @@ def main():
 
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
-        print(comparison.table(outcomes))
+        print(comparison.report(outcomes))
         shares = outcomes[-1].logged("anchor_accuracy")
         print("Accuracy of the anchors: " + ", ".join(f"{100 * share:.2f} %" for share in shares))
 

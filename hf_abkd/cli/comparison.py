@@ -12,7 +12,7 @@ from typing import Any
 from transformers import set_seed
 
 from hf_abkd.cli.kept_runs import KeptRuns
-from hf_abkd.cli.runs import RunArguments, make_trainer
+from hf_abkd.cli.runs import METHODS, RunArguments, make_trainer
 from hf_abkd.cli.workload import Workload
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
@@ -170,6 +170,45 @@ def percent(shares: Sequence[float | None]) -> str:
         return "-"
     spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
     return f"{mean(values):.2f} %{spread}"
+
+
+def remarks(outcomes: Sequence[Outcome], alone: str) -> list[str]:
+    """Return what a table does not say loudly enough: a method that is worse than none.
+
+    Args:
+        outcomes: What became of the students.
+        alone: What the method without a teacher is called in tables.
+    """
+    means: dict[str, float] = {}
+    for model in dict.fromkeys(outcome.model for outcome in outcomes):
+        accuracies = [one.accuracy for one in outcomes if one.model == model]
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
+        if known:
+            means[model] = mean(known)
+    baseline = means.pop(alone, None)
+    return [
+        f"BELOW THE BASELINE: {model} came to {percent([accuracy])}, and {alone} to {percent([baseline])}. The "
+        "teacher did not help here: look at its own accuracy and at the weights of the terms, and train longer"
+        for model, accuracy in means.items()
+        if baseline is not None and accuracy < baseline
+    ]
+
+
+def report(
+    outcomes: Sequence[Outcome],
+    columns: Mapping[str, Callable[[Sequence[Outcome]], str]] | None = None,
+    first: Sequence[Sequence[str]] = (),
+    alone: str = METHODS["alone"],
+) -> str:
+    """Return the table of a comparison, and what has to be said of it below.
+
+    Args:
+        outcomes: What became of the students.
+        columns: As those of `table`.
+        first: As those of `table`.
+        alone: What the method without a teacher is called in tables.
+    """
+    return "\n".join([table(outcomes, columns, first), *remarks(outcomes, alone)])
 
 
 def table(

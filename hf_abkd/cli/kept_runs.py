@@ -118,7 +118,8 @@ class KeptRuns:
             trainer.save_model()
             return {}
 
-        changes: dict[str, Any] = {"output_dir": str(folder)}
+        # What is published is the students.
+        changes: dict[str, Any] = {"output_dir": str(folder), "push_to_hub": False}
         self.result(name, replace(args, **changes), trained, numbered=False)
         return model
 

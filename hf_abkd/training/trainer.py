@@ -47,6 +47,7 @@ from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.data_checks import CheckedBatches, check_range
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
+from hf_abkd.training.guessing import Guessing
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
@@ -200,6 +201,7 @@ class DistillationTrainer(Trainer):
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
+        self._guessing = Guessing(self.task)
         self._publisher = Publisher(arguments)
         self._publisher.check(self.model, self.processing_class, self.task)
         self._owns_output_dir = False
@@ -691,10 +693,12 @@ class DistillationTrainer(Trainer):
             super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
         if not self.args.eval_agreement or self.source.live is None:
-            return run()
-        with self._asked_meanwhile(), self._evaluation.measuring_agreement(self.model, self.setup) as agreement:
             output: EvalLoopOutput = run()
-            output.metrics.update(agreement.means(metric_key_prefix))
+        else:
+            with self._asked_meanwhile(), self._evaluation.measuring_agreement(self.model, self.setup) as agreement:
+                output = run()
+                output.metrics.update(agreement.means(metric_key_prefix))
+        self._guessing.see(output, metric_key_prefix)
         return output
 
     def prediction_step(
@@ -948,6 +952,9 @@ class DistillationTrainer(Trainer):
         self._initial_global_step = sums.first_step
         samples = sum(span.samples for span in self.spans)
         output: TrainOutput = super()._finalize_training(trial, samples, sums.start_time)
+        if self.is_world_process_zero():
+            best = self.state.best_global_step if self.args.load_best_model_at_end else None
+            self._guessing.warn(self.state.log_history, best or None)
         return output
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

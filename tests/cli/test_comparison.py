@@ -62,6 +62,16 @@ def test_the_table_has_a_row_for_each_method_and_further_columns():
     ]
 
 
+def test_method_below_the_student_alone_is_told_below_the_table():
+    """The row that is a little smaller than the one above it is read as a result of the method."""
+    outcomes = [outcome("student alone", 0.9), outcome("KD", 0.8), outcome("AB", 0.95), outcome("student alone", 0.8)]
+    [remark] = comparison.remarks(outcomes, "student alone")
+    assert remark.startswith("BELOW THE BASELINE: KD came to 80.00 %, and student alone to 85.00 %")
+    assert comparison.report(outcomes).splitlines()[-1] == remark
+    assert comparison.remarks(outcomes[1:3], "student alone") == []
+    assert comparison.remarks([Outcome("student alone", 1, []), Outcome("KD", 1, [])], "student alone") == []
+
+
 def test_students_of_one_seed_start_alike_and_are_saved_with_a_card(tmp_path):
     """A method that started from better weights would win by them."""
     data = tiny.images(8)
