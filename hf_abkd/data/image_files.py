@@ -54,6 +54,8 @@ def problem(source: Path | bytes, *, decode: bool = False) -> str | None:
         with PILImage.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats(suffix)) as image:
             if 0 in image.size:
                 return f"no pixels, {image.width}x{image.height}"
+            if image.mode in ("I", "F"):
+                return "32 bits per pixel, whose range is not known: save it with 8 or 16"
             if decode:
                 image.load()
     except Exception as error:  # noqa: BLE001 (Pillow's readers stumble over broken bytes with errors of any kind)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
+from datasets.utils import tqdm
 
 from hf_abkd.data.columns import Part
 from hf_abkd.data.image_files import HEAD, begins_usually, problem, remedy
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Rows that are looked at together.
 _ROWS = 1000
+# What takes longer has a bar.
+_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,6 @@ def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> P
                 "leave out --streaming"
             )
         return part
-    if skip:
-        logger.info("%s: decoding %s once for --skip_damaged_images", part.origin, counted(len(part.rows), "image"))
     unreadable = list(_unreadable(part.rows, image, decode=skip))
     if not unreadable:
         return part
@@ -81,7 +82,8 @@ def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> P
 def _unreadable(rows: Dataset, image: str, *, decode: bool) -> Iterator[_Unreadable]:
     look = partial(_problem, decode=decode)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        for first in range(0, len(rows), _ROWS):
+        doing = "Decoding images for --skip_damaged_images" if decode else "Reading headers of images"
+        for first in tqdm(range(0, len(rows), _ROWS), desc=doing, unit_scale=_ROWS, unit=" images", delay=_SECONDS):
             batch = rows.select(range(first, min(first + _ROWS, len(rows)))).select_columns([image])
             # Arrow's own values: bytes are not copied as long as nobody asks for them.
             values = batch.with_format("arrow")[:][image]

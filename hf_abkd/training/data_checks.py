@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedConfig, default_data_collator
@@ -52,12 +53,14 @@ class CheckedBatches:
 
     Args:
         collator: Makes a batch of rows.
+        images: The name of the images.
         labels: The name of the labels.
         task: What the models do.
         config: The student's config.
     """
 
     collator: Callable[[Sequence[Any]], Any]
+    images: str
     labels: str
     task: Task
     config: PreTrainedConfig
@@ -68,7 +71,7 @@ class CheckedBatches:
         Raises:
             TypeError: If a row is a tuple, as those of torchvision and `TensorDataset` are, and no other collator was
                 given.
-            SampleError: If a label is no class of the student.
+            SampleError: If a label is no class of the student, or images have several sizes.
         """
         if self.collator is default_data_collator and not isinstance(rows[0], Mapping):
             raise TypeError(
@@ -79,6 +82,8 @@ class CheckedBatches:
             )
         for row in rows:
             self._check_row(row)
+        if self.collator is default_data_collator:
+            self._check_sizes(rows)
         batch = self.collator(rows)
         labels = batch.get(self.labels) if isinstance(batch, Mapping) else None
         if isinstance(labels, Tensor):
@@ -87,6 +92,17 @@ class CheckedBatches:
             except ValueError as error:
                 raise SampleError(str(error)) from error
         return batch
+
+    def _check_sizes(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse images that the usual collator cannot stack."""
+        shapes = [
+            tuple(row[self.images].shape) for row in rows if isinstance(row.get(self.images), (Tensor, np.ndarray))
+        ]
+        other = next((shape for shape in shapes if shape != shapes[0]), None)
+        if other is not None:
+            raise SampleError(
+                f"images of one batch have the shapes {shapes[0]} and {other}; resize or crop all of them to one size"
+            )
 
     def _check_row(self, row: Any) -> None:
         """Refuse labels that the usual collator leaves out, or cuts to whole numbers, without a word."""

@@ -178,8 +178,9 @@ class DistillationTrainer(Trainer):
             check_cached_run(self.source.cache, teacher_processor, augmentation, self.args)
         channels = channels_of(self.model.config) or 3
         shared = shared_images_of(self.source, teacher_processor, self.processing_class, channels)
-        self.data_collator = CheckedBatches(self.data_collator, self.label_names[0], self.task, self.model.config)
-        self.reader = BatchReader(self.task.inputs_of(self.model), self.label_names[0], shared)
+        names = self.task.inputs_of(self.model), self.label_names[0]
+        self.data_collator = CheckedBatches(self.data_collator, *names, self.task, self.model.config)
+        self.reader = BatchReader(*names, shared)
         self.views = AugmentedViews(
             augmentation,
             seed=self.augmentation_seed,

@@ -88,6 +88,7 @@ def test_a_stream_cannot_be_looked_through():
         (encoded(kind="BMP"), None),
         (encoded("CMYK", "TIFF"), None),
         (PNG[:20], "damaged"),
+        (encoded("F", "TIFF"), "32 bits per pixel, whose range is not known"),
         (b"\0\0\0\x1cftypheic", "HEIC, which this Pillow does not read"),
         (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS: run `git lfs pull`"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "no image"),

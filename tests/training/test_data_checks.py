@@ -14,7 +14,7 @@ from hf_abkd.training.data_checks import CheckedBatches, check_range
 
 def collate(rows, collator=default_data_collator):
     config = ResNetConfig(num_labels=4)
-    return CheckedBatches(collator, "labels", IMAGE_CLASSIFICATION, config)(rows)
+    return CheckedBatches(collator, "pixel_values", "labels", IMAGE_CLASSIFICATION, config)(rows)
 
 
 def with_labels(*labels, name="labels"):
@@ -54,6 +54,14 @@ def test_labels_that_are_no_class_of_the_student_are_named(label, name, message)
     """On a GPU a label of 4 of 4 is a device-side assertion, which names nothing and ends the process."""
     with pytest.raises(SampleError, match=message):
         collate(with_labels(1, label, name=name))
+
+
+def test_images_of_several_sizes_are_refused_with_their_shapes():
+    """torch says that it expects each tensor to be equal size, and not which images are meant."""
+    rows = [*with_labels(0, 1), {"pixel_values": torch.zeros(3, 4, 2), "labels": 1}]
+    with pytest.raises(SampleError, match=r"images of one batch have the shapes \(3, 2, 2\) and \(3, 4, 2\); resize"):
+        collate(rows)
+    assert len(collate(rows, lambda rows: {"labels": torch.tensor([row["labels"] for row in rows])})["labels"]) == 3
 
 
 def test_labels_that_are_classes_pass_as_they_are():
