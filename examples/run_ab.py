@@ -70,6 +70,7 @@ def main():
     jobs = comparison.jobs(methods, args, run)
     kept = comparison.kept_runs(jobs, args, flags)
     work = demonstration.digits_workload(args, run, kept) if demo else from_flags(models, data, seed=args.seed)
+    comparison.check(jobs, lambda method, args: comparison.seeded_trainer(work, args, run, runs.stages_of(method, run)))
     outcomes = comparison.outcomes_of(jobs, runs.METHODS, kept, lambda method, args: train(method, work, args, run))
     if args.process_index == 0:
         first = teacher_row(outcomes, None if methods == ["alone"] else work.teacher)

@@ -94,10 +94,13 @@ def main():
     kept = comparison.kept_runs(jobs, args, flags)
     work = demonstration.digits_workload(args, run, kept) if demo else from_flags(models, data, seed=args.seed)
 
-    def train(method, args):
-        trainer = comparison.seeded_trainer(work, args, run, stages_of(method, samples))
-        return comparison.finished(METHODS[method], trainer, work)
+    def make(method, args):
+        return comparison.seeded_trainer(work, args, run, stages_of(method, samples))
 
+    def train(method, args):
+        return comparison.finished(METHODS[method], make(method, args), work)
+
+    comparison.check(jobs, make)
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
         print(comparison.report(outcomes, COLUMNS))

@@ -111,10 +111,13 @@ def main():
     if route.greedy_delta is not None:
         work, held_out = held_out_of(work, route.greedy_samples, flag="--greedy_delta", seed=args.seed)
 
-    def train(method, args):
-        trainer = comparison.seeded_trainer(work, args, run, stages_of(method, run, route, anchors, held_out))
-        return comparison.finished(METHODS[method], trainer, work)
+    def make(method, args):
+        return comparison.seeded_trainer(work, args, run, stages_of(method, run, route, anchors, held_out))
 
+    def train(method, args):
+        return comparison.finished(METHODS[method], make(method, args), work)
+
+    comparison.check(jobs, make)
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
         print(comparison.report(outcomes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -90,6 +91,29 @@ def kept_runs(
             "runs: leave it out, as each of them goes on from its own"
         )
     return KeptRuns(args, flags, folders, count=len(jobs))
+
+
+def check(
+    jobs: Sequence[tuple[str, DistillationArguments]],
+    make: Callable[[str, DistillationArguments], DistillationTrainer],
+) -> None:
+    """Set up a run of each of several methods, so that what one of them cannot do is told before another is trained.
+
+    Args:
+        jobs: The runs, as `jobs` returned them.
+        make: Makes the trainer of a method.
+
+    Raises:
+        ValueError: If models, images and stages of one of them do not fit.
+    """
+    first = {method: args for method, args in reversed(jobs)}
+    if len(first) == 1:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        # A trainer makes its folder and, if it is to upload, its repository.
+        changes: dict[str, Any] = {"output_dir": scratch, "push_to_hub": False}
+        for method, args in first.items():
+            make(method, replace(args, **changes)).setup  # noqa: B018
 
 
 def outcomes_of(

@@ -90,3 +90,18 @@ def test_a_run_of_a_comparison_takes_further_changes(tmp_path, seed):
     """A run that is shorter than the others says so in its arguments."""
     changed = comparison.with_seed(tiny.arguments(tmp_path), seed, "kd", max_steps=9)
     assert (changed.seed, changed.max_steps, changed.output_dir) == (seed, 9, f"{tmp_path}/kd-seed{seed}")
+
+
+def test_what_one_method_cannot_do_is_told_before_another_is_trained(tmp_path):
+    """KD was refused after the students alone had been trained, an hour later."""
+    data = tiny.images(8)
+    work = Workload(tiny.resnet(4, classes=7), lambda: tiny.resnet(4), None, data, data, "random images")
+    run, args = runs.RunArguments(), tiny.arguments(tmp_path / "runs")
+
+    def make(method, args):
+        return comparison.seeded_trainer(work, args, run, runs.stages_of(method, run))
+
+    with pytest.raises(ValueError, match="two label spaces"):
+        comparison.check(comparison.jobs(["alone", "kd"], args, run), make)
+    comparison.check(comparison.jobs(["alone", "ab"], args, run), make)
+    assert not (tmp_path / "runs").exists()
