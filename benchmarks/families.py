@@ -1,6 +1,7 @@
 """One tiny model of every family of image classifiers in transformers: random weights from a config, no download.
 
-`FAMILIES` and `LEFT_OUT` together name every model type that `AutoModelForImageClassification` knows. A model here is
+`FAMILIES` and `LEFT_OUT` together name every model type that `AutoModelForImageClassification` knows, and `FAMILIES`
+also four networks in plain torch whose activations are no modules of their own (see `plain_nets`). A model here is
 small in width and depth and faithful in structure: hierarchical families keep their stages, the others have at least
 four layers, and what the published checkpoints have is there, such as squeeze-and-excitation, class, distillation and
 register tokens, relative position biases, layer scale, shifted windows, dropout and stochastic depth. Settings not
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from plain_nets import efficientnet_lite, functional_resnet, shared_relu_resnet, torchvision_resnet
 from torch import nn
 from transformers import (
     BeitForImageClassification,
@@ -80,14 +82,14 @@ class Family:
     """How to make a tiny model of one family.
 
     Args:
-        name: The model type, such as "swinv2".
+        name: The model type, such as "swinv2", or the name of a plain network.
         make: Returns a model with random weights for a given number of classes; the caller seeds torch.
         image_size: Side of the square images it takes, in pixels.
         hierarchical: Whether its feature maps shrink from stage to stage.
     """
 
     name: str
-    make: Callable[[int], PreTrainedModel]
+    make: Callable[[int], nn.Module]
     image_size: int
     hierarchical: bool
 
@@ -106,6 +108,10 @@ def _hierarchical(model: type[PreTrainedModel], **settings: Any) -> Family:
 
 def _isotropic(model: type[PreTrainedModel], **settings: Any) -> Family:
     return Family(model.config_class.model_type, partial(_make, model, settings), IMAGE_SIZE, hierarchical=False)
+
+
+def _plain(make: Callable[[int], nn.Module]) -> Family:
+    return Family(make.__name__, make, IMAGE_SIZE, hierarchical=True)
 
 
 _TOKENS = {
@@ -248,12 +254,16 @@ _FAMILIES = [
     _hierarchical(TextNetForImageClassification, stem_out_channels=8, hidden_sizes=[8, 8, 16, 32, 64]),
     _isotropic(ViTForImageClassification, **_VIT),
     _isotropic(ViTMSNForImageClassification, **_VIT),
+    _plain(torchvision_resnet),
+    _plain(efficientnet_lite),
+    _plain(functional_resnet),
+    _plain(shared_relu_resnet),
 ]
 
 FAMILIES: dict[str, Family] = {family.name: family for family in sorted(_FAMILIES, key=lambda family: family.name)}
 
 
-def _settle_batch_norm(model: PreTrainedModel, image_size: int) -> None:
+def _settle_batch_norm(model: nn.Module, image_size: int) -> None:
     """Make the running statistics those of one batch of noise, and every weight 1.
 
     With means of 0 and variances of 1, an untrained deep network answers the same to every image. And transformers
@@ -274,7 +284,7 @@ def _settle_batch_norm(model: PreTrainedModel, image_size: int) -> None:
     model.eval()
 
 
-def build(name: str, *, seed: int = 0, classes: int = 10) -> PreTrainedModel:
+def build(name: str, *, seed: int = 0, classes: int = 10) -> nn.Module:
     """Return a tiny model of one family, in evaluation mode, on the CPU.
 
     Args:

@@ -15,6 +15,7 @@ from hf_abkd.training.setup import Setup
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
 from hf_abkd.training.terms.run_stage import RunStage
+from hf_abkd.training.wiring.reach import REMEDY, few_reached
 from hf_abkd.training.wiring.wiring import teacher_names, unreached
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def wanted_of(stage: RunStage) -> Wanted:
 
 
 def make_stage_module(
-    student: nn.Module, setup: Setup, source: TeacherSource, stage: RunStage
+    student: nn.Module, setup: Setup, source: TeacherSource, stage: RunStage, *, warns: bool = True
 ) -> Distiller | JointDistiller:
     """Return what a stage trains, with its hooks on and everything frozen that it does not train.
 
@@ -42,6 +43,7 @@ def make_stage_module(
         setup: What the run consists of.
         source: What teaches it; it gives what the stage reads afterwards.
         stage: One of the stages of the setup.
+        warns: Whether to warn of terms that reach little of the student.
 
     Raises:
         ValueError: If the terms reach no trainable parameter of the student, or it checkpoints activations in a way
@@ -65,8 +67,12 @@ def make_stage_module(
     except BaseException:
         module.detach()
         raise
+    wanted = {name for name, parameter in student.named_parameters(prefix="student") if parameter.requires_grad}
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in left_out)
+    label = f"stage {stage.name!r}" if stage.name else "a stage"
+    if warns and (few := few_reached(label, len(wanted - left_out), len(wanted))) is not None:
+        logger.warning("%s. %s", few, REMEDY)
     if left_out:
         logger.info("stage %r does not reach, and freezes: %s", stage.name, sorted(left_out))
     return module

@@ -38,7 +38,10 @@ def train(model, steps, batch=8, classes=4):
     for _ in range(steps):
         labels = torch.arange(batch) % classes
         output = model(torch.randn(batch, 3, 64, 64, generator=generator) + labels[:, None, None, None])
-        logits = output["logits"] if "logits" in output else output["last_hidden_state"]
+        if isinstance(output, torch.Tensor):
+            logits = output
+        else:
+            logits = output["logits"] if "logits" in output else output["last_hidden_state"]
         nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,5 +1,7 @@
 """Runs of models that have nothing in common: layers, image sizes, colours, classes."""
 
+import re
+
 import numpy as np
 import pytest
 import tiny
@@ -128,6 +130,17 @@ def test_activations_of_any_kind_are_paired(tmp_path):
     trainer.train()
     stages = activation_boundary([("resnet.encoder.stages.0", "conv:output")])
     unlike(tmp_path / "named", teacher=Functional(), stages=stages)
+
+
+def test_a_stage_that_reaches_little_of_the_student_is_warned_of(tmp_path, caplog):
+    """A phase that trains the stem alone looks like any other in the log, and wastes its steps."""
+    stages = activation_boundary([("resnet.embedder.embedder.activation", "vit.layers.0.mlp.activation_fn")])
+    unlike(tmp_path, stages=stages, max_steps=2, **LEAN).train()
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert re.search(
+        r"^stage 'initialization' reaches 3 of the student's \d+ tensors \(\d+%\), and the others stay", said
+    )
+    assert "hf-abkd inspect STUDENT --teacher TEACHER" in said
 
 
 def test_a_plan_whose_grid_was_deleted_finds_it_out_again(tmp_path):

@@ -169,7 +169,7 @@ class Subject:
             for part in (self.student, *stage.terms):
                 put_back.enter_context(modes_kept(part))
                 put_back.enter_context(buffers_kept(part))
-            distiller = make_stage_module(self.student, setup, source, stage)
+            distiller = make_stage_module(self.student, setup, source, stage, warns=False)
             put_back.callback(distiller.detach)
             if not isinstance(distiller, Distiller):
                 raise TypeError(f"stage {stage.name!r} trains its teacher, which is not examined")

@@ -12,6 +12,7 @@ from hf_abkd.cli.doctor.subject import Subject
 from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.run_stage import RunStage
+from hf_abkd.training.wiring.reach import REMEDY, few_reached
 from hf_abkd.wording import listed
 
 
@@ -28,8 +29,11 @@ def check_gradients(subject: Subject) -> Iterator[Finding]:
         never -= reached | frozen
         if wanted - reached:
             left_out = _named(subject, wanted - reached)
-            message = f"{where}: no term reaches {len(wanted - reached)} of the student's {len(wanted)} tensors"
-            yield Finding("note", "gradients", f"{message} ({left_out}), which are frozen in it")
+            if (few := few_reached(where, len(wanted & reached), len(wanted))) is not None:
+                yield Finding("warning", "gradients", f"{few}: no term reaches {left_out}", REMEDY)
+            else:
+                message = f"{where}: no term reaches {len(wanted - reached)} of the student's {len(wanted)} tensors"
+                yield Finding("note", "gradients", f"{message} ({left_out}), which are frozen in it")
         yield from _judged(subject, stage, sizes)
     if never:
         remedy = "Add a term that reaches them, or freeze them by name if that is meant."

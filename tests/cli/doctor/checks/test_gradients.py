@@ -1,12 +1,13 @@
 """Whether every tensor that a stage trains gets a gradient."""
 
 import math
+import re
 
 import patients
 import tiny
 from torch import nn
 
-from hf_abkd import ActivationBoundary, CrossEntropy, Stage, Term
+from hf_abkd import ActivationBoundary, CrossEntropy, Stage, Term, activation_boundary
 
 
 class Mute(nn.Module):
@@ -46,6 +47,14 @@ def test_what_no_term_reaches_is_told_and_what_no_stage_trains_is_warned_of(tmp_
     assert not patients.found(examined, "gradients", "warning")
     [warning] = patients.found(patients.subject(tmp_path, stages=patients.boundary()), "gradients", "warning")
     assert "no stage trains 2 tensors of the student: classifier.1.weight" in warning
+
+
+def test_a_stage_that_reaches_little_of_the_student_is_warned_of(tmp_path):
+    """It trains the stem for a third of the run, and nothing that comes later."""
+    layers = [("resnet.embedder.embedder.activation", "activation")]
+    examined = patients.subject(tmp_path, stages=activation_boundary(layers))
+    [warning] = patients.found(examined, "gradients", "warning")
+    assert re.search(r"reaches 3 of the student's \d+ tensors \(\d+%\).*no term reaches resnet.encoder", warning)
 
 
 def test_parameters_that_are_frozen_by_name_are_no_finding(tmp_path):
