@@ -204,7 +204,7 @@ class DistillationTrainer(Trainer):
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._guessing = Guessing(self.task)
         self._publisher = Publisher(arguments)
-        self._publisher.check(self.model, self.processing_class, self.task)
+        self._publisher.check(self.model, self.processing_class, self.task, self.train_dataset, self.eval_dataset)
         self._owns_output_dir = False
         self._ended: FinishedRun | None = None
         self._teacher_identity: dict[str, Any] | None = None

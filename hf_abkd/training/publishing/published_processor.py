@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from hf_abkd.data.preprocessing import probes, processed
+from hf_abkd.data.preprocessing import probes, processed, same_preprocessing
 from hf_abkd.data.reloading import backend_of, reload_problem, stored_processor
+from hf_abkd.data.transform import ImageTransform
 from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.saving import save_processor
 
@@ -48,6 +50,40 @@ def check_processor(student: PreTrainedModel, processor: object) -> None:
             f"processing_class is saved with the student, and {kind.__name__} loaded from there is another: {problem}. "
             f"Pass one whose settings are all in its file, {_LEAVE_OUT}"
         )
+
+
+def check_prepared(student: PreTrainedModel, processor: object, datasets: Mapping[str, object]) -> None:
+    """Refuse images that were prepared by another image processor than the one that is saved with the student.
+
+    Args:
+        student: The student.
+        processor: Its processor, or None.
+        datasets: The data sets of the run, by the names of the trainer's arguments; one may be several, by name.
+
+    Raises:
+        ValueError: If the transform of one shows that.
+    """
+    if not isinstance(processor, (BaseImageProcessor, ProcessorMixin)):
+        return
+    channels = channels_of(student.config) or 3
+    for name, given in datasets.items():
+        for dataset in given.values() if isinstance(given, dict) else (given,):
+            theirs = prepared_by(dataset)
+            if theirs is None or theirs is processor or same_preprocessing(processor, theirs, channels):
+                continue
+            raise ValueError(
+                f"{name} was prepared by a {type(theirs).__name__} that makes other pixels than processing_class, a "
+                f"{type(processor).__name__}, which is saved with the student: give ImageTransform and the trainer "
+                "the same image processor"
+            )
+
+
+def prepared_by(dataset: object) -> BaseImageProcessor | None:
+    """Return the image processor with which the rows of a data set become the student's inputs; None if unknown."""
+    if not isinstance(dataset, Dataset):
+        return None
+    transform = dataset.format["format_kwargs"].get("transform")
+    return transform.processor if isinstance(transform, ImageTransform) else None
 
 
 def brings_code(processor: object) -> bool:

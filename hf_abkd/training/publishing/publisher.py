@@ -16,6 +16,7 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CARD_NAME, CardFacts, model_card
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.publishing.published_form import PublishedForm, published_form
+from hf_abkd.training.publishing.published_processor import check_prepared
 from hf_abkd.training.publishing.upload import upload
 
 logger = logging.getLogger(__name__)
@@ -47,14 +48,25 @@ class Publisher:
         """The folder of the run."""
         return Path(self.args.output_dir)
 
-    def check(self, student: PreTrainedModel, processor: object, task: Task) -> None:
+    def check(
+        self, student: PreTrainedModel, processor: object, task: Task, train_dataset: object, eval_dataset: object
+    ) -> None:
         """Find out how a student and its processor will be loaded, and warn if only their author could.
+
+        Args:
+            student: The student.
+            processor: Its image processor, or None.
+            task: What it does.
+            train_dataset: The training set, or None.
+            eval_dataset: The evaluation set, several by name, or None.
 
         Raises:
             TypeError: If the processor is no image processor.
-            ValueError: If what is saved of the processor would not prepare images as it does.
+            ValueError: If what is saved of the processor would not prepare images as it does, or images of the run
+                were prepared by another one.
         """
         self.form = published_form(student, processor, task)
+        check_prepared(student, processor, {"train_dataset": train_dataset, "eval_dataset": eval_dataset})
         if self.form.problem is not None and self.args.process_index == 0:
             logger.warning(
                 "%s will not load this student from its folder: %s", task.auto_class.__name__, self.form.problem

@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny
 import torch
+from datasets import ClassLabel, Dataset, Features, Image
 from processors import colours, noise, vit
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -20,7 +21,8 @@ from transformers.models.auto.image_processing_auto import (
     get_image_processor_class_from_name,
 )
 
-from hf_abkd import DistillationTrainer
+from hf_abkd import DistillationTrainer, ImageTransform
+from hf_abkd.data.transform import prepare as prepare_rows
 from hf_abkd.models.saving import save_processor, save_student
 from hf_abkd.training.publishing.published_processor import check_processor
 
@@ -33,6 +35,7 @@ LEFT_OUT = {
     "Siglip2ImageProcessorPil": "makes patches, no images",
     "TimmWrapperImageProcessor": "needs the package timm; see below",
 }
+MEAN = [0.5, 0.4, 0.3]
 IMAGES = [noise(37, 53), noise(64, 40, seed=1)]
 
 
@@ -175,3 +178,16 @@ def test_a_processor_that_would_not_be_what_it_was_is_refused_before_training(tm
             tiny.resnet(4), tiny.arguments(tmp_path), train_dataset=tiny.images(), processing_class=processor
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_images_that_another_processor_prepared_are_refused(tmp_path, name):
+    """The student was trained on pixels that nobody who loads it with its processor will show it."""
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=tiny.CLASSES)})
+    rows = Dataset.from_dict({"image": IMAGES * 2, "label": range(4)}, features=features)
+    ours, same, other = (prepare_rows(rows, ImageTransform(vit(tiny.SIZE, mean))) for mean in (MEAN, MEAN, [0.1] * 3))
+    kept = {"train_dataset": ours, "eval_dataset": {"few": same}, "processing_class": vit(tiny.SIZE, MEAN)}
+    DistillationTrainer(tiny.resnet(4), tiny.arguments(tmp_path), **kept)
+    given = {**kept, name: other if name == "train_dataset" else {"few": other}}
+    with pytest.raises(ValueError, match=f"{name} was prepared by a ViTImageProcessorPil that makes other pixels than"):
+        DistillationTrainer(tiny.resnet(4), tiny.arguments(tmp_path), **given)
