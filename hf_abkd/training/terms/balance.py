@@ -14,7 +14,8 @@ from torch import Tensor
 from hf_abkd.data.batch import Batch
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.run_term import RunTerm
-from hf_abkd.training.terms.term_gradients import TermGradients, dominating, gradient_norms, ratios
+from hf_abkd.training.terms.term_advice import advise
+from hf_abkd.training.terms.term_gradients import TermGradients, gradient_norms, ratios
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +106,15 @@ class TermBalance:
         found = self._measuring.mean().tolist()
         self._measuring = None
         names = [term.name for term in self._terms]
-        dominant = dominating(names, found, weights)
+        advice = advise(names, found, weights)
+        dominant, messages = advice.dominant, advice.messages
         if dominant is not None and self.balance:
             self._terms[names.index(dominant.name)].balance = 1 / dominant.ratio
             self.factors[self._stage] = [term.balance for term in self._terms]
             logger.info("weight of %r: %.4g, balanced", dominant.name, dominant.balancing_weight)
-        elif dominant is not None and accelerator.is_main_process:
-            logger.warning("%s", dominant.message())
+            messages = messages[1:]
+        if accelerator.is_main_process:
+            for message in messages:
+                logger.warning("%s", message)
         compared = zip(names, ratios(found, weights), strict=True)
         return {f"gradient_ratio/{name}": ratio for name, ratio in compared if math.isfinite(ratio)}

@@ -157,6 +157,7 @@ class Dominance:
         ratio: How many times the one is as large as the other.
         weight: The weight of the term.
         balancing_weight: The weight at which the two would be equal.
+        shared_weights: The weights at which they would be equal, of the sum that theirs have.
     """
 
     name: str
@@ -164,14 +165,16 @@ class Dominance:
     ratio: float
     weight: float
     balancing_weight: float
+    shared_weights: tuple[float, float]
 
     def message(self) -> str:
         """Return the warning."""
         return (
             f"the gradient of term {self.name!r} on the student is {self.ratio:.3g} times as large as the next "
             f"largest, that of {self.runner_up!r}: in these first steps the other terms hardly count. If they should, "
-            f"a weight of {self.balancing_weight:.3g} instead of {self.weight:.3g} balances the two; "
-            "balance_terms=True (--balance_terms) sets it."
+            f"a weight of {self.balancing_weight:.3g} instead of {self.weight:.3g} balances the two, which "
+            f"balance_terms=True (--balance_terms) sets; weights of {self.shared_weights[0]:.2g} and "
+            f"{self.shared_weights[1]:.2g} do so with the same sum."
         )
 
 
@@ -204,5 +207,8 @@ def dominating(
     if not threshold < found[first] < math.inf:
         return None
     second = max((other for other in range(len(found)) if other != first), key=lambda other: found[other])
-    weight = weights[first]
-    return Dominance(names[first], names[second], found[first], weight, balancing_weight(weight, found[first]))
+    weight, ratio = weights[first], found[first]
+    total = weight + weights[second]
+    lighter = total / (1 + ratio * weights[second] / weight)
+    balanced = balancing_weight(weight, ratio)
+    return Dominance(names[first], names[second], ratio, weight, balanced, (lighter, total - lighter))
