@@ -108,7 +108,11 @@ def load_config(what: str, source: str, hub: HubOptions, task: Task = IMAGE_CLAS
         # transformers 5.23 iterates over None where a model type (DeiT, LeViT) has several classes.
         config.architectures = known[:1]
     if not known and not hub.trust_remote_code:
-        raise ValueError(f"{what}: transformers has no {task.noun} of model type {config.model_type!r}")
+        classes = " or ".join(config.architectures or ["model"])
+        raise ValueError(
+            f"{what} {task.other_work(classes, config)}; transformers has no {task.noun} of model type "
+            f"{config.model_type!r}"
+        )
     if config.model_type in task.other_inputs:
         raise ValueError(
             f"{what}: a model of type {config.model_type!r} {task.other_inputs[config.model_type]}, and only models "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -70,7 +71,13 @@ def _stored(what: str, name: str, hub: HubOptions) -> nn.Module:
     if path is not None and not has_weights(what, path):
         raise ValueError(f"{what} has no weights: {path} holds no {WEIGHTS_NAME}. A teacher must be trained")
     source = name if path is None else str(path)
-    model, misfits = load_weights(what, source, load_config(what, source, hub), hub)
+    config = load_config(what, source, hub)
+    # Before its weights are loaded, which may take long. A class that transformers does not have may be anything.
+    for architecture in config.architectures or ():
+        other = IMAGE_CLASSIFICATION.other_work(architecture, config)
+        if other is not None and architecture in dir(transformers):
+            raise ValueError(f"{what} {other}; its head would be random")
+    model, misfits = load_weights(what, source, config, hub)
     for problem, keys in (
         ("missing in the checkpoint", misfits.missing),
         ("unexpected in the checkpoint", misfits.unexpected),

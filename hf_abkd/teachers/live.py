@@ -51,6 +51,7 @@ class LiveTeacher:
         task: Task = IMAGE_CLASSIFICATION,
     ) -> None:
         check_usable(model, "teacher")
+        task.check_model(model, "teacher")
         self.task = task
         freeze(model)
         self.model = model.eval()

@@ -17,6 +17,7 @@ from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models import adapters
 from hf_abkd.models.loadable import check_loadable
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import Task
 from hf_abkd.models.usable import check_usable
 from hf_abkd.objectives import CrossEntropy
 from hf_abkd.stages.arguments import DistillationArguments
@@ -59,9 +60,10 @@ def checked_stages(
     return stages
 
 
-def checked_student(model: nn.Module) -> PreTrainedModel:
+def checked_student(model: nn.Module, task: Task = IMAGE_CLASSIFICATION) -> PreTrainedModel:
     """Return the student of a run, checked: of a `PeftModel` the model inside, its adapters in place."""
     student = adapters.unwrapped(model)
+    task.check_model(student, "student")
     check_student(student)
     IMAGE_CLASSIFICATION.name_unnamed(student.config)
     return student

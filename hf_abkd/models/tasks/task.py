@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 #: The label of a row that has none; losses of torch and transformers leave it out.
 NO_LABEL = -100
@@ -58,6 +58,44 @@ class Task(ABC):
 
         The list is empty if transformers has none.
         """
+
+    def check_model(self, model: nn.Module, role: str) -> None:
+        """Refuse a model of transformers that does other work; a class of somebody else shows what it does.
+
+        Args:
+            model: The model.
+            role: "student" or "teacher", for the error.
+
+        Raises:
+            TypeError: If its class is one of transformers, and not for this task.
+        """
+        kind = type(model)
+        if isinstance(model, PreTrainedModel) and kind.__module__.startswith("transformers.models."):
+            other = self.other_work(kind.__name__, model.config, getattr(model, "main_input_name", self.inputs))
+            if other is None and (takes := self.other_inputs.get(model.config.model_type)) is not None:
+                other = (
+                    f"is a {kind.__name__}, which {takes}, and only models that take `{self.inputs}` can be distilled"
+                )
+            if other is not None:
+                raise TypeError(f"the {role} {other}")
+
+    def other_work(self, architecture: str, config: PreTrainedConfig, inputs: str | None = None) -> str | None:
+        """Return what is wrong with a class of transformers that is not for this task; None for one that is.
+
+        Args:
+            architecture: The name of the class.
+            config: The config of the model.
+            inputs: The name of its main input, if that is known.
+        """
+        known = self.architectures(config)
+        if architecture in known:
+            return None
+        takes = "" if inputs in (None, self.inputs) else f", which takes `{inputs}`"
+        such = f" ({known[0]}, for example)" if known else ""
+        return (
+            f"is a {architecture}{takes}: it must be an {self.noun}{such}, which takes `{self.inputs}` and returns one "
+            "logit for each class"
+        )
 
     def inputs_of(self, model: nn.Module) -> str:
         """Return the name of the main input of a model: the task's if its `forward` has it, or else its own.
