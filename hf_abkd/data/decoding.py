@@ -34,10 +34,19 @@ class StoredImages:
         table: The column, or None if it is not known or too large to be searched.
         split: The split that they belong to, if it is known.
         mode: The mode to which the column's type converts them, if it names one.
+        can_be_skipped: Whether all could be looked at before training, unlike those of a stream.
     """
 
-    def __init__(self, column: str, table: Any = None, split: str | None = None, mode: str | None = None) -> None:
+    def __init__(
+        self,
+        column: str,
+        table: Any = None,
+        split: str | None = None,
+        mode: str | None = None,
+        can_be_skipped: bool = True,
+    ) -> None:
         self.column = column
+        self.can_be_skipped = can_be_skipped
         self.decoder = Image(mode=mode)
         self._table = table
         self._where = f"column {column!r}" + ("" if split is None else f" (split {split!r})")
@@ -49,7 +58,7 @@ class StoredImages:
         feature = (dataset.features or {}).get(column)
         mode = feature.mode if isinstance(feature, Image) else None
         if not isinstance(dataset, Dataset) or column not in dataset.column_names:
-            return cls(column, split=split, mode=mode)
+            return cls(column, None, split, mode, isinstance(dataset, Dataset))
         table = dataset.data.select([column])
         # Tables of files are pickled as the names of the files.
         return cls(column, table if dataset.cache_files or table.nbytes <= _SEARCHED_BYTES else None, split, mode)
@@ -65,7 +74,7 @@ class StoredImages:
         once = "" if path is None else f" ({path})"
         if row is not None:
             return f"the image in row {row:,} of {self._where}{once}"
-        return f"an image in {self._where}{once}"
+        return f"an image {'' if data is None else f'of {len(data):,} bytes '}in {self._where}{once}"
 
     def _row(self, data: bytes) -> int | None:
         found: int = pc.index(pc.struct_field(self._table.column(self.column), "bytes"), pa.scalar(data)).as_py()
@@ -81,15 +90,16 @@ def decoded(value: Mapping[str, Any], images: StoredImages) -> PILImage.Image:
     data, path = value.get("bytes"), value.get("path")
     if data is None and path is None:
         raise SampleError(f"a row has no image in column {images.column!r}; drop it")
+    elsewhere = data is None and "://" in str(path)
     try:
-        if data is None and path is not None and "://" not in path:
+        if data is None and path is not None and not elsewhere:
             # Read here: a file that cannot be decoded would be left open.
             data = Path(path).read_bytes()
         picture: PILImage.Image = images.decoder.decode_example({"bytes": data, "path": path})
     except Exception as error:
+        if elsewhere:
+            raise SampleError(f"{images.name(value)} cannot be fetched: {type(error).__name__}: {error}") from error
         found = problem_of(error, data or b"")
-        raise SampleError(
-            f"{images.name(value)} cannot be read: {found}. {remedy([found])}, or leave such images out with "
-            "--skip_damaged_images"
-        ) from error
+        skip = ", or leave such images out with --skip_damaged_images" if images.can_be_skipped else ""
+        raise SampleError(f"{images.name(value)} cannot be read: {found}. {remedy([found])}{skip}") from error
     return picture

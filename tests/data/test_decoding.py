@@ -49,6 +49,15 @@ def test_a_damaged_image_is_named_by_its_row_in_the_files(damaged, transform):
     assert str(handed_on.value) == sentence
 
 
+def test_a_damaged_image_of_a_stream_is_named_as_far_as_it_can_be(damaged, transform):
+    """A flag that streams refuse would be the wrong advice."""
+    with pytest.raises(SampleError) as caught:
+        list(prepare(damaged.to_iterable_dataset(), transform))
+    assert str(caught.value) == (
+        "an image of 400 bytes in column 'image' cannot be read: damaged: image file is truncated. Mend or delete it"
+    )
+
+
 def test_a_damaged_file_is_named(tmp_path, transform):
     """A row number says nothing to whoever has a folder."""
     (tmp_path / "1.png").write_bytes(png(1)[:400])

@@ -555,7 +555,7 @@ def test_a_stream_that_begins_with_no_image_is_refused(tmp_path, load):
     broken = Dataset.from_dict(rows, features=Features({"image": Image(), "label": ClassLabel(names=["a"])}))
     files = parquet(tmp_path / "a.parquet", broken)
     with pytest.raises(
-        ValueError, match=r"--train_files .*a\.parquet: an image in column 'image' .* read: an HTML page"
+        ValueError, match=r"--train_files .*a\.parquet: an image of 6 bytes in column 'image' .* read: an HTML page"
     ):
         load(train_files=files, streaming=True, train_val_split=0)
 
