@@ -98,8 +98,9 @@ def processed(processor: BaseImageProcessor, image: PILImage.Image) -> Tensor:
     )
     try:
         pixel_values: Tensor = processor([image], return_tensors="pt")[PIXELS]
-    except ValueError as error:
-        raise ValueError(f"{name} cannot process a {image.mode} image: {error}. {remedy}") from error
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        # Processors of documents, videos and pairs of images fail in ways of their own.
+        raise ValueError(f"{name} cannot process a {image.mode} image: {error!s}. {remedy}") from error
     shape = tuple(pixel_values.shape)
     if len(shape) != 4 or shape[:2] != (1, channels):
         raise ValueError(

@@ -71,6 +71,17 @@ def other_size(teacher: nn.Module, images: Tensor) -> str | None:
     )
 
 
+def other_size_of_student(student: nn.Module, images: Tensor) -> str | None:
+    """Return a sentence if a student that cannot run images gets them of another size than its config names."""
+    found = image_size_of(getattr(student, "config", None))
+    if found is None or tuple(images.shape[2:]) == found[0]:
+        return None
+    return (
+        f"the student {type(student).__name__} was made for images of {by(found[0])} pixels ({found[1]}), the batch "
+        f"has {by(images.shape[2:])}. Set the size of its image processor to that, or make the student for this size."
+    )
+
+
 def _parts(config: object) -> Iterator[tuple[object, str]]:
     """Return the parts of a config that may describe images, and their names."""
     yield config, "config"

@@ -148,7 +148,13 @@ def _paired(student: _Seen, teacher: _Seen) -> tuple[Plan, str]:
 def _show(role: str, name: str, model: Any, sized: tuple[Tensor, str], *, every: bool) -> _Seen:
     """Print what one forward pass shows of a model, and return it."""
     (images, origin), runner = sized, LiveTeacher(model)
-    found = trace(model, lambda pixels: runner.logits({PIXELS: pixels}), images)
+    try:
+        found = trace(model, lambda pixels: runner.logits({PIXELS: pixels}), images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the {role} {name} cannot run images of {images.shape[1]} channels, {by(images.shape[2:])} pixels "
+            f"({origin}): {str(error).rstrip('.')}. --image_size sets another size"
+        ) from error
     size = sum(parameter.numel() for parameter in model.parameters())
     write_line(f"{role} {name}: {type(model).__name__}, {size:,} parameters")
     write_line(f"images of {images.shape[1]} channels, {by(images.shape[2:])} pixels ({origin})\n")

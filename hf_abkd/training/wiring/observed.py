@@ -77,7 +77,9 @@ def observed_student(
     named = [(name, term) for term in terms for name in term.student_names]
     with evaluating(student), torch.no_grad():
         before = versions(inputs)
-        logits = task.prediction(first_run("student", student, lambda: student(**inputs)), student, "student")
+        logits = task.prediction(
+            first_run("student", student, lambda: student(**inputs), inputs[images]), student, "student"
+        )
         refuse_changes(before, inputs, student)
         points = _points(student, named, lambda: student(**inputs))
         with Capture(student, points.values()) as capture:
@@ -95,13 +97,9 @@ def observed_teacher(
 ) -> Observed:
     """Run a teacher on a batch, and have it select what the terms name."""
     teacher.task.check_inputs(teacher.model, "teacher", inputs[images])
-    hint = teacher.task.unusual_inputs(teacher.model, inputs[images])
     named = [(name, term) for term in terms for name in term.teacher_names]
     with torch.no_grad():
-        try:
-            first_run("teacher", teacher.model, lambda: teacher.logits(inputs))
-        except ValueError as error:
-            raise ValueError(f"{error} {hint or ''}".rstrip()) from error
+        first_run("teacher", teacher.model, lambda: teacher.logits(inputs), inputs[images])
         points = _points(teacher.model, named, lambda: teacher.logits(inputs))
         head = None
         if any(term.needs("teacher_head") for term in terms):

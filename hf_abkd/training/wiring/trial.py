@@ -14,6 +14,7 @@ from hf_abkd.layers.module_kinds import leaves_pixels_out
 from hf_abkd.layers.scripted import hookable, refuse_scripted
 from hf_abkd.layers.sites import Trace
 from hf_abkd.layers.tracing import trace
+from hf_abkd.models.expected_images import other_size, other_size_of_student
 from hf_abkd.wording import by
 
 logger = logging.getLogger(__name__)
@@ -28,11 +29,11 @@ def trace_model(role: str, model: nn.Module, forward: Callable[[Tensor], object]
     refuse_scripted(model, role)
     # A data set of one row is enough to wire; tracing has to tell the batch from other dimensions.
     images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
-    found: Trace = trial_run(role, model, lambda: trace(model, forward, images))
+    found: Trace = trial_run(role, model, lambda: trace(model, forward, images), images)
     return found
 
 
-def first_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
+def first_run(role: str, model: nn.Module, forward: Callable[[], Any], images: Tensor) -> Any:
     """Run a model, and warn of pixels that it does not look at."""
     found: dict[str, str] = {}
 
@@ -47,7 +48,7 @@ def first_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
 
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in hookable(model)]
     try:
-        output = trial_run(role, model, forward)
+        output = trial_run(role, model, forward, images)
     finally:
         for handle in handles:
             handle.remove()
@@ -62,12 +63,16 @@ def first_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
     return output
 
 
-def trial_run(role: str, model: nn.Module, forward: Callable[[], Any]) -> Any:
-    """Run a model; an error says that it was the model that cannot run the batch."""
+def trial_run(role: str, model: nn.Module, forward: Callable[[], Any], images: Tensor) -> Any:
+    """Run a model; an error says that it was the model that cannot run the images, and what may be wrong with these."""
     try:
         return forward()
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"the {role} {type(model).__name__} cannot run a batch of the data set: {error}") from error
+        hint = other_size_of_student(model, images) if role == "student" else other_size(model, images)
+        raise ValueError(
+            f"the {role} {type(model).__name__} cannot run a batch of the data set: {error}"
+            + ("" if hint is None else f" {hint}")
+        ) from error
 
 
 def layouts_of(
@@ -82,7 +87,7 @@ def layouts_of(
     wanted = set(points.values())
     if known is None or not wanted <= {site.point for site in known.sites}:
         images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
-        known = trial_run(role, model, lambda: trace(model, forward, images, wanted))
+        known = trial_run(role, model, lambda: trace(model, forward, images, wanted), images)
     layouts = {site.point: site.layout for site in known.sites if site.point in wanted and site.layout is not None}
     return {**known.layouts, **layouts}
 

@@ -113,7 +113,11 @@ def test_long_stage_is_cut_in_its_middle_unless_all_is_asked_for(workspace, caps
         (["absent/absent/absent"], 2, "no such file or folder"),
         (["student", "--plan", "plan.yaml"], 2, "--plan needs --teacher"),
         (["student", "--image_size", "1", "2", "3"], 2, "one or two positive numbers"),
-        (["student", "--image_size", "20"], 2, "doesn't match model"),
+        (
+            ["student", "--image_size", "20"],
+            2,
+            "cannot run images of 3 channels, 20x20 pixels (--image_size): Input image",
+        ),
     ],
 )
 def test_mistakes_are_one_line_without_a_traceback(workspace, capsys, words, status, message):

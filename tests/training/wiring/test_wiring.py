@@ -2,7 +2,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import CLIPConfig, CLIPForImageClassification, ViTConfig, ViTForImageClassification
 
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.connectors import MapConnector, TokenConnector
@@ -157,6 +157,15 @@ def test_the_teachers_image_size_is_checked():
     message = "the teacher ViT.* cannot run a batch.* was made for images of 16x16 pixels .* own processor"
     with pytest.raises(ValueError, match=message):
         wired([run_term(KnowledgeDistillation())], teacher=tiny.vit(), batch=inputs(size=32))
+
+
+def test_a_student_that_fails_at_another_size_is_told_its_own():
+    """CLIP keeps the size inside, and fails on another with sizes of tensors that nobody can place."""
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = CLIPConfig(vision_config={**vision, "image_size": 16, "patch_size": 8}, num_labels=tiny.CLASSES)
+    message = "the student CLIP.* cannot run a batch.* was made for images of 16x16 pixels .*vision_config.*has 32x32"
+    with pytest.raises(ValueError, match=message):
+        wired([run_term(CrossEntropy())], CLIPForImageClassification(config), batch=inputs(size=32))
 
 
 @pytest.mark.parametrize("teacher", [tiny.resnet, tiny.vit])
