@@ -17,6 +17,7 @@ from hf_abkd.cli.runs import METHODS, RunArguments, make_trainer
 from hf_abkd.cli.workload import Workload
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
+from hf_abkd.training.run_folder import AUTO
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.wording import markdown_table
 
@@ -85,7 +86,7 @@ def kept_runs(
     folders = [Path(one.output_dir) for _, one in jobs]
     if folders == [Path(args.output_dir)]:
         return None
-    if args.resume_from_checkpoint not in (None, True):
+    if args.resume_from_checkpoint not in (None, True, AUTO):
         raise ValueError(
             f"--resume_from_checkpoint {args.resume_from_checkpoint} is one checkpoint, and these are {len(jobs)} "
             "runs: leave it out, as each of them goes on from its own"

@@ -16,6 +16,7 @@ from hf_abkd.files import write_json
 from hf_abkd.models.saving import restore_student
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training import checkpoints
+from hf_abkd.training.run_folder import holds_another_run
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.wording import listed
 
@@ -171,7 +172,7 @@ def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path)
 
 def _check_free(folders: Sequence[Path]) -> None:
     """Refuse folders that hold runs of which nobody knows the flags."""
-    found = [str(folder) for folder in folders if checkpoints.holds_another_run(folder)]
+    found = [str(folder) for folder in folders if holds_another_run(folder)]
     if found:
         raise ValueError(
             f"{listed(found)} hold other runs: choose another --output_dir, or --overwrite_output_dir deletes their "

@@ -19,6 +19,7 @@ from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.reports.metrics import classification_metrics
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
+from hf_abkd.training.run_folder import AUTO
 from hf_abkd.training.trainer import DistillationTrainer
 
 #: The methods, and what they are called in tables.
@@ -76,6 +77,13 @@ class TrainingArguments(DistillationArguments):
     save_total_limit: int | None = _other_default("save_total_limit", 1)
     eval_agreement: bool = _other_default("eval_agreement", True)
     logging_steps: float = _other_default("logging_steps", 50)
+    resume_from_checkpoint: str | None = field(
+        default=AUTO,
+        metadata={
+            "help": "auto goes on from the newest complete checkpoint, or begins if there is none; True wants one to "
+            "be there; False begins; or the folder of a checkpoint. Default: auto."
+        },
+    )
 
 
 def parser(*more: type, prog: str | None = None, description: str | None = None) -> FlagParser:
@@ -127,8 +135,9 @@ def parse(flags_parser: FlagParser, words: Sequence[str] | None = None) -> tuple
         )
     if run.seeds and len(set(run.seeds)) < len(run.seeds):
         raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, run.seeds))}")
-    if (args.resume_from_checkpoint or "").lower() == "true":
-        args.resume_from_checkpoint = True
+    words_for = {"true": True, "false": None, "none": None, "": None}
+    asked = args.resume_from_checkpoint
+    args.resume_from_checkpoint = words_for.get((asked or "").lower(), asked)
     return filled
 
 

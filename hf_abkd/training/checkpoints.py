@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from hf_abkd.files import write_json
 from hf_abkd.models.saving import UNMERGED_NAME, save_tensors, save_unmerged
@@ -87,24 +86,18 @@ def incomplete(folder: Path) -> str | None:
 
     `trainer_state.json` is written last, so a checkpoint that was cut off by a kill has none, or half of one.
     """
-    for name in (STATE_NAME, MODULES_NAME, "optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME):
+    for name in (STATE_NAME, MODULES_NAME, CONFIG_NAME, "optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME):
         if not (folder / name).is_file():
             return f"it has no {name}"
-    if not any(folder.glob("model*.safetensors")):
+    weights = {path.name for path in folder.glob("model*.safetensors")}
+    if not weights:
         return "it has no model.safetensors"
-    try:
-        state = json.loads((folder / STATE_NAME).read_text())
-        json.loads((folder / TRAINER_STATE_NAME).read_text())
-        for path in folder.glob("*.safetensors"):
-            # Opening compares the length of the file with what its header says.
-            with safe_open(path, framework="pt"):
-                pass
-    except (json.JSONDecodeError, SafetensorError) as error:
-        return f"a file in it was cut off ({error})"
-    # These are zip archives, whose table of contents is at the end.
-    cut_off = [path.name for path in (*folder.glob("*.pt"), *folder.glob("*.pth")) if not zipfile.is_zipfile(path)]
-    if cut_off:
-        return f"{cut_off[0]} was cut off"
+    if damaged := next(filter(None, map(_damage, sorted(folder.iterdir()))), None):
+        return damaged
+    for index in folder.glob("*.safetensors.index.json"):
+        if missing := sorted(set(json.loads(index.read_text())["weight_map"].values()) - weights):
+            return f"it has no {missing[0]}"
+    state = json.loads((folder / STATE_NAME).read_text())
     if state.get("unmerged") and not (folder / UNMERGED_NAME).is_file():
         return f"it has no {UNMERGED_NAME}"
     ranks = state.get("world_size", 1)
@@ -113,45 +106,29 @@ def incomplete(folder: Path) -> str | None:
     return f"it has no {missing[0]}" if missing else None
 
 
+def _damage(path: Path) -> str | None:
+    """Return how a file of a checkpoint is damaged, with its name and size; None if it seems whole."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            # Opening compares the length of the file with what its header says.
+            with safe_open(path, framework="pt"):
+                pass
+        elif path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):
+            # A zip archive, whose table of contents is at the end.
+            raise ValueError("the end is missing")
+    except (ValueError, SafetensorError) as error:
+        return f"{path.name} was cut off or changed: it has {path.stat().st_size} bytes ({error})"
+    return None
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders in a run's folder, oldest first."""
     if not folder.is_dir():
         return []
     found = [(match, path) for path in folder.iterdir() if (match := _checkpoint_step(path)) is not None]
     return [path for _, path in sorted(found)]
-
-
-def last_complete_checkpoint(folder: Path) -> Path:
-    """Return the newest checkpoint that a run can be resumed from; cut-off ones are passed over, and named.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    reasons = []
-    for path in reversed(checkpoints(folder)):
-        if (problem := incomplete(path)) is None:
-            return path
-        reasons.append(f"{path.name}: {problem}")
-        logger.warning("%s is not used to resume: %s", path, problem)
-    raise ValueError(
-        f"there is no checkpoint to resume from in {folder}"
-        + (f" ({'; '.join(reasons)})" if reasons else "; start without resume_from_checkpoint")
-    )
-
-
-def checkpoint_of(asked: str | os.PathLike[str] | bool | None, folder: Path) -> Path | None:
-    """Return the checkpoint that a run is asked to go on from; None for a new run.
-
-    Args:
-        asked: A folder, True for the newest complete checkpoint of a run, or None or False.
-        folder: The folder of the run.
-
-    Raises:
-        ValueError: If there is no complete checkpoint.
-    """
-    if asked is None or isinstance(asked, bool):
-        return last_complete_checkpoint(folder) if asked else None
-    return Path(asked)
 
 
 def check_same_teacher(
@@ -206,38 +183,6 @@ def begin_checkpoint(
     (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
     save_modules(modules, folder)
     save_state({**state, "unmerged": save_unmerged(student, folder)}, folder)
-
-
-def claim_folder(folder: Path, *, overwrite: bool, deletes: bool, everyone: Callable[[], None]) -> None:
-    """Take the folder of a new run, which must not hold another one.
-
-    Args:
-        folder: The folder.
-        overwrite: Whether the checkpoints of another run are deleted.
-        deletes: Whether it is this process that deletes.
-        everyone: Waits for all processes: each has to have looked before the first one deletes.
-
-    Raises:
-        ValueError: If it holds another run and `overwrite` is not set.
-    """
-    found = holds_another_run(folder)
-    if found and not overwrite:
-        raise ValueError(
-            f"the output folder {folder} holds another run: {found[:5]}. Go on with it by "
-            "resume_from_checkpoint=True (--resume_from_checkpoint True), choose another output_dir, or set "
-            "overwrite_output_dir=True (--overwrite_output_dir) to delete its checkpoints."
-        )
-    if found:
-        everyone()
-        if deletes:
-            for path in checkpoints(folder):
-                shutil.rmtree(path)
-
-
-def holds_another_run(folder: Path) -> list[str]:
-    """Return the names in a folder that a new run would mix with or overwrite."""
-    weights = sorted(path.name for path in folder.glob("model*.safetensors")) if folder.is_dir() else []
-    return [path.name for path in checkpoints(folder)] + weights
 
 
 def synchronize_buffers(model: nn.Module) -> None:

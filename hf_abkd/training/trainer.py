@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy, TrainOutput
 from transformers.utils import PushInProgress
 
 from hf_abkd.data.augment import Augmentation
@@ -48,6 +48,7 @@ from hf_abkd.training.data_checks import CheckedBatches, check_range
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
 from hf_abkd.training.guessing import Guessing
+from hf_abkd.training.held_folder import checkpoint_size, writing
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
@@ -56,6 +57,7 @@ from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of, is_busy
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
+from hf_abkd.training.run_folder import AUTO, checkpoint_of, claim_folder, sweep
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
@@ -66,6 +68,7 @@ from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
 from hf_abkd.training.terms.run_stage import RunStage, named_terms, run_stages
+from hf_abkd.training.together import on_first
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +210,7 @@ class DistillationTrainer(Trainer):
         self._publisher.check(self.model, self.processing_class, self.task, self.train_dataset, self.eval_dataset)
         self._owns_output_dir = False
         self._ended: FinishedRun | None = None
+        self._begins_anyway = False
         self._teacher_identity: dict[str, Any] | None = None
         self._early_logs: list[dict[str, float]] = []
         self._step: Step | None = None
@@ -348,8 +352,9 @@ class DistillationTrainer(Trainer):
         """Run all stages; see `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: A checkpoint folder, or True for the newest complete one in `output_dir`. The run
-                goes on inside the stage that was interrupted, as if it had never stopped. Of a run that did all of its
+            resume_from_checkpoint: A checkpoint folder, True for the newest complete one in `output_dir`, or "auto" for
+                the same where there is one, and a new run otherwise or with `overwrite_output_dir`. The run goes on
+                inside the stage that was interrupted, as if it had never stopped. Of a run that did all of its
                 steps the student and the log are as it left them, and nothing is trained, written or deleted.
             trial: The trial of a hyperparameter search.
             ignore_keys_for_eval: Has no effect: evaluations gather logits only.
@@ -357,16 +362,34 @@ class DistillationTrainer(Trainer):
         Raises:
             ValueError: If models, data and stages do not fit, the checkpoint is not of this run, or `output_dir`
                 holds another run.
-            RuntimeError: If a loss, a tensor of the teacher or a weight is not finite, before it is saved.
+            RuntimeError: If a loss, a tensor of the teacher or a weight is not finite, before it is saved; if
+                `output_dir` cannot be written to, is full, or another run is in it.
             NotImplementedError: If a hyperparameter search is made over several stages.
         """
         if trial is not None and len(self.stages) > 1:
             raise NotImplementedError(
                 "a hyperparameter search sets arguments of the run, and stages have their own: search with one stage"
             )
+        with self._writing(trial):
+            return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _writing(self, trial: Any) -> AbstractContextManager[None]:
+        """Keep the folder of the run for it meanwhile; trials of a search share it, each in a folder of its own."""
+        saves = self.args.save_strategy != SaveStrategy.NO
+        size = checkpoint_size(self.model)
+        return (
+            writing(Path(self.args.output_dir), size, self.accelerator, saves=saves) if trial is None else nullcontext()
+        )
+
+    def _train(
+        self, asked: str | os.PathLike[str] | bool | None, trial: Any, ignore_keys: list[str] | None
+    ) -> TrainOutput:
+        """Run all stages; the arguments are those of `train`."""
         run_args, model_init = self.args, self.model_init
-        checkpoint = checkpoints.checkpoint_of(resume_from_checkpoint, Path(run_args.output_dir))
-        self._ended = noted_end(Path(run_args.output_dir)) if resume_from_checkpoint is True else None
+        folder, overwrite = Path(run_args.output_dir), run_args.overwrite_output_dir
+        checkpoint = on_first(lambda: checkpoint_of(asked, folder, overwrite=overwrite), self.accelerator)
+        self._begins_anyway = asked == AUTO and not overwrite
+        self._ended = noted_end(folder) if checkpoint is not None and asked in (True, AUTO) else None
         try:
             if model_init is not None:
                 self._start_student(model_init, trial)
@@ -377,7 +400,7 @@ class DistillationTrainer(Trainer):
                 return self._ended.output
             for index in range(first, len(self.stages)):
                 with self._running(index):
-                    output = super().train(inside, trial, ignore_keys_for_eval)
+                    output = super().train(inside, trial, ignore_keys)
                     stopped = self._runner.stopped(self.state.global_step)
                 inside = None
                 if stopped:
@@ -407,21 +430,20 @@ class DistillationTrainer(Trainer):
         if self._ended is not None:
             return first, None
         # Only now, when nothing can be wrong any more: this may delete what another run left.
-        if checkpoint is None and not self._owns_output_dir:
-            checkpoints.claim_folder(
-                Path(self.args.output_dir),
-                overwrite=self.args.overwrite_output_dir,
-                deletes=self.args.should_save,
-                everyone=self.accelerator.wait_for_everyone,
-            )
-        self.accelerator.wait_for_everyone()
+        on_first(lambda: self._take_folder(checkpoint), self.accelerator)
         self._owns_output_dir = True
-        if self.args.should_save:
-            forget_end(Path(self.args.output_dir))
         self._early_logs = self._before_first_step() if checkpoint is None else []
         self.callback_handler.began = False
         self._runner.begin_run()
         return first, inside
+
+    def _take_folder(self, checkpoint: Path | None) -> None:
+        """Delete what killed runs left in the folder, and what was noted of an end; refuse a folder of another run."""
+        folder = Path(self.args.output_dir)
+        if checkpoint is None and not self._owns_output_dir:
+            claim_folder(folder, overwrite=self.args.overwrite_output_dir, begins_anyway=self._begins_anyway)
+        sweep(folder)
+        forget_end(folder)
 
     def _measure_length(self, arguments: DistillationArguments) -> StageLength:
         """Return how long a stage with these arguments is."""

@@ -109,6 +109,7 @@ def test_runs_of_somebody_else_are_refused_before_the_first_one(command):
     """The third of nine runs would find its folder taken, hours later."""
     other = command.folder / "kd-seed1"
     (other / "checkpoint-5").mkdir(parents=True)
+    (other / "checkpoint-5" / "trainer_state.json").write_text("{}")
     with pytest.raises(ValueError, match=r"out/kd-seed1 hold other runs"):
         command()
     assert command.trained == [] and (other / "checkpoint-5").is_dir()

@@ -45,10 +45,17 @@ def test_unknown_flag_is_refused():
         parsed("--temprature", "2")
 
 
-@pytest.mark.parametrize(("word", "value"), [("True", True), ("true", True), ("run/checkpoint-5", "run/checkpoint-5")])
-def test_resuming_takes_true_or_a_folder(word, value):
+@pytest.mark.parametrize(
+    ("word", "value"), [("True", True), ("true", True), ("False", None), ("run/checkpoint-5", "run/checkpoint-5")]
+)
+def test_resuming_takes_true_or_false_or_a_folder(word, value):
     """The newest checkpoint would otherwise be looked for in a folder called True."""
     assert parsed("--resume_from_checkpoint", word)[3].resume_from_checkpoint == value
+
+
+def test_one_command_begins_and_goes_on():
+    """A job that is put back into the queue is given the same command, whether it was killed early or late."""
+    assert parsed()[3].resume_from_checkpoint == "auto"
 
 
 @pytest.mark.parametrize(

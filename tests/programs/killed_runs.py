@@ -15,7 +15,7 @@ from tiny import images
 from tiny_runs import AS_IT_IS, Interrupt, pieces, trainer_of
 
 from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
-from hf_abkd.training import checkpoints
+from hf_abkd.training.run_folder import checkpoint_of
 
 # Ten steps are an epoch. The first stage takes 7 steps, and checkpoints are written at 4, 7, 8, 12, 16, 20 and 24.
 STEPS, BOUNDARY, SAVE = 24, 7, 4
@@ -46,7 +46,7 @@ def main(folder):
             _, status = os.waitpid(child, 0)
             if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
                 raise RuntimeError(f"{kind} was not killed {name}: {status}")
-            left[f"{kind} {name}"] = checkpoints.last_complete_checkpoint(folder / kind).name
+            left[f"{kind} {name}"] = checkpoint_of(True, folder / kind).name
             goes_on = True
     (folder / "left.json").write_text(json.dumps(left))
 

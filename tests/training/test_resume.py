@@ -27,6 +27,7 @@ from hf_abkd import (
 )
 from hf_abkd.models import saving
 from hf_abkd.training import checkpoints
+from hf_abkd.training.run_folder import checkpoint_of
 
 # ---- Killed ----
 
@@ -326,7 +327,7 @@ def test_half_a_checkpoint_is_passed_over_and_named(run, caplog, damage):
     """A machine that is switched off while it saves leaves such files; reading them would end or spoil the run."""
     DAMAGES[damage](run / "checkpoint-8")
     with caplog.at_level(logging.WARNING, logger="hf_abkd"):
-        assert checkpoints.last_complete_checkpoint(run).name == "checkpoint-7"
+        assert checkpoint_of(True, run).name == "checkpoint-7"
     assert "checkpoint-8 is not used to resume" in caplog.text
     with pytest.raises(ValueError, match="checkpoint-8 cannot be resumed from"):
         augmented(run).train(resume_from_checkpoint=str(run / "checkpoint-8"))
@@ -347,7 +348,7 @@ def test_without_a_complete_checkpoint_resuming_is_refused(run, tmp_path):
         cut("optimizer.pt")(path)
     with pytest.raises(ValueError, match=r"no checkpoint to resume from .*checkpoint-7: optimizer.pt was cut off"):
         augmented(run).train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="start without resume_from_checkpoint"):
+    with pytest.raises(ValueError, match='resume_from_checkpoint="auto" .* begins where there is none'):
         augmented(tmp_path / "nothing").train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="cannot be resumed from"):
         augmented(tmp_path / "nothing").train(resume_from_checkpoint=str(tmp_path / "none"))
@@ -360,7 +361,7 @@ def test_a_checkpoint_that_is_written_over_an_old_one_is_not_whole_before_it_is(
     with pytest.raises(OSError, match="disk full"):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-7"))
     assert checkpoints.incomplete(run / "checkpoint-8") == "it has no trainer_state.json"
-    assert checkpoints.last_complete_checkpoint(run).name == "checkpoint-7"
+    assert checkpoint_of(True, run).name == "checkpoint-7"
 
 
 def _fail(*_, **__):

@@ -105,7 +105,10 @@ def test_mistake_that_no_trainer_survives_is_one_error(workspace):
 def test_folder_of_another_run_is_found(workspace):
     """Training refuses it, after the models were loaded."""
     (workspace / "out" / "checkpoint-5").mkdir(parents=True)
+    (workspace / "out" / "checkpoint-5" / "trainer_state.json").write_text("{}")
     findings = [one for one in examined_flags(workspace) if one.check == "output folder"]
+    assert [one.level for one in findings] == ["ok"] and "goes on from" in findings[0].message
+    findings = [one for one in examined_flags(workspace, resume_from_checkpoint=None) if one.check == "output folder"]
     assert [one.level for one in findings] == ["error"] and "checkpoint-5" in findings[0].message
     findings = examined_flags(workspace, overwrite_output_dir=True)
     assert "output folder" not in {one.check for one in findings}
