@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -24,12 +25,30 @@ _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
 )
 _UNREAD_FORMATS = frozenset({"AVIF", "HEIC", "JPEG XL", "SVG", "DICOM"})
-HEAD = 512
+# How many bytes of both ends of a file are looked at.
+HEAD, TAIL = 512, 64
 
 
 def begins_usually(head: bytes) -> bool:
     """Return whether bytes begin as PNG, JPEG, GIF, TIFF or WebP files do."""
-    return head.startswith(_USUAL) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return head.startswith(_USUAL) or _is_webp(head)
+
+
+def ends_usually(head: bytes, tail: bytes, size: int) -> bool:
+    """Return whether a file that begins so ends as its kind does; what is cut off does not, and few others.
+
+    Args:
+        head: The first bytes.
+        tail: The last bytes.
+        size: How many bytes there are.
+    """
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in tail
+    if head.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd9" in tail
+    if head.startswith(b"GIF8"):
+        return tail.endswith(b";")
+    return not _is_webp(head) or int.from_bytes(head[4:8], "little") + 8 <= size
 
 
 def is_image(path: Path) -> bool:
@@ -47,10 +66,11 @@ def problem(source: Path | bytes, *, decode: bool = False) -> str | None:
     Args:
         source: The file, or its bytes.
         decode: Whether all of it is decoded, which takes some milliseconds, and not its header alone, which takes
-            about a tenth of one.
+            about a tenth of one. What does not end as its kind does is decoded in any case.
     """
     suffix = "" if isinstance(source, bytes) else source.suffix.lower()
     try:
+        decode = decode or not ends_usually(*_ends(source))
         with PILImage.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats(suffix)) as image:
             if 0 in image.size:
                 return f"no pixels, {image.width}x{image.height}"
@@ -66,7 +86,9 @@ def problem(source: Path | bytes, *, decode: bool = False) -> str | None:
 def problem_of(error: Exception, source: Path | bytes) -> str:
     """Return what is wrong with an image file in the reading of which an error came up."""
     if isinstance(error, UnidentifiedImageError):
-        return described(source[:HEAD] if isinstance(source, bytes) else _head(source))
+        return described(_ends(source)[0])
+    if isinstance(error, PILImage.DecompressionBombError):
+        return f"too large for Pillow: {error}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return f"damaged: {error}" if str(error) else f"damaged: {type(error).__name__}"
@@ -110,9 +132,18 @@ def _format(head: bytes) -> str | None:
     return "SVG" if head.lstrip().startswith(b"<") and b"<svg" in head else None
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEAD)
+def _is_webp(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def _ends(source: Path | bytes) -> tuple[bytes, bytes, int]:
+    """Return the first and the last bytes of a file, and how many it has."""
+    if isinstance(source, bytes):
+        return source[:HEAD], source[-TAIL:], len(source)
+    with source.open("rb") as file:
+        head, size = file.read(HEAD), file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        return head, file.read(TAIL), size
 
 
 def _formats(suffix: str) -> list[str]:

@@ -17,6 +17,7 @@ def encoded(mode="RGB", kind="PNG", size=(40, 40)):
 
 
 PNG = encoded()
+DAMAGED = PNG[:200] + bytes(200) + PNG[400:]
 JXL = b"\xff\x0a a codestream"
 
 
@@ -55,15 +56,25 @@ def test_files_are_named_with_what_to_do(tmp_path):
 
 
 def test_damaged_images_are_left_out_counted_and_named_when_asked(caplog):
-    """A header tells nothing of what is cut off behind it: only decoding does."""
-    given = part(PNG, PNG, PNG[:900], PNG, PNG)
+    """Both ends of a file tell nothing of what is broken between them: only decoding does."""
+    given = part(PNG, PNG, DAMAGED, PNG, PNG)
     assert len(readable(given).rows) == 5
     kept = readable(given, skip=True).rows
     assert kept["label"][:] == [0, 1, 1, 0]
-    assert (
-        "1 image of 5 cannot be read (1 of 3 of 'cat'): row 2 (damaged: image file is truncated); left out"
-        in caplog.text
-    )
+    assert "1 image of 5 cannot be read (1 of 3 of 'cat'): row 2 (damaged: " in caplog.text
+    assert "; left out" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_files_that_are_cut_off_are_found_before_anything_trains(kind, tmp_path):
+    """Downloads that broke off are the commonest damage, and their headers are whole."""
+    whole = encoded(kind=kind)
+    (tmp_path / "whole").write_bytes(whole)
+    (tmp_path / "cut").write_bytes(whole[:-300])
+    # What other programs append to a picture does no harm.
+    assert len(readable(part(whole, str(tmp_path / "whole"), whole + bytes(100))).rows) == 3
+    with pytest.raises(ValueError, match=r"2 images of 3 .*row 1 \(.*/cut'"):
+        readable(part(whole, whole[:-300], str(tmp_path / "cut")))
 
 
 def test_a_class_is_not_skipped_as_a_whole():
