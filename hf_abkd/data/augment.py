@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_abkd.data.draws import Draws
+from hf_abkd.settings import number, whole_number
 
 Augmentation: TypeAlias = Callable[[Tensor, Draws], Tensor]
 
@@ -44,11 +45,7 @@ class RandomCrop:
     """
 
     def __init__(self, *, padding: int = 4) -> None:
-        if not isinstance(padding, int):
-            raise TypeError(f"padding must be an int (pixels), got {padding!r}")
-        if padding < 0:
-            raise ValueError(f"padding must not be negative, got {padding}")
-        self.padding = padding
+        self.padding = whole_number("padding", padding, least=0)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return one shifted view of every image, shape (N, C, H, W)."""
@@ -107,19 +104,13 @@ class RandomResizedCrop:
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
-        pair = (size, size) if isinstance(size, int) else size
-        if pair is not None:
-            if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(side, int) for side in pair)):
-                raise TypeError(f"size must be an int, a pair (height, width) of ints, or None, got {size!r}")
-            if min(pair) < 1:
-                raise ValueError(f"size must be at least 1 pixel, got {size}")
-        if not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-            raise ValueError(f"scale must be (smallest, largest) within (0, 1], got {scale}")
-        if not (len(ratio) == 2 and 0 < ratio[0] <= ratio[1] < math.inf):
-            raise ValueError(f"ratio must be (smallest, largest) width / height, both positive, got {ratio}")
-        self.size = pair
-        self.scale = scale
-        self.ratio = ratio
+        sides = size if isinstance(size, (tuple, list)) else (size, size)
+        if size is not None and len(sides) != 2:
+            raise TypeError(f"size must be a whole number, a pair (height, width) of them, or None, got {size!r}")
+        height, width = (None if side is None else whole_number("size", side, least=1) for side in sides)
+        self.size = None if height is None or width is None else (height, width)
+        self.scale = _interval("scale", scale, most=1)
+        self.ratio = _interval("ratio", ratio)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return one resized crop of every image, shape (N, C, *size)."""
@@ -194,9 +185,7 @@ class RandomHorizontalFlip:
     """
 
     def __init__(self, *, probability: float = 0.5) -> None:
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability must be within [0, 1], got {probability}")
-        self.probability = probability
+        self.probability = number("probability", probability, least=0, most=1)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return every image or its mirror image, shape (N, C, H, W)."""
@@ -270,6 +259,16 @@ def augmentation_name(augmentation: Augmentation | None) -> str:
             "make it a named function"
         )
     return name
+
+
+def _interval(name: str, given: object, *, most: float | None = None) -> tuple[float, float]:
+    """Return the smallest and the largest of positive numbers."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise TypeError(f"{name} must be a pair (smallest, largest), got {given!r}")
+    smallest, largest = (number(name, side, above=0, most=most) for side in given)
+    if smallest > largest:
+        raise ValueError(f"{name} must be (smallest, largest), got {given}")
+    return smallest, largest
 
 
 def _check(augmentation: object, images: Tensor, draws: Draws) -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.settings import whole_number
 
 
 class PairedDomains(Dataset[dict[str, Any]]):
@@ -51,7 +52,7 @@ class PairedDomains(Dataset[dict[str, Any]]):
                 "the target domain gives labels, which adaptation must not read; prepare it with "
                 "ImageTransform(processor, label_column=None)"
             )
-        self.source, self.target_domain, self.seed = source, target_domain, seed
+        self.source, self.target_domain, self.seed = source, target_domain, whole_number("seed", seed)
         # Shared with the workers of a data loader, which are not told of the next epoch otherwise.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._orders: dict[int, list[int]] = {}

@@ -11,6 +11,7 @@ from typing import Literal
 
 from hf_abkd.data.batch import SOURCE, TARGET_DOMAIN
 from hf_abkd.objectives import CrossEntropy, DomainClassification, KnowledgeDistillation, MaximumMeanDiscrepancy
+from hf_abkd.settings import number
 from hf_abkd.stages.schedules import Exponential, Product, Rise, Saturating, Schedule
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms, Term
@@ -69,12 +70,10 @@ def joint_adaptation(
         ```
     """
     for name, value in (("beta_start", beta_start), ("beta_end", beta_end)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must be between 0 and 1, as 1 - b weighs the teacher, got {value}")
+        number(name, value, above=0, below=1)
     if beta_start >= beta_end:
         raise ValueError(f"beta_start must be below beta_end, got {beta_start} and {beta_end}")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    number("alpha", alpha, least=0, most=1)
     beta = Exponential(start=beta_start, end=beta_end)
     rest = Rise(start=1 - beta_start, end=1 - beta_end, ratio=beta_end / beta_start)
 

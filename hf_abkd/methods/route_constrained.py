@@ -6,13 +6,13 @@ What differs from the paper is told at `route_constrained`.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from hf_abkd.objectives import CrossEntropy, KnowledgeDistillation
+from hf_abkd.settings import number, whole_number
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.route.route import Hardness, TeacherRoute
@@ -115,12 +115,8 @@ class GreedyRoute(TeacherRoute):
         delta: float = 1.5,
         shares: Sequence[float] | None = None,
     ) -> None:
-        if parts < 2:
-            raise ValueError(f"parts must be at least 2, got {parts}")
-        if not 1 <= delta < math.inf:
-            raise ValueError(f"delta must be at least 1 (as hard as the anchor before), got {delta}")
-        self.parts, self.delta, self.data = parts, delta, data
-        super().__init__(anchors, shares=[1 / parts] * parts if shares is None else shares)
+        self.parts, self.delta, self.data = whole_number("parts", parts, least=2), number("delta", delta, least=1), data
+        super().__init__(anchors, shares=[1 / self.parts] * self.parts if shares is None else shares)
 
     def _check_parts(self) -> None:
         if len(self.shares) != self.parts:
@@ -160,12 +156,10 @@ def equal_interval(anchors: Sequence[PathT], *, count: int | None = None, every:
         raise ValueError("give either count (how many anchors) or every (each how many checkpoints)")
     total = len(anchors)
     if count is not None:
-        if not 1 <= count <= total:
-            raise ValueError(f"count must be from 1 to the number of checkpoints, {total}, got {count}")
+        count = whole_number("count", count, least=1, most=total)
         places = [(number * total + count - 1) // count - 1 for number in range(1, count + 1)]
     else:
-        if every is None or not 1 <= every <= total:
-            raise ValueError(f"every must be from 1 to the number of checkpoints, {total}, got {every}")
+        every = whole_number("every", every, least=1, most=total)
         places = list(dict.fromkeys([*range(every - 1, total, every), total - 1]))
     return [anchors[place] for place in places]
 

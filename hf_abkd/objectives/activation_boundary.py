@@ -15,6 +15,7 @@ from hf_abkd.boundaries.sides import PART, mirrored, parts
 from hf_abkd.layers.connectors import LinearMap
 from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.settings import number
 
 
 class ActivationBoundary(Objective):
@@ -70,11 +71,9 @@ class ActivationBoundary(Objective):
 
     def __init__(self, *, margin: float = 1.0, reduction: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()
-        if not 0 < margin < math.inf:
-            raise ValueError(f"margin must be positive and finite, got {margin}")
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
-        self.margin = margin
+        self.margin = number("margin", margin, above=0)
         self.reduction = reduction
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:

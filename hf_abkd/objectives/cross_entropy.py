@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.settings import number
 
 
 class CrossEntropy(Objective):
@@ -41,9 +42,8 @@ class CrossEntropy(Objective):
 
     def __init__(self, *, label_smoothing: float | None = None) -> None:
         super().__init__()
-        if label_smoothing is not None and not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        given = label_smoothing is not None
+        self.label_smoothing = number("label_smoothing", label_smoothing, least=0, below=1) if given else None
 
     def forward(self, student: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy averaged over samples, shape ()."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.settings import number
 
 
 class DecoupledKnowledgeDistillation(Objective):
@@ -60,14 +61,9 @@ class DecoupledKnowledgeDistillation(Objective):
 
     def __init__(self, *, temperature: float = 4.0, target_weight: float = 1.0, other_weight: float = 8.0) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        for name, weight in (("target_weight", target_weight), ("other_weight", other_weight)):
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {weight}")
-        self.temperature = temperature
-        self.target_weight = target_weight
-        self.other_weight = other_weight
+        self.temperature = number("temperature", temperature, above=0)
+        self.target_weight = number("target_weight", target_weight, least=0)
+        self.other_weight = number("other_weight", other_weight, least=0)
 
     def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor) -> Tensor:
         """Return the weighted sum of both divergences, averaged over samples, shape ()."""

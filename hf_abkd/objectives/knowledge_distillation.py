@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.settings import number
 
 
 class KnowledgeDistillation(Objective):
@@ -50,9 +50,7 @@ class KnowledgeDistillation(Objective):
 
     def __init__(self, *, temperature: float = 4.0, temperature_squared: bool = True) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        self.temperature = temperature
+        self.temperature = number("temperature", temperature, above=0)
         self.temperature_squared = temperature_squared
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import ClassVar
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.settings import number
 
 
 class MaximumMeanDiscrepancy(Objective):
@@ -58,9 +58,9 @@ class MaximumMeanDiscrepancy(Objective):
 
     def __init__(self, *, multiples: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0)) -> None:
         super().__init__()
-        if not multiples or not all(0 < multiple < math.inf for multiple in multiples):
-            raise ValueError(f"multiples must be positive numbers, at least one, got {multiples}")
-        self.multiples = tuple(float(multiple) for multiple in multiples)
+        if not isinstance(multiples, Sequence) or isinstance(multiples, str) or not multiples:
+            raise ValueError(f"multiples must be positive numbers, at least one, got {multiples!r}")
+        self.multiples = tuple(float(number("each of multiples", multiple, above=0)) for multiple in multiples)
 
     def forward(self, student: Tensor, domains: Tensor) -> Tensor:
         """Return the squared discrepancy, shape ()."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+
+from hf_abkd.settings import number, whole_number
 
 
 @dataclass
@@ -122,14 +124,13 @@ class DistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        """Check what distillation adds."""
+        """Check numbers, and what distillation adds."""
+        _check_numbers(self)
         super().__post_init__()
         if self.device.type == "cpu":
             # Pinned memory is for copies to an accelerator: without one torch ignores it, and warns of it each epoch.
             self.dataloader_pin_memory = False
         rising_shares(self.lr_milestones or [])
-        if not self.lr_gamma > 0:
-            raise ValueError(f"lr_gamma must be positive, got {self.lr_gamma}")
         if self.teacher_precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"teacher_precision must be auto, fp32, bf16 or fp16, got {self.teacher_precision!r}")
         for name in ("teacher_fold_batch_norm", "teacher_channels_last", "teacher_in_place", "student_channels_last"):
@@ -142,10 +143,6 @@ class DistillationArguments(TrainingArguments):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.teacher_compile and self.teacher_quantize:
             raise ValueError("teacher_compile and teacher_quantize do not go together: choose one of them")
-        if self.term_gradient_steps < 0:
-            raise ValueError(f"term_gradient_steps must be 0 or more, got {self.term_gradient_steps}")
-        if self.augmentation_views is not None and self.augmentation_views < 1:
-            raise ValueError(f"augmentation_views must be 1 or more, got {self.augmentation_views}")
         if self.balance_terms and self.term_gradient_steps == 0:
             raise ValueError("balance_terms needs steps in which it measures: set term_gradient_steps above 0")
         # The first two are transformers' own; torch takes the rest, and is reentrant unless they say otherwise.
@@ -157,6 +154,55 @@ class DistillationArguments(TrainingArguments):
                 "reentrant activation checkpointing loses the gradients of captured features; "
                 'use activation_checkpointing_kwargs={"use_reentrant": False}'
             )
+
+
+# The settings that are numbers, with their range: those of transformers too, which checks few of them.
+_NUMBERS: Mapping[str, Mapping[str, float]] = {
+    "learning_rate": {"least": 0},
+    "weight_decay": {"least": 0},
+    "adam_beta1": {"least": 0, "below": 1},
+    "adam_beta2": {"least": 0, "below": 1},
+    "adam_epsilon": {"least": 0},
+    "max_grad_norm": {"least": 0},
+    "num_train_epochs": {"above": 0},
+    "warmup_steps": {"least": 0},
+    "label_smoothing_factor": {"least": 0, "below": 1},
+    "logging_steps": {"least": 0},
+    "save_steps": {"least": 0},
+    "eval_steps": {"least": 0},
+    "eval_delay": {"least": 0},
+    "lr_gamma": {"above": 0},
+}
+_WHOLE_NUMBERS: Mapping[str, Mapping[str, int]] = {
+    "max_steps": {"least": -1},
+    "per_device_train_batch_size": {"least": 1},
+    "per_device_eval_batch_size": {"least": 1},
+    "gradient_accumulation_steps": {"least": 1},
+    "dataloader_num_workers": {"least": 0},
+    "seed": {"least": 0, "most": 2**32 - 1},
+    "data_seed": {},
+    "term_gradient_steps": {"least": 0},
+    "augmentation_seed": {},
+    "augmentation_views": {"least": 1},
+}
+_MAY_BE_NONE = ("eval_steps", "eval_delay", "data_seed", "augmentation_seed", "augmentation_views")
+
+
+def _check_numbers(args: DistillationArguments) -> None:
+    """Make numbers those of Python, which go into files, and refuse impossible ones by the name of the setting.
+
+    Raises:
+        TypeError: If something is no number.
+        ValueError: If a number is not finite, or out of range.
+    """
+    for name, bounds in {**_NUMBERS, **_WHOLE_NUMBERS}.items():
+        value = getattr(args, name)
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        checked = whole_number if name in _WHOLE_NUMBERS else number
+        setattr(args, name, checked(name, value, **bounds))  # type: ignore[arg-type]
+    if args.max_steps == 0:
+        raise ValueError("max_steps is 0, which trains nothing: give steps, or leave it out to go by epochs")
 
 
 def rising_shares(milestones: Sequence[float]) -> list[float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from hf_abkd.settings import number
+
 
 class Schedule:
     """A weight that changes over a stage.
@@ -41,8 +43,8 @@ class Between(Schedule):
 
     def __post_init__(self) -> None:
         """Check the ends."""
-        if not (0 <= self.start < math.inf and 0 <= self.end < math.inf):
-            raise ValueError(f"a schedule goes between two weights of 0 or more, got {self.start} and {self.end}")
+        for name in ("start", "end"):
+            object.__setattr__(self, name, number(name, getattr(self, name), least=0))
 
     def times(self, factor: float) -> Schedule:
         """Return the same schedule between other weights."""
@@ -88,8 +90,7 @@ class LinearUntil(Between):
     def __post_init__(self) -> None:
         """Check the ends and the share."""
         super().__post_init__()
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until must be a share of the stage in (0, 1], got {self.until}")
+        object.__setattr__(self, "until", number("until", self.until, above=0, most=1))
 
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""
@@ -162,8 +163,7 @@ class Rise(Between):
     def __post_init__(self) -> None:
         """Check the ends and the ratio."""
         super().__post_init__()
-        if not 1 < self.ratio < math.inf:
-            raise ValueError(f"ratio must be above 1 and finite, got {self.ratio}")
+        object.__setattr__(self, "ratio", number("ratio", self.ratio, above=1))
 
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""
@@ -194,8 +194,7 @@ class Saturating(Between):
     def __post_init__(self) -> None:
         """Check the ends and the slope."""
         super().__post_init__()
-        if not 0 < self.slope < math.inf:
-            raise ValueError(f"slope must be positive and finite, got {self.slope}")
+        object.__setattr__(self, "slope", number("slope", self.slope, above=0))
 
     def __call__(self, progress: float) -> float:
         """Return the weight at this progress."""

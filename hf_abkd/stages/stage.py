@@ -17,6 +17,7 @@ from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hf_abkd.layers.plan import Plan
+from hf_abkd.settings import number, whole_number
 from hf_abkd.stages.arguments import rising_shares
 from hf_abkd.stages.extension import Extension
 from hf_abkd.stages.extra_head import ExtraHead, without_shared_classes
@@ -154,11 +155,11 @@ class Stage:
         given = {key: value for key, value in lengths.items() if value is not None}
         if len(given) > 1:
             raise ValueError(f"{where} has several lengths: {given}; give one of epochs, steps and share")
-        impossible = any(not 0 < value < math.inf for value in given.values())
-        if impossible or (self.share or 0) > 1 or (self.steps or 0) % 1:
-            raise ValueError(
-                f"{where} has the length {given}; epochs and (whole) steps are above 0, a share is in (0, 1]"
-            )
+        for key, value in given.items():
+            if key == "steps":
+                whole_number(f"{where}: steps", value, least=1)
+            else:
+                number(f"{where}: {key}", value, above=0, most=1 if key == "share" else None)
         if unknown := sorted(set(self.arguments) - set(STAGE_ARGUMENTS)):
             raise ValueError(
                 f"{where} cannot set {unknown}; a stage may set {sorted(STAGE_ARGUMENTS)}. "

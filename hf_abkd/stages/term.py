@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
@@ -15,6 +14,7 @@ from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import OBJECTIVES, Objective
+from hf_abkd.settings import number
 from hf_abkd.stages.schedules import Schedule
 
 # Keys of a log line that are not a term's.
@@ -260,13 +260,9 @@ def checked_weight(weight: float | Schedule) -> float | Schedule:
         TypeError: If it is neither a number nor a schedule.
         ValueError: If it is negative or not finite.
     """
-    if not isinstance(weight, (Real, Schedule)):
+    if isinstance(weight, bool) or not isinstance(weight, (Real, Schedule)):
         raise TypeError(f"weight must be a number or a Schedule, got {weight!r}")
-    if isinstance(weight, Schedule):
-        return weight
-    if not 0 <= float(weight) < math.inf:
-        raise ValueError(f"weight must be finite and not negative, got {weight}")
-    return float(weight)
+    return weight if isinstance(weight, Schedule) else float(number("weight", weight, least=0))
 
 
 def default_name(objective: Objective, student: Names) -> str:

@@ -51,8 +51,8 @@ def test_no_term_reads_labels_of_the_target():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta_start": 0.0}, "beta_start must be between 0 and 1"),
-        ({"beta_end": 1.0}, "beta_end must be between 0 and 1, as 1 - b weighs the teacher"),
+        ({"beta_start": 0.0}, r"beta_start must be in \(0, 1\)"),
+        ({"beta_end": 1.0}, r"beta_end must be in \(0, 1\)"),
         ({"beta_start": 0.9, "beta_end": 0.1}, "beta_start must be below beta_end"),
         ({"alpha": 1.5}, r"alpha must be in \[0, 1\]"),
         ({"temperature": 0}, "temperature must be positive"),

@@ -41,9 +41,9 @@ def test_equal_intervals_end_with_the_converged_teacher(total):
     [
         ({}, "give either count"),
         ({"count": 2, "every": 2}, "give either count"),
-        ({"count": 0}, "count must be from 1 to the number of checkpoints, 10, got 0"),
+        ({"count": 0}, "count must be a whole number from 1 to 10, got 0"),
         ({"count": 11}, "got 11"),
-        ({"every": 0}, "every must be from 1"),
+        ({"every": 0}, "every must be a whole number from 1"),
         ({"every": 11}, "got 11"),
     ],
 )
@@ -98,8 +98,8 @@ def test_greedy_choices_differ_with_delta():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parts": 1}, "parts must be at least 2"),
-        ({"delta": 0.5}, "delta must be at least 1"),
+        ({"parts": 1}, "parts must be a whole number, 2 or more"),
+        ({"delta": 0.5}, "delta must be finite and at least 1"),
         ({"delta": float("inf")}, "delta must be"),
         ({"parts": 2, "shares": [0.2, 0.3, 0.5]}, "2 parts need as many shares, got 3"),
     ],

@@ -100,7 +100,7 @@ def test_the_second_stage_can_be_chosen():
         (LAYERS, {"weight": -1.0}, "weight must be finite and not negative"),
         (LAYERS, {"margin": 0.0}, "margin must be positive"),
         (LAYERS, {"reduction": "none"}, "reduction must be"),
-        (LAYERS, {"initialization_share": 1.5}, "stage 'initialization' has the length"),
+        (LAYERS, {"initialization_share": 1.5}, "stage 'initialization': share must be in \\(0, 1\\]"),
         (LAYERS, {"initialization_arguments": {"seed": 1}}, r"stage 'initialization' cannot set \['seed'\]"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from hf_abkd.settings import number, whole_number
 
 Rule = Literal["scale_invariant", "published"]
 # Two probabilities that are no further apart belong to an image at the boundary.
@@ -78,19 +79,11 @@ class BoundaryAttack:
     ) -> None:
         if rule not in ("scale_invariant", "published"):
             raise ValueError(f"rule must be 'scale_invariant' or 'published', got {rule!r}")
-        if steps < 1 or int(steps) != steps:
-            raise ValueError(f"steps must be a whole number from 1 on, got {steps}")
-        if not 0 < step_size < math.inf:
-            raise ValueError(f"step_size must be positive and finite, got {step_size}")
-        if not 0 <= overshoot < math.inf:
-            raise ValueError(f"overshoot must be 0 or more and finite, got {overshoot}")
-        if halvings < 0 or int(halvings) != halvings:
-            raise ValueError(f"halvings must be a whole number from 0 on, got {halvings}")
         self.rule: Rule = rule
-        self.steps = int(steps)
-        self.step_size = step_size
-        self.overshoot = overshoot
-        self.halvings = int(halvings)
+        self.steps = whole_number("steps", steps, least=1)
+        self.step_size = number("step_size", step_size, above=0)
+        self.overshoot = number("overshoot", overshoot, least=0)
+        self.halvings = whole_number("halvings", halvings, least=0)
 
     def __repr__(self) -> str:
         """Return the settings that count for the rule."""

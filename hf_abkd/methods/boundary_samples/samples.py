@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hf_abkd.methods.boundary_samples.attack import BoundaryAttack, choose_base, draw_targets
 from hf_abkd.objectives import CrossEntropy, KnowledgeDistillation
+from hf_abkd.settings import number
 from hf_abkd.stages.extension import BASE, Extension, Material
 from hf_abkd.stages.schedules import Linear, LinearUntil, Schedule
 from hf_abkd.stages.stage import Stage
@@ -62,10 +63,8 @@ class BoundarySamples(Extension):
     figures: ClassVar[int] = 6
 
     def __init__(self, attack: BoundaryAttack | None = None, *, share: float = 0.25, keep_failed: bool = False) -> None:
-        if not 0 < share <= 1:
-            raise ValueError(f"share must be in (0, 1], got {share}")
         self.attack = BoundaryAttack() if attack is None else attack
-        self.share = share
+        self.share = number("share", share, above=0, most=1)
         self.keep_failed = keep_failed
 
     def __repr__(self) -> str:

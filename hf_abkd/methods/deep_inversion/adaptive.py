@@ -23,6 +23,7 @@ from hf_abkd.methods.deep_inversion.image_shards import ImageShards
 from hf_abkd.methods.deep_inversion.norm_statistics import batch_norms
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.sight import channels_of
+from hf_abkd.settings import whole_number
 from hf_abkd.training.progress import Span
 
 
@@ -98,16 +99,14 @@ class AdaptiveDeepInversion(TrainerCallback):
         show_progress: bool = True,
     ) -> None:
         settings = settings or DeepInversion()
-        counts = {"every_steps": every_steps, "batch_size": batch_size, "initial_batches": initial_batches}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.every_steps = whole_number("every_steps", every_steps, least=1)
+        self.batch_size = whole_number("batch_size", batch_size, least=1)
+        self.initial_batches = whole_number("initial_batches", initial_batches, least=1)
         if not settings.adaptive_weight:
             raise ValueError("adaptive_weight is 0, so nothing depends on the student: use `synthesize` before the run")
         batch_norms(teacher)
         teacher.to(args.device)
         names = class_names(teacher, processor)
-        self.every_steps, self.batch_size, self.initial_batches = every_steps, batch_size, initial_batches
         self.show_progress = show_progress
         #: How many batches this process has made.
         self.made = 0

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.methods.deep_inversion.image_shards import ImageShards, image_of
+from hf_abkd.settings import whole_number
 
 
 class GrowingImages(TorchDataset[dict[str, Any]]):
@@ -39,9 +40,8 @@ class GrowingImages(TorchDataset[dict[str, Any]]):
     """
 
     def __init__(self, shards: ImageShards, length: int, transform: ImageTransform, *, seed: int) -> None:
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
-        self.shards, self.length, self.transform, self.seed = shards, length, transform, seed
+        self.shards, self.transform = shards, transform
+        self.length, self.seed = whole_number("length", length, least=1), whole_number("seed", seed, least=0)
         #: The columns of the files, by which a trainer checks the number of classes.
         self.features = shards.features
         # Shared with workers that live longer than an epoch.

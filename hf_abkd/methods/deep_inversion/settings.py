@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hf_abkd.settings import number, whole_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeepInversion:
@@ -69,20 +71,20 @@ class DeepInversion:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "coarse_iterations", "warmup_iterations", "jitter"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be two numbers from 0 to below 1, got {self.betas}")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            # Written so that NaN fails it too.
-            if field.name != "betas" and not (0 <= value < math.inf):
-                raise ValueError(f"{field.name} must be a number, 0 or more, got {value}")
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("cosine", "flip"):
+            if not isinstance(given.pop(name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        betas = given.pop("betas")
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
+        checked: dict[str, Any] = {"betas": tuple(number("each of betas", beta, least=0, below=1) for beta in betas)}
+        checked["learning_rate"] = number("learning_rate", given.pop("learning_rate"), above=0)
+        for name, least in (("iterations", 1), ("coarse_iterations", 0), ("warmup_iterations", 0), ("jitter", 0)):
+            checked[name] = whole_number(name, given.pop(name), least=least)
+        checked |= {name: number(name, value, least=0) for name, value in given.items()}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def cifar10(cls, **changes: Any) -> DeepInversion:

@@ -27,6 +27,7 @@ from hf_abkd.methods.deep_inversion.image_set import (
 from hf_abkd.methods.deep_inversion.image_shards import ImageShards, check_made_from
 from hf_abkd.methods.deep_inversion.norm_statistics import batch_norms
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
+from hf_abkd.settings import whole_number
 
 
 def synthesize(
@@ -86,9 +87,9 @@ def synthesize(
         ```
     """
     settings = settings or DeepInversion()
-    for name, value, least in (("num_images", num_images, 1), ("batch_size", batch_size, 1), ("previews", previews, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    num_images = whole_number("num_images", num_images, least=1)
+    batch_size, previews = whole_number("batch_size", batch_size, least=1), whole_number("previews", previews, least=0)
+    seed = whole_number("seed", seed)
     batch_norms(teacher)
     names = class_names(teacher, processor)
     wanted = _Wanted(num_images, batch_size, chosen_classes(classes, names))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hf_abkd.data.augment import Augmentation, augmentation_name
+from hf_abkd.settings import whole_number
 
 #: What a teacher may compute in; None leaves it in the precision of its weights.
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,11 +56,8 @@ class CacheSettings:
         for what, names in (("layers", self.layers), ("features", self.features)):
             if isinstance(names, str):
                 raise ValueError(f"{what} must be a list of names, got the text {names!r}: write [{names!r}]")
-        if self.views < 1 or self.batch_size < 1 or self.workers < 0:
-            raise ValueError(
-                f"views and batch_size must be 1 or more and workers 0 or more, got {self.views}, {self.batch_size} "
-                f"and {self.workers}"
-            )
+        for name, least in (("views", 1), ("batch_size", 1), ("workers", 0), ("seed", None)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
         if self.views > 1 and self.augmentation is None:
             raise ValueError(
                 f"{self.views} views were asked for and no augmentation: they would be the same. Give an augmentation, "
@@ -67,8 +65,8 @@ class CacheSettings:
             )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {self.precision!r}")
-        if self.logits is not None and self.logits < 0:
-            raise ValueError(f"logits must be how many to store, 0 for none or None for all; got {self.logits}")
+        if self.logits is not None:
+            object.__setattr__(self, "logits", whole_number("logits", self.logits, least=0))
         if self.logits == 0 and self.layers is not None and not self.layers and not self.features:
             raise ValueError("nothing to store: no layers, no features and no logits")
         augmentation_name(self.augmentation)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_abkd.settings import number
+
 #: Measures how far the student is from an anchor, given the anchor's index; see `TeacherRoute.choose`.
 Hardness = Callable[[int], float]
 
@@ -46,12 +48,12 @@ class TeacherRoute:
         if not self.anchors:
             raise ValueError("a route needs at least one anchor, a folder with weights of the teacher")
         shares = [1 / len(self.anchors)] * len(self.anchors) if shares is None else shares
-        self.shares = tuple(float(share) for share in shares)
+        self.shares = tuple(float(number("each of shares", share, above=0, most=1)) for share in shares)
         #: The only part that a stage takes of the route; None for all of them. See `only`.
         self.part: int | None = None
         self._check_parts()
-        if not all(0 < share <= 1 for share in self.shares) or not math.isclose(sum(self.shares), 1, rel_tol=1e-6):
-            raise ValueError(f"shares must be above 0 and add up to 1, got {list(self.shares)}")
+        if not math.isclose(sum(self.shares), 1, rel_tol=1e-6):
+            raise ValueError(f"shares must add up to 1, got {list(self.shares)}")
 
     def _check_parts(self) -> None:
         if len(self.shares) != len(self.anchors):

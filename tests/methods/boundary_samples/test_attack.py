@@ -147,11 +147,11 @@ def test_impossible_settings_are_refused():
     """Each would move nothing, or everything to nowhere."""
     for settings, message in (
         ({"rule": "newton"}, "rule must be 'scale_invariant' or 'published', got 'newton'"),
-        ({"steps": 0}, "steps must be a whole number from 1 on, got 0"),
+        ({"steps": 0}, "steps must be a whole number, 1 or more, got 0"),
         ({"steps": 1.5}, "steps must be a whole number"),
         ({"step_size": 0.0}, "step_size must be positive and finite, got 0.0"),
-        ({"overshoot": -0.1}, "overshoot must be 0 or more"),
-        ({"halvings": -1}, "halvings must be a whole number from 0 on, got -1"),
+        ({"overshoot": -0.1}, "overshoot must be finite and not negative"),
+        ({"halvings": -1}, "halvings must be a whole number, 0 or more, got -1"),
     ):
         with pytest.raises(ValueError, match=message):
             BoundaryAttack(**settings)

@@ -49,7 +49,7 @@ def test_a_weight_that_ends_early_keeps_its_end():
     schedule = LinearUntil(start=2.0, end=0.5, until=0.25).times(2)
     assert [schedule(p) for p in (0, 0.125, 0.25, 1)] == [4.0, 2.5, 1.0, 1.0]
     for until in (0, 1.5):
-        with pytest.raises(ValueError, match=r"until must be a share of the stage in \(0, 1\]"):
+        with pytest.raises(ValueError, match=r"until must be in \(0, 1\]"):
             LinearUntil(start=1.0, end=0.0, until=until)
 
 

@@ -164,7 +164,7 @@ def test_impossible_settings_are_refused_and_nothing_is_written(tmp_path):
     args = arguments(tmp_path / "run")
     teacher = named_teacher()
     for given, message in (
-        ({"every_steps": 0}, "every_steps must be at least 1"),
+        ({"every_steps": 0}, "every_steps must be a whole number, 1 or more"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"initial_batches": 0}, "initial_batches must be"),
         ({"classes": []}, "classes is empty"),

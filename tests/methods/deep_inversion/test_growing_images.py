@@ -110,7 +110,7 @@ def test_impossible_sets_are_refused(shards):
     with pytest.raises(ValueError, match="0 batches of"):
         growing(shards, 4)
     fill(shards, 2)
-    with pytest.raises(ValueError, match="length must be at least 1"):
+    with pytest.raises(ValueError, match="length must be a whole number, 1 or more"):
         growing(shards, 0)
     with pytest.raises(ValueError, match=r"are missing: \[1\]"):
         growing(shards, 4).show(2)

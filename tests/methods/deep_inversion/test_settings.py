@@ -35,14 +35,14 @@ def test_learning_rates_rise_and_fall():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"iterations": 0}, "iterations must be at least 1, got 0"),
-        ({"iterations": 2.5}, "iterations must be a whole number, got 2.5"),
-        ({"coarse_iterations": 0.5}, "coarse_iterations must be a whole number, got 0.5"),
-        ({"jitter": 1.5}, "jitter must be a whole number, got 1.5"),
+        ({"iterations": 0}, "iterations must be a whole number, 1 or more, got 0"),
+        ({"iterations": 2.5}, "iterations must be a whole number, 1 or more, got 2.5"),
+        ({"coarse_iterations": 0.5}, "coarse_iterations must be a whole number, 0 or more, got 0.5"),
+        ({"jitter": 1.5}, "jitter must be a whole number, 0 or more, got 1.5"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
-        ({"feature_weight": -1.0}, "feature_weight must be a number, 0 or more, got -1.0"),
-        ({"tv_weight": math.nan}, "tv_weight must be a number"),
+        ({"betas": (0.9, 1.0)}, "each of betas must be in \\[0, 1\\)"),
+        ({"feature_weight": -1.0}, "feature_weight must be finite and not negative, got -1.0"),
+        ({"tv_weight": math.nan}, "tv_weight must be finite"),
         ({"jitter": -2}, "jitter must be"),
     ],
 )

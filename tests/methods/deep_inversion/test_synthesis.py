@@ -217,8 +217,8 @@ def test_other_settings_or_another_teacher_are_refused_with_both_sides(teacher, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_images": 0}, "num_images must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"num_images": 0}, "num_images must be a whole number, 1 or more, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more"),
         ({"classes": []}, "classes is empty"),
         ({"classes": [0, 4]}, "no class 4; it has 4: 0 cat, 1 dog"),
         ({"classes": ["fish"]}, "no class 'fish'"),

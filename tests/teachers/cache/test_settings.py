@@ -9,12 +9,12 @@ from hf_abkd.teachers.cache.settings import CacheSettings
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"views": 0}, "views and batch_size must be 1 or more"),
-        ({"batch_size": 0}, "views and batch_size must be 1 or more"),
-        ({"workers": -1}, "workers 0 or more"),
+        ({"views": 0}, "views must be a whole number, 1 or more, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more"),
+        ({"workers": -1}, "workers must be a whole number, 0 or more"),
         ({"views": 2}, "2 views were asked for and no augmentation"),
         ({"precision": "int8"}, "precision must be one of .*'bf16'"),
-        ({"logits": -1}, "0 for none or None for all"),
+        ({"logits": -1}, "logits must be a whole number, 0 or more"),
         ({"logits": 0, "layers": []}, "nothing to store"),
         ({"layers": "resnet.encoder"}, "layers must be a list of names, got the text 'resnet.encoder'"),
         ({"features": "resnet.encoder"}, "features must be a list of names"),
