@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import math
 
+# Between so many standard deviations lie 99 of 100 measurements.
+_DEVIATIONS = 2.576
+
 
 def is_near_chance(accuracy: float, chance: float) -> bool:
     """Whether a teacher is hardly better than always answering the commonest class; both are shares in [0, 1]."""
+    return accuracy < near_chance(chance)
+
+
+def near_chance(chance: float) -> float:
+    """Return the accuracy below which a teacher is hardly better than guessing; both are shares in [0, 1]."""
     # Where one class is most of the data, no teacher has one and a half times its share.
-    return accuracy < min(1.5 * chance, (1 + chance) / 2)
+    return min(1.5 * chance, (1 + chance) / 2)
+
+
+def interval(share: float, samples: int) -> tuple[float, float]:
+    """Return between which shares the true one lies, 99 times in 100, by Wilson's interval.
+
+    Args:
+        share: What was measured, in [0, 1].
+        samples: On how many independent samples.
+    """
+    squared = _DEVIATIONS**2 / samples
+    centre = (share + squared / 2) / (1 + squared)
+    half = math.sqrt(share * (1 - share) / samples + squared / samples / 4) * _DEVIATIONS / (1 + squared)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def is_clearly_better(hits: int, other: int, images: int, commonest: int) -> bool:

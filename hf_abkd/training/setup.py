@@ -19,6 +19,7 @@ from hf_abkd.layers.sites import Trace
 from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
+from hf_abkd.models.same_weights import SAME_WEIGHTS, same_weights
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.extension import Extender, groups_of
 from hf_abkd.teachers.source import TeacherSource
@@ -114,6 +115,9 @@ def set_up(given: Given) -> Setup:
     compared = given.source.compared if any(term.wants_teacher for term in terms) else None
     teacher_inputs = None if compared is None else given.batch.teacher()
     images = given.batch.images
+    teacher = None if compared is None else given.source.model
+    if teacher is not None and given.main_process and same_weights(given.student, teacher):
+        logger.warning("%s.", SAME_WEIGHTS)
     with random_state_kept():
         torch.manual_seed(given.seed)
         wiring = wire(

@@ -14,12 +14,14 @@ from hf_abkd.cli.doctor.subject import Subject
 def examine(subject: Subject, checks: Mapping[str, Check] = CHECKS) -> Iterator[Finding]:
     """Run the checks, one after another, and give their findings as they come.
 
-    The student is afterwards what it was before. What the package warns of meanwhile is a finding, too.
+    The student is afterwards what it was before. What the package warns of meanwhile is a finding, too. What several
+    checks find is told once.
 
     Args:
         subject: The run.
         checks: The checks, by name.
     """
+    told: list[Finding] = []
     for name, check in checks.items():
         findings: list[Finding] = []
         with warnings_collected() as said:
@@ -28,8 +30,10 @@ def examine(subject: Subject, checks: Mapping[str, Check] = CHECKS) -> Iterator[
                     findings.append(finding)
             except Exception as error:  # noqa: BLE001 (the next check may still find something)
                 findings.append(failure(name, error))
-        yield from findings
-        yield from untold(name, said, findings)
+        new = [finding for finding in findings if all(finding.message != other.message for other in told)]
+        new += untold(name, said, [*told, *findings])
+        told += new
+        yield from new
 
 
 def untold(check: str, said: Iterable[str], findings: Sequence[Finding]) -> Iterator[Finding]:

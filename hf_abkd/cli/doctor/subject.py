@@ -37,7 +37,6 @@ from hf_abkd.wording import listed
 
 # Images of each of the two training batches, unless batches are smaller: enough for BatchNorm and for a gradient.
 _IMAGES = 8
-_EVALUATION_IMAGES = 64
 
 
 class Subject:
@@ -97,13 +96,15 @@ class Subject:
             images if augmentation is None else augmentation(images, Draws.of_batch(len(images), device=images.device))
         )
 
-    @cached_property
-    def evaluation_set(self) -> Any:
-        """Rows for two evaluation batches, from all over the evaluation set: it may be sorted by class."""
+    def evaluation_rows(self, count: int) -> Any:
+        """Return so many rows from all over the evaluation set, which may be sorted by class; None without one.
+
+        Args:
+            count: How many, if there are that many.
+        """
         dataset = self.trainer.eval_dataset
         if isinstance(dataset, dict):
             dataset = next(iter(dataset.values()))
-        count = min(2 * self.trainer.args.eval_batch_size, _EVALUATION_IMAGES)
         if isinstance(dataset, IterableDataset):
             return dataset.take(count)
         if dataset is None or len(dataset) <= count:
@@ -160,6 +161,10 @@ class Subject:
         """Return the tensors of the student from which an extra head predicts the teacher's logits."""
         terms = [term for stage in self.trainer.stages for term in stage.terms]
         return {str(term.student) for term in terms if term.teacher == LOGITS and term.student != LOGITS}
+
+    def learns_from_logits(self) -> bool:
+        """Whether a term compares with the teacher's logits."""
+        return any(LOGITS in teacher_names(stage.terms) for stage in self.trainer.stages)
 
     @contextmanager
     def stage(self, stage: RunStage) -> Iterator[Distiller]:

@@ -15,7 +15,7 @@ def test_doctor_takes_the_flags_of_a_run_and_ends_with_a_count(workspace, run_fl
     assert cli.main(["doctor", *run_flags, "--num_train_epochs", "3", "--crop_padding", "2", "--compare"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok      run: ViTForImageClassification")
-    assert any(line.startswith("warning teacher: accuracy") for line in lines)
+    assert any(line.startswith("note    teacher: accuracy") for line in lines)
     assert re.fullmatch(r"0 errors, \d warnings?, \d notes?", lines[-1])
     assert any("one view of 24x24 pixels for both models" in line for line in lines)
     assert not (workspace / "trainer_output").exists()

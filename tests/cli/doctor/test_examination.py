@@ -1,5 +1,7 @@
 """An examination as a whole."""
 
+import logging
+
 import patients
 import tiny
 from transformers import ViTConfig, ViTForImageClassification
@@ -60,3 +62,17 @@ def test_what_the_package_warns_of_is_a_finding_once(tmp_path, caplog):
     cut = [one for one in findings if "leaves the last rows or columns out" in one.message]
     assert [(one.level, one.check) for one in cut] == [("warning", "plan")]
     assert not caplog.records
+
+
+def test_what_several_checks_find_is_told_once(tmp_path):
+    """Five lines of one mistake hide the second one."""
+
+    def noisy(_):
+        logging.getLogger("hf_abkd").warning("the images are small.")
+        yield Finding("warning", "noisy", "the teacher guesses")
+
+    findings = list(examine(patients.subject(tmp_path), {"first": noisy, "second": noisy}))
+    assert [(one.check, one.message) for one in findings] == [
+        ("noisy", "the teacher guesses"),
+        ("first", "the images are small"),
+    ]

@@ -12,10 +12,10 @@ from hf_abkd.training.terms.run_term import RunTerm
 
 def test_teacher_is_measured_on_rows_from_all_over_a_sorted_set(tmp_path):
     """The first rows of a sorted set are of one class: a teacher that always answers it would look perfect."""
-    examined = patients.subject(tmp_path, per_device_eval_batch_size=4)
+    examined = patients.subject(tmp_path)
     order = sorted(range(64), key=lambda row: row % tiny.CLASSES)
     examined.trainer.eval_dataset = examined.trainer.eval_dataset.select(order)
-    assert sorted(row["labels"] for row in examined.evaluation_set) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sorted(row["labels"] for row in examined.evaluation_rows(8)) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_schedule_that_starts_at_zero_is_examined_where_it_is_not(tmp_path):

@@ -63,7 +63,14 @@ def _judged(subject: Subject, stage: RunStage, sizes: Mapping[str, float]) -> It
             f"{where}: not finite for {len(broken)} of {len(sizes)} tensors: {names}",
             "Look for NaN in the images or in the weights, and for a division by 0 or a root of 0 in an objective.",
         )
-    if zero:
+    if sizes and len(zero) == len(sizes):
+        yield Finding(
+            "error",
+            "gradients",
+            f"{where}: the gradient is zero in both batches for all of its {len(sizes)} tensors: nothing is learnt",
+            "Look for weights of 0, for a student that is its teacher, and for outputs that are multiplied by 0.",
+        )
+    elif zero:
         names = subject.described_parameters(zero, stage)
         yield Finding(
             "warning",
