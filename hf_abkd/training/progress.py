@@ -22,6 +22,7 @@ from transformers.integrations.integration_utils import default_logdir
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_abkd.training.interruption import Interruption
 from hf_abkd.training.log_lines import log_line
 
 
@@ -79,6 +80,8 @@ class StageFlow(TrainerCallback):
         self.span: Span | None = None
         # Whether the last step of the stage was done, and whether someone asked to end the whole run.
         self.stage_over = self.run_over = False
+        # Whether the last step was that of an epoch.
+        self.ends_epoch = False
 
     def start(self, span: Span) -> None:
         """Begin a stage."""
@@ -89,6 +92,7 @@ class StageFlow(TrainerCallback):
         """Treat the end of a stage as the trainer treats the end of training."""
         if self.span is None:
             return
+        self.ends_epoch = float(state.epoch).is_integer()
         state.epoch += self.span.first_epoch
         if self.span.is_last or state.global_step < self.span.stop:
             return
@@ -159,6 +163,8 @@ class OneRunHandler(CallbackHandler):
     """Tells callbacks once that training begins, and keeps the end of a stage apart from a request to end the run."""
 
     began = False
+    #: What watches out for signals, in a run that may be interrupted.
+    interruption: Interruption | None = None
 
     def __init__(self, flow: StageFlow, callbacks: Iterable[TrainerCallback], *context: Any) -> None:
         self.flow = flow
@@ -168,6 +174,8 @@ class OneRunHandler(CallbackHandler):
         """Pass the event on in the first stage; in later ones only take back the request to stop."""
         if not self.began:
             self.began = True
+            if self.interruption is not None:
+                self.interruption.listen()
             return super().on_train_begin(args, state, control)
         control.should_training_stop = False
         return control
@@ -194,6 +202,9 @@ class OneRunHandler(CallbackHandler):
         if self.flow.stage_over:
             control.should_training_stop = self.flow.run_over
         control = super().call_event(event, args, state, control, span=self.flow.span, **context)
+        if self.interruption is not None:
+            ends_epoch = self.flow.ends_epoch or self.flow.stage_over
+            self.interruption.after_event(event, args, state, control, ends_epoch=ends_epoch)
         if self.flow.stage_over:
             self.flow.run_over = control.should_training_stop
             control.should_training_stop = True

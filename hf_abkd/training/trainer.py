@@ -49,6 +49,7 @@ from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
 from hf_abkd.training.guessing import Guessing
 from hf_abkd.training.held_folder import checkpoint_size, writing
+from hf_abkd.training.interruption import Interruption
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
@@ -132,6 +133,7 @@ class DistillationTrainer(Trainer):
     model_wrapped: Any
     model_init: Any
     state: Any
+    control: Any
     optimizer: Any
     lr_scheduler: Any
     optimizer_cls_and_kwargs: Any
@@ -211,6 +213,7 @@ class DistillationTrainer(Trainer):
         self._owns_output_dir = False
         self._ended: FinishedRun | None = None
         self._begins_anyway = False
+        self._interruption = Interruption(self.accelerator)
         self._teacher_identity: dict[str, Any] | None = None
         self._early_logs: list[dict[str, float]] = []
         self._step: Step | None = None
@@ -351,6 +354,9 @@ class DistillationTrainer(Trainer):
     ) -> TrainOutput:
         """Run all stages; see `transformers.Trainer.train`.
 
+        After Ctrl-C or SIGTERM the run finishes its step, saves, and ends with `KeyboardInterrupt` or the status 143;
+        resumed, it is the run that was never interrupted. A second Ctrl-C ends it at once.
+
         Args:
             resume_from_checkpoint: A checkpoint folder, True for the newest complete one in `output_dir`, or "auto" for
                 the same where there is one, and a new run otherwise or with `overwrite_output_dir`. The run goes on
@@ -370,8 +376,12 @@ class DistillationTrainer(Trainer):
             raise NotImplementedError(
                 "a hyperparameter search sets arguments of the run, and stages have their own: search with one stage"
             )
-        with self._writing(trial):
-            return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._interruption = self.callback_handler.interruption = Interruption(self.accelerator)
+        try:
+            with self._writing(trial):
+                return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self._interruption.leave()
 
     def _writing(self, trial: Any) -> AbstractContextManager[None]:
         """Keep the folder of the run for it meanwhile; trials of a search share it, each in a folder of its own."""
@@ -407,6 +417,7 @@ class DistillationTrainer(Trainer):
                     break
             if trial is None:
                 self._note_end(output)
+            self._interruption.end_process(self.state.global_step, run_args.output_dir)
             return output
         finally:
             self.args, self.model_init = run_args, model_init
@@ -970,6 +981,11 @@ class DistillationTrainer(Trainer):
             sums.first_step, sums.start_time = self._initial_global_step, start_time
         sums.loss += self._total_loss_scalar + self._tr_loss.item()
         if self._runner.hands_on(step):
+            return TrainOutput(step, sums.loss / max(step - sums.first_step, 1), {})
+        if self._interruption.stopped:
+            # The run is not over: no best model is loaded, and no checkpoint deleted.
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            self._finish_current_push()
             return TrainOutput(step, sums.loss / max(step - sums.first_step, 1), {})
         self._total_loss_scalar, self._tr_loss = sums.loss, torch.zeros_like(self._tr_loss)
         self._initial_global_step = sums.first_step
