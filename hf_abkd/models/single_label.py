@@ -93,8 +93,9 @@ def check_class_numbers(labels: Tensor, classes: int | None = None) -> None:
         )
     if classes is not None and (wrong := [n for n in labels.tolist() if n != NO_LABEL and not 0 <= n < classes]):
         raise ValueError(
-            f"the data set has the label {wrong[0]}, and the student the {classes} classes 0 to {classes - 1}. Load "
-            "the student with a class for each label, or number the labels from 0."
+            f"the data set has the label {wrong[0]}, and the student the {classes} classes 0 to {classes - 1}. "
+            + (f"Load the student with num_labels={max(wrong) + 1} or more, or number" if max(wrong) >= 0 else "Number")
+            + " the labels from 0."
         )
 
 
