@@ -104,6 +104,9 @@ def _find_processor(name: str, hub: HubOptions) -> tuple[BaseImageProcessor | No
     except (OSError, ValueError, *OF_DAMAGED_FILES) as error:
         if (path is not None and path.is_file()) or has_file(source, _PROCESSOR_FILE, **hub.for_files()):
             raise OSError(f"{what} could not be loaded: {error}") from error
+        if path is not None:
+            # transformers would go on about the Hub.
+            return None, f"{name!r} holds no {_PROCESSOR_FILE}."
         return None, f"{name!r}: {error}"
 
 

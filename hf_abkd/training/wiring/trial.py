@@ -70,8 +70,8 @@ def trial_run(role: str, model: nn.Module, forward: Callable[[], Any], images: T
     except (RuntimeError, ValueError, TypeError) as error:
         hint = other_size_of_student(model, images) if role == "student" else other_size(model, images)
         raise ValueError(
-            f"the {role} {type(model).__name__} cannot run a batch of the data set: {error}"
-            + ("" if hint is None else f" {hint}")
+            f"the {role} {type(model).__name__} cannot run a batch of the data set: {str(error).rstrip('.')}"
+            + ("" if hint is None else f"; {hint}")
         ) from error
 
 
