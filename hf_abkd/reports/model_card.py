@@ -44,6 +44,7 @@ class CardFacts:
         scores_step: The step of the run at which it was made.
         citations: BibTeX entries.
         repo_id: Where it is published, if it is.
+        revision: The branch there; None for the main one.
         base_model: Name or path of the model that training started from, or None.
         datasets: What the data sets are called.
         dataset_tags: Their ids on the Hub.
@@ -71,6 +72,7 @@ class CardFacts:
     scores_step: int | None = None
     citations: Sequence[str] = ()
     repo_id: str | None = None
+    revision: str | None = None
     base_model: str | None = None
     datasets: Sequence[str] = ()
     dataset_tags: Sequence[str] = ()
@@ -203,13 +205,14 @@ def _usage(facts: CardFacts) -> list[str]:
     lines += [""]
     if facts.repo_id is None:
         lines += ['# "." is the folder of this card; on the Hub it is the id of the repository, "owner/name".']
+    branch = "" if facts.repo_id is None or facts.revision is None else f", revision={json.dumps(facts.revision)}"
     trusted = ", trust_remote_code=True"
     if facts.has_processor:
-        options = "" if facts.backend is None else f", backend={json.dumps(facts.backend)}"
+        options = branch if facts.backend is None else f"{branch}, backend={json.dumps(facts.backend)}"
         options += trusted if facts.processor_needs_code else ""
         lines += [f"processor = AutoImageProcessor.from_pretrained({where}{options})"]
     code = trusted if facts.needs_code else ""
-    lines += [f"model = {own_class or auto_class}.from_pretrained({where}{code})"]
+    lines += [f"model = {own_class or auto_class}.from_pretrained({where}{branch}{code})"]
     lines += ["", *facts.task.usage] if facts.has_processor else []
     return ["\n".join(["```python", *lines, "```"]), *_usage_notes(facts, module, own_class)]
 

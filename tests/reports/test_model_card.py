@@ -487,3 +487,13 @@ def test_every_objective_of_a_paper_has_a_citation():
         pass
 
     assert hub.citations([Own().citation]) == []
+
+
+def test_the_snippet_loads_from_the_branch_that_was_pushed_to(tmp_path):
+    """Without its name a visitor of the branch gets the model of another one."""
+    run = trainer(tmp_path, arguments={"hub_revision": "v2"})
+    assert "revision" not in card_of(run)[1]
+    run.hub_model_id = "user/model"
+    text = card_of(run)[1]
+    assert 'AutoImageProcessor.from_pretrained("user/model", revision="v2", backend="pil")' in text
+    assert 'AutoModelForImageClassification.from_pretrained("user/model", revision="v2")' in text

@@ -84,6 +84,7 @@ def card_facts(record: RunRecord) -> CardFacts:
         scores_step=step,
         citations=citations([*(term.objective.citation for term in terms), *extensions]),
         repo_id=record.repo_id,
+        revision=record.args.hub_revision,
         base_model=record.student.name_or_path,
         tags=record.student.model_tags or [],
         own_class=record.form.own_class,
