@@ -15,6 +15,7 @@ from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.data.preprocessing import same_preprocessing
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.models.expected_images import channels_of, check_same_channels
 from hf_abkd.models.processors import load_processor, own_processor
 from hf_abkd.models.student import load_student, student_channels
 from hf_abkd.models.teacher import load_teacher
@@ -123,13 +124,17 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
             **student_hub.for_models(),
         )
 
+    # Of its config alone: what is wrong with it is told before the teacher is loaded.
+    num_channels = student_channels(student_name, student_hub)
     teacher = _load_teacher(models, images.labels)
+    theirs = teacher.channels if isinstance(teacher, TeacherCache) else channels_of(getattr(teacher, "config", None))
+    check_same_channels(num_channels, theirs)
     work = prepared(
         teacher,
         make_student,
         _load_processor(models, student_name, teacher),
         images,
-        num_channels=student_channels(student_name, student_hub),
+        num_channels=num_channels,
         image_column=data.image_column_name,
         label_column=data.label_column_name,
         teacher_processor=_load_teacher_processor(models, teacher),

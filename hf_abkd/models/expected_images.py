@@ -51,8 +51,33 @@ def check_channels(model: nn.Module, role: str, images: Tensor) -> None:
     if channels is not None and channels != images.shape[1]:
         raise ValueError(
             f"the {role} {type(model).__name__} takes images of {channels} channels, the batch has {images.shape[1]}: "
-            f"{PIXELS} {tuple(images.shape)}. Convert the images, or use a {role} for {images.shape[1]} channels."
+            f"{PIXELS} {tuple(images.shape)}. Prepare them with ImageTransform(processor, num_channels={channels}) and "
+            f"a processor for as many, or use a {role} for {images.shape[1]}."
         )
+
+
+def check_same_channels(student: int | None, teacher: int | None) -> None:
+    """Check that both models take images of as many channels: both see the same ones.
+
+    Args:
+        student: How many the student's images have; None if nobody says so.
+        teacher: How many the teacher's have, likewise.
+
+    Raises:
+        ValueError: If they differ; it tells which model takes which.
+    """
+    if None in (student, teacher) or student == teacher:
+        return
+    raise ValueError(
+        f"the student takes {_colours(student)} and the teacher {_colours(teacher)}, and both see the same images. "
+        f"Make the student with num_channels={teacher}, for which images are converted; or wrap the teacher in a "
+        f"module that makes its {teacher} of {student} and normalises them as its processor does."
+    )
+
+
+def _colours(channels: int | None) -> str:
+    names = {1: "grey images (1 channel)", 3: "RGB images (3 channels)"}
+    return names.get(channels or 0, f"images of {channels} channels")
 
 
 def other_size(teacher: nn.Module, images: Tensor) -> str | None:

@@ -15,6 +15,7 @@ from transformers import BaseImageProcessor
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
 from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.models.expected_images import channels_of, check_same_channels
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.arguments import DistillationArguments
@@ -54,7 +55,8 @@ def teacher_source(
     Raises:
         FileNotFoundError: If there is no such cache, or no such weights along a route.
         TypeError: If the teacher is compiled already, or no model.
-        ValueError: If it shares parameters with the student, or a stage has a route that it cannot take.
+        ValueError: If it shares parameters with the student, takes images of other channels, or a stage has a route
+            that it cannot take.
     """
     args = arguments()
     if not isinstance(teacher, (nn.Module, TeacherCache, str, Path, type(None))):
@@ -64,6 +66,8 @@ def teacher_source(
         )
     if isinstance(teacher, (str, Path)):
         teacher = TeacherCache.load(teacher, token=args.hub_token)
+    theirs = teacher.channels if isinstance(teacher, TeacherCache) else channels_of(getattr(teacher, "config", None))
+    check_same_channels(channels_of(getattr(student, "config", None)), theirs)
     live = None
     if isinstance(teacher, nn.Module):
         live = _live_teacher(teacher, student, _precision(arguments, autocast), task)

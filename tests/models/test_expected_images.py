@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import CLIPConfig, SiglipConfig
 
-from hf_abkd.models.expected_images import channels_of, check_channels, image_size_of, other_size
+from hf_abkd.models.expected_images import channels_of, check_channels, check_same_channels, image_size_of, other_size
 
 # The text config, unused, warns that its own default tokens are outside its default vocabulary.
 NO_TOKENS = {"bos_token_id": None, "eos_token_id": None}
@@ -47,3 +47,16 @@ def test_size_and_channels_are_found_where_a_config_keeps_them():
     assert image_size_of(SimpleNamespace(image_size={"height": 24, "width": 32})) == ((24, 32), "config.image_size")
     for unknown in (None, tiny.resnet().config, SimpleNamespace(image_size=None, pretrained_cfg={})):
         assert image_size_of(unknown) is None
+
+
+def test_models_for_images_of_other_channels_are_told_apart():
+    """An error of the batch named one model, and did not say that it is the two that do not go together."""
+    with pytest.raises(
+        ValueError,
+        match=r"student takes grey images \(1 channel\) and the teacher RGB images \(3 channels\).*channels=3",
+    ):
+        check_same_channels(1, 3)
+    with pytest.raises(ValueError, match=r"RGB images \(3 channels\) and the teacher images of 4 channels.*channels=4"):
+        check_same_channels(3, 4)
+    for student, teacher in ((3, 3), (None, 3), (1, None)):
+        check_same_channels(student, teacher)
