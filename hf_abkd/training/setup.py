@@ -137,6 +137,8 @@ def set_up(given: Given) -> Setup:
         _tell_labels(terms, wiring.labels)
         if compared is not None:
             _tell_sizes(given)
+        if wiring.too_costly:
+            logger.warning("%s", wiring.too_costly)
     return Setup(
         given.task,
         tuple(given.stages),

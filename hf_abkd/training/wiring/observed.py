@@ -14,6 +14,7 @@ from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.layers.connection import Side
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.sites import Trace
+from hf_abkd.models.costs import Cost, cost_of
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.lent_inputs import refuse_changes, versions
 from hf_abkd.models.outputs import LOGITS
@@ -38,6 +39,7 @@ class Observed:
         layouts: How the tensors lie, as far as it was found out.
         columns: The column of a cached teacher behind each name.
         head: The last layer of a teacher, where a term needs it.
+        cost: What the model costs; None if that is not known.
     """
 
     points: dict[str, CapturePoint]
@@ -47,6 +49,7 @@ class Observed:
     layouts: dict[str, Layout | None] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
     head: nn.Module | None = None
+    cost: Cost | None = None
 
     def sides(self, names: Sequence[str]) -> list[Side]:
         """Return what is known of some tensors."""
@@ -77,15 +80,18 @@ def observed_student(
     named = [(name, term) for term in terms for name in term.student_names]
     with evaluating(student), torch.no_grad():
         before = versions(inputs)
-        logits = task.prediction(
-            first_run("student", student, lambda: student(**inputs), inputs[images]), student, "student"
+        outputs: list[Any] = []
+        cost = cost_of(
+            student,
+            lambda: outputs.append(first_run("student", student, lambda: student(**inputs), inputs[images])),
         )
+        logits = task.prediction(outputs[0], student, "student")
         refuse_changes(before, inputs, student)
         points = _points(student, named, lambda: student(**inputs))
         with Capture(student, points.values()) as capture:
             captured = capture.probe(lambda: student(**inputs))
     tensors = {LOGITS: logits, **{name: captured[point] for name, point in points.items()}}
-    return Observed(points, tensors, logits.shape[1], capture.overwritten)
+    return Observed(points, tensors, logits.shape[1], capture.overwritten, cost=cost)
 
 
 def observed_teacher(
@@ -99,7 +105,10 @@ def observed_teacher(
     teacher.task.check_inputs(teacher.model, "teacher", inputs[images])
     named = [(name, term) for term in terms for name in term.teacher_names]
     with torch.no_grad():
-        first_run("teacher", teacher.model, lambda: teacher.logits(inputs), inputs[images])
+        cost = cost_of(
+            teacher.model,
+            lambda: first_run("teacher", teacher.model, lambda: teacher.logits(inputs), inputs[images]),
+        )
         points = _points(teacher.model, named, lambda: teacher.logits(inputs))
         head = None
         if any(term.needs("teacher_head") for term in terms):
@@ -113,7 +122,7 @@ def observed_teacher(
             f"the teacher {type(teacher.model).__name__} cannot run a batch in the precision of this run: {error}. Set "
             'teacher_precision="fp32".'
         ) from error
-    observed = Observed(points, targets, targets[LOGITS].shape[1], head=head)
+    observed = Observed(points, targets, targets[LOGITS].shape[1], head=head, cost=cost)
     if connects_layers(terms):
         known = None if traces is None else traces[1]
         observed.find_layouts(

@@ -15,6 +15,7 @@ from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.sites import Trace
+from hf_abkd.models.costs import exceeds
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import evaluating, leaving_no_trace
 from hf_abkd.models.label_spaces import LabelMatch, label_match
@@ -48,6 +49,7 @@ class Wiring:
         overwritten: The tensors of the student that a later operation overwrites in place.
         labels: Which classes of the teacher are which of the student's; None without a teacher.
         cached: The column of a cached teacher behind each name.
+        too_costly: A sentence, if the student is larger or slower than its teacher.
     """
 
     student: dict[str, CapturePoint]
@@ -55,6 +57,7 @@ class Wiring:
     overwritten: set[CapturePoint]
     labels: LabelMatch | None = None
     cached: dict[str, Column] = field(default_factory=dict)
+    too_costly: str | None = None
 
     def columns(self, terms: Sequence[RunTerm]) -> dict[str, Column]:
         """Return the columns of a cached teacher that these terms need."""
@@ -189,7 +192,8 @@ def wire(
             _connect(term, ours, theirs, labels)
             term.to(device)
             _try_out(term, ours, theirs)
-    return Wiring(ours.points, theirs.points, ours.overwritten, labels, theirs.columns)
+    too_costly = exceeds(ours.cost, theirs.cost)
+    return Wiring(ours.points, theirs.points, ours.overwritten, labels, theirs.columns, too_costly)
 
 
 def _connect(term: RunTerm, student: Observed, teacher: Observed, labels: LabelMatch) -> None:
