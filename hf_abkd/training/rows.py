@@ -19,6 +19,9 @@ from hf_abkd.stages.arguments import DistillationArguments
 
 logger = logging.getLogger(__name__)
 
+# Of fewer labels it is no wonder that they are one class.
+_FEWEST = 8
+
 
 class TrainingRows:
     """The rows of a training set as a run shows them: pass after pass, in orders that follow from seed and pass alone.
@@ -158,8 +161,9 @@ class TrainingRows:
             ValueError: If the pass gave no step at all.
         """
         if len(labels) == wanted:
-            for batch in labels if self._stream is not None else ():
-                self._labels.add(batch, min(rows, LOOKED_AT) / max(1, self._arguments().world_size))
+            args = self._arguments()
+            for batch in labels if self._stream is not None and args.process_index == 0 else ():
+                self._labels.add(batch, min(rows, LOOKED_AT) / args.world_size)
             return True
         if step == self._began:
             raise ValueError(
@@ -168,7 +172,6 @@ class TrainingRows:
                 "(per_device_train_batch_size, gradient_accumulation_steps)"
             )
         self._is_over = True
-        self._labels.judge()
         return False
 
     def state(self, step: int) -> dict[str, Any]:
@@ -215,12 +218,9 @@ class _Labels:
         # On the device: reading it waits for everything that runs there.
         self._same = self._same & (labels == self._first).all()
         self._seen += len(labels)
-        if self._seen >= limit:
-            self.judge()
-
-    def judge(self) -> None:
-        """Warn if all labels so far are equal, and look at no more."""
-        if self._seen > 1 and self._first is not None and self._same is not None and self._same.item():
+        if self._seen < limit:
+            return
+        if self._seen >= _FEWEST and self._same.item():
             logger.warning(
                 "the first %d labels of the training stream are all %s: it is sorted by class, and is not shuffled as "
                 "other data are. Shuffle it with a seed and a buffer: stream.shuffle(seed=0, buffer_size=10_000), or "
@@ -228,4 +228,5 @@ class _Labels:
                 self._seen,
                 self._first.item(),
             )
+        # Looked at enough.
         self._seen = -1
