@@ -16,6 +16,8 @@ MISTAKE, INTERRUPTED = 2, 130
 # Values of the flag of transformers that is called --debug too.
 _DEBUG_VALUES = ("underflow_overflow", "tpu_metrics_debug")
 _LOGIN = "log in by `hf auth login`, or pass a token that may do this (--hub_token to upload, --token to download)"
+# A command to copy has a line of its own; more lines are a report of somebody else's.
+_LINES = 3
 # How long the first process has to speak before another one does, in seconds; a launcher ends the others meanwhile.
 _PATIENCE = 3
 
@@ -78,14 +80,20 @@ def is_mistake(error: Exception) -> bool:
 
 def told(error: Exception) -> str:
     """Return what a user is told of a mistake."""
-    if _is_of_the_hub(error) and (refusal := _refusal(error)):
-        return refusal
+    text = str(error).strip() or repr(error)
+    if _is_of_the_hub(error):
+        return _refusal(error) or f"the Hub does not do what was asked: {_few_lines(text)}"
     if _is_out_of_memory(error):
         return (
             "the memory of the GPU is full: make --per_device_train_batch_size smaller (and "
             f"--gradient_accumulation_steps larger), or use --bf16. {str(error).splitlines()[0]}"
         )
-    return str(error).strip() or repr(error)
+    return _few_lines(text)
+
+
+def _few_lines(text: str) -> str:
+    """Return a text of many lines as one."""
+    return text if text.count("\n") < _LINES else " ".join(text.split())
 
 
 def _tell(line: str) -> None:

@@ -97,9 +97,20 @@ def test_refusal_of_the_hub_says_how_to_log_in(status, capsys):
 
 
 def test_connection_that_fails_is_no_mistake_of_ours():
-    """A network that is down is nothing to report."""
+    """A network that is down is nothing to report, and "Name or service not known" says nothing of the Hub."""
     library = sys.modules[HfHubHTTPError.__bases__[0].__module__.split(".")[0]]
-    assert program.is_mistake(library.ConnectError("no route to host"))
+    error = library.ConnectError("Name or service not known")
+    assert program.is_mistake(error)
+    assert program.told(error) == "the Hub does not do what was asked: Name or service not known"
+
+
+def test_report_of_a_library_is_one_line_and_a_command_to_copy_keeps_its_own():
+    """A parser of YAML draws a picture of eight lines."""
+    assert program.told(ValueError("while parsing\n  in line 1\n  pairs: [\n   ^\nexpected ]")) == (
+        "while parsing in line 1 pairs: [ ^ expected ]"
+    )
+    command = "2 GPUs are visible. Start one process for each:\n  accelerate launch run.py\nor make one visible"
+    assert program.told(RuntimeError(command)) == command
 
 
 def test_full_memory_is_told_with_what_helps(capsys):
