@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import get_overridable_functions
 
 # Their output tells on which side of 0 their input was, as that of the modules of the same names does.
 ACTIVATIONS = (
@@ -89,6 +91,17 @@ class ActivationFunctions:
         first, second = positional
         gates = (first is self._gated and second is self._gate) or (first is self._gate and second is self._gated)
         return gates and _version(self._gated) == self._version
+
+
+def is_hidden(function: Any) -> bool:
+    """Whether a compiler does not show calls of a function to a mode of functions (torch 2.13): `torch.relu_`, say."""
+    operators = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+    return not isinstance(function, operators) and function not in _overridable()
+
+
+@cache
+def _overridable() -> frozenset[Any]:
+    return frozenset(itertools.chain.from_iterable(get_overridable_functions().values()))
 
 
 def argument(positional: Sequence[Any], named: Mapping[str, Any]) -> Any:

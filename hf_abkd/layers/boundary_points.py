@@ -186,4 +186,4 @@ class _Seen:
 def point_of(model: nn.Module, log: CallLog, call: Call, side: Literal["input", "output"]) -> CapturePoint:
     """Return a tensor of a call: of the module that is called, if that ran once."""
     name = log.name(call)
-    return CapturePoint(name, side, log.total(call) if is_call(name) else None)
+    return CapturePoint(name, side, log.total(call) if is_call(name) else None, call.key in log.hidden)

@@ -45,6 +45,8 @@ class CallLog:
     activations: dict[Call, None] = field(default_factory=dict)
     #: The function behind a module that is an activation by what it calls.
     functions: dict[Call, Call] = field(default_factory=dict)
+    #: The functions that a compiler does not show; see `Calls`.
+    hidden: set[tuple[str, str, bool]] = field(default_factory=set)
     _running: list[_Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -137,6 +139,7 @@ def logged(
             seen(call, output)
 
     calls = Calls(model, entered, left, functions=True, also=None)
+    calls.hidden = log.hidden
     calls.attach()
     try:
         with calls.start():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from hf_abkd.layers.activation_functions import ActivationFunctions, argument
+from hf_abkd.layers.activation_functions import ActivationFunctions, argument, is_hidden
 from hf_abkd.layers.module_kinds import is_boundary_activation
 from hf_abkd.layers.scripted import hookable
 
@@ -61,6 +61,8 @@ class Calls:
         also: Iterable[str] | None = (),
     ) -> None:
         self.model = model
+        #: The keys of calls of functions that a compiler does not show, where it is asked for them.
+        self.hidden: set[tuple[str, str, bool]] | None = None
         self.entered = entered
         self.left = left
         self.on = False
@@ -147,6 +149,8 @@ class _Functions(TorchFunctionMode):
             output = function(*positional, **named)
             self.functions.see_output(function, positional, named, output)
             return output
+        if self.calls.hidden is not None and is_hidden(function):
+            self.calls.hidden.add(call.key)
         self.calls.entered(call, argument(positional, named))
         output = function(*positional, **named)
         self.calls.left(call, output)

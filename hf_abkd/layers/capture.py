@@ -23,6 +23,7 @@ from hf_abkd.layers.calls import Call, Calls
 from hf_abkd.layers.module_names import find_module
 from hf_abkd.layers.passed_tensors import only_tensor
 from hf_abkd.layers.sums import row_sums
+from hf_abkd.layers.uncompiled import Uncompiled
 from hf_abkd.wording import listed
 
 
@@ -35,11 +36,13 @@ class CapturePoint:
         side: Which of the two.
         calls: How many calls there are that differ from it in their number alone, where that is known. With more or
             fewer of them the number would mean another one, which is an error.
+        hidden: Whether a compiler does not show the call, so that the module that makes it is not compiled.
     """
 
     module: str
     side: Literal["input", "output"]
     calls: int | None = field(default=None, compare=False)
+    hidden: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.side}"
@@ -53,11 +56,8 @@ class _Complete(BaseException):
         self.capture = capture
 
 
-# What torch.compile (of torch 2.13) does not show to a mode of functions.
-_UNSEEN = (
-    ". A compiler does not see calls of functional.hardswish, nor those of functions in place by names such as "
-    "torch.relu_: call torch.nn.Hardswish, x.relu_() or functional.relu(x, inplace=True) instead, or do not compile."
-)
+# What torch.compile (of torch 2.13) does not show to a mode of functions; what is resolved by a pass knows of them.
+_UNSEEN = ". A compiler does not show functions such as torch.relu_ and functional.hardswish."
 
 
 class Capture:
@@ -104,6 +104,9 @@ class Capture:
         self.model = model
         self.points = tuple(dict.fromkeys(points))
         self.overwritten = set(overwritten)
+        if any(point.hidden for point in self.points):
+            # Around a part that is not compiled, versions are counted in one half of a pass and not in the other.
+            self.overwritten.update(self.points)
         self.signs = frozenset(signs)
         self._parts = tuple(model.modules())
         self._modules = {point: find_module(model, point.module) for point in self.points if not is_call(point.module)}
@@ -117,6 +120,7 @@ class Capture:
             functions = any(call.is_function for call in self._named.values())
             self._calls = Calls(model, self._call_entered, self._call_left, functions=functions, also=called)
         self._handles: list[RemovableHandle] = []
+        self._uncompiled: list[Uncompiled] = []
         # torch.compile cannot trace a look at the handles.
         self._attached = False
         self._armed = False
@@ -138,6 +142,8 @@ class Capture:
                 self._handles.append(handle)
             if self._calls is not None:
                 self._calls.attach()
+            blocks = [self._named[point].block for point in self.points if point.hidden]
+            self._uncompiled = [Uncompiled(self.model.get_submodule(block)) for block in dict.fromkeys(blocks)]
         self._attached = True
         return self
 
@@ -145,6 +151,9 @@ class Capture:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+        for part in self._uncompiled:
+            part.remove()
+        self._uncompiled.clear()
         self._handles.clear()
         if self._calls is not None:
             self._calls.detach()

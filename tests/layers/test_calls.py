@@ -133,15 +133,14 @@ def names(model):
     return [site.module for site in trace(model, model, images()).sites if not site.left_out]
 
 
-def learnt(model, places=None, *, train=True, compiled=False, probe=True):
+def learnt(model, places=None, *, train=True, compiled=False):
     """What a step sees: logits, tensors before the activations, and the gradients that a loss on these gives."""
     model, batch = copy.deepcopy(model).train(train), images()
     points = resolve_boundaries(model, names(model) if places is None else places, lambda: model(images()))
     first = copy.deepcopy(model.state_dict())
     with Capture(model, points.values()) as capture:
-        if probe:
-            capture.probe(lambda: model(images()))
-            model.load_state_dict(first)
+        capture.probe(lambda: model(images()))
+        model.load_state_dict(first)
         run = torch.compile(capture.run, backend="eager", fullgraph=True) if compiled else capture.run
         logits, tensors = run(lambda: model(batch))
         factors = [torch.linspace(0, number + 1, tensor.numel()) for number, tensor in enumerate(tensors.values())]
@@ -203,6 +202,17 @@ def test_a_compiled_pass_sees_the_same_calls():
     del model.layers[1].relu
     vars(model.layers[1])["relu"] = lambda tensor: functional.relu(tensor, inplace=True)
     assert same(learnt(model, compiled=True), learnt(Net("separate")))
+
+
+def test_what_a_compiler_does_not_show_is_not_compiled_while_the_hooks_are_on():
+    """Of `torch.relu_` it shows no call; a part that were left out for longer would cost time in the next stage."""
+    model = Net("function", function=torch.relu_)
+    points = resolve_boundaries(model, ["layers.1"], lambda: model(images())).values()
+    with Capture(model, points):
+        assert "forward" in vars(model.layers[1]) and "forward" not in vars(model.layers[0])
+        with pytest.raises(RuntimeError, match="calls an activation that a compiler does not show"):
+            torch.compile(model, backend="eager", fullgraph=True)(images(1))
+    assert "forward" not in vars(model.layers[1])
 
 
 def test_calls_are_not_counted_again_where_layers_are_recomputed():
