@@ -75,8 +75,8 @@ def check_student(student: nn.Module) -> None:
     Raises:
         TypeError: If it is compiled, no `PreTrainedModel`, its weights are in half precision, or it has adapters that
             cannot be merged into its weights.
-        ValueError: If it has adapters that are merged already, switched off, or not trainable, or weights without
-            values, or could not be loaded from what is saved of it.
+        ValueError: If its config has no classes, it has adapters that are merged already, switched off, or not
+            trainable, or weights without values, or could not be loaded from what is saved of it.
     """
     check_usable(student, "student")
     refuse_compiled(student)
@@ -90,6 +90,11 @@ def check_student(student: nn.Module) -> None:
         raise TypeError(
             f"the student's weights are {student.dtype}: small updates would be lost in them. Load it with "
             "dtype=torch.float32 and set bf16=True or fp16=True, which computes in half precision all the same."
+        )
+    if student.config.num_labels is None:
+        raise ValueError(
+            "the student's config.id2label is None, so nobody knows how many classes it has; give each a name, "
+            "`student.config.id2label = dict(enumerate(names))`"
         )
     adapters.check_adapters(student)
     check_loadable(student)

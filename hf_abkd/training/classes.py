@@ -109,11 +109,15 @@ class RunClasses:
     def check_student(self, student: PreTrainedModel) -> None:
         """Compare the student's names with those of the training set; one without names gets them.
 
+        What its `label2id` says otherwise than its `id2label` is put right.
+
         Raises:
             ValueError: If it has names of the data at other numbers, or not one for each logit.
         """
         names, own = self.names_of(self.train), self.task.class_names(student)
         count = self.task.classes(student.config)
+        if self._tell_contradictions(student, "student"):
+            self.task.name_classes(student.config, [(own or {})[index] for index in sorted(own or {})])
         if names is None or len(names) != count:
             return
         ours = in_order("student", own, count)
@@ -179,7 +183,7 @@ class RunClasses:
             raise RuntimeError("there is no teacher")
         key = num_student, num_teacher
         if key not in self._matches:
-            self._tell_contradictions(teacher)
+            self._tell_contradictions(teacher, "teacher")
             found = self._by_name(self.task.class_names(student), self.task.class_names(teacher), *key)
             self._matches[key] = found if found.alternative is None else self._decided(found)
         return self._matches[key]
@@ -211,40 +215,44 @@ class RunClasses:
 
     def _decided(self, match: LabelMatch) -> LabelMatch:
         """Return which of two orders of the teacher's classes its answers to labelled images speak for."""
-        found = decided_order(match, *self._answers.to(self.train))
+        truth, logits = self._answers.to(self.train)
+        found = decided_order(match, truth, logits.argmax(1))
         if found.kind != match.kind:
             lists = f"The data has {shown(found.student_names)}, the teacher {shown(found.teacher_names)}"
             self._tell(logging.WARNING, f"{found.describe()}. {lists}; name its classes to be sure")
         return found
 
-    def _tell_contradictions(self, teacher: Any) -> None:
-        config = getattr(teacher, "config", None)
-        if found := contradictions(self.task.class_names(teacher), getattr(config, "label2id", None)):
+    def _tell_contradictions(self, model: Any, role: str) -> bool:
+        """Warn of names with two numbers in the config of a model; return whether there are any."""
+        label2id = getattr(getattr(model, "config", None), "label2id", None)
+        found = contradictions(self.task.class_names(model), label2id)
+        if found:
             self._tell(
                 logging.WARNING,
-                "id2label and label2id of the teacher's config give other numbers to the same names: "
-                f"{listed(found)}. Its classes are taken from id2label",
+                f"id2label and label2id of the {role}'s config give other numbers to the same names: {listed(found)}. "
+                "Its classes are taken from id2label",
             )
+        return bool(found)
 
     # ---- The teacher's answers ----
 
-    def look_at_answers(self, match: LabelMatch | None) -> None:
-        """Compare a match that is only assumed with what the teacher says of a few images of the training set.
+    def look_at_answers(self, match: LabelMatch, *, warns: bool) -> None:
+        """Hold which classes are the same against what the teacher says of a few images of the training set.
 
         Args:
-            match: Which classes of the teacher are the student's; None without a teacher.
+            match: Which classes of the teacher are the student's.
+            warns: Whether to warn of a teacher that guesses, which an evaluation does otherwise.
 
         Raises:
             ValueError: If the teacher evidently knows the classes in another order.
         """
-        if match is None or match.kind != "assumed":
-            return
-        truth, answers = self._answers.to(self.train)
+        truth, logits = self._answers.to(self.train)
         if not len(truth):
             return
+        answers = match.teacher_in_student_space(logits).argmax(1)
         check_order(truth, answers, match)
         accuracy, chance = (truth == answers).float().mean().item(), self.task.chance(truth)
-        if is_near_chance(accuracy, chance):
+        if warns and is_near_chance(accuracy, chance):
             self._tell(
                 logging.WARNING,
                 f"{match.describe()}. On {len(truth)} images of the training set its accuracy is {accuracy:.3f}, and "

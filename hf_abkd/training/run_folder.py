@@ -68,21 +68,25 @@ def claim_folder(folder: Path, *, overwrite: bool, begins_anyway: bool) -> None:
         ValueError: If it holds another run and `overwrite` is not set.
     """
     sweep(folder)
-    there = checkpoints(folder)
+    check_folder(folder, overwrite=overwrite, begins_anyway=begins_anyway)
+    if overwrite:
+        for path in checkpoints(folder):
+            shutil.rmtree(path)
+
+
+def check_folder(folder: Path, *, overwrite: bool, begins_anyway: bool) -> None:
+    """Refuse a folder that `claim_folder` would refuse, and change nothing in it; the arguments are the same."""
     names = holds_another_run(folder, begins_anyway=begins_anyway)
     if names and not overwrite:
         goes_on = (
             "Go on with it by resume_from_checkpoint=True (--resume_from_checkpoint True)"
-            if there
+            if checkpoints(folder)
             else "It has no checkpoint to go on from: move it away"
         )
         raise ValueError(
             f"the output folder {folder} holds another run: {names[:5]}. {goes_on}, choose another output_dir, or set "
             "overwrite_output_dir=True (--overwrite_output_dir) to delete its checkpoints."
         )
-    if overwrite:
-        for path in there:
-            shutil.rmtree(path)
 
 
 def holds_another_run(folder: Path, *, begins_anyway: bool = False) -> list[str]:

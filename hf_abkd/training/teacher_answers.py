@@ -35,19 +35,21 @@ class TeacherAnswers:
 
     @torch.no_grad()
     def to(self, dataset: Any) -> tuple[Tensor, Tensor]:
-        """Return the labels of a few images of a data set and the classes that the teacher says, (N,) each.
+        """Return the labels of a few images of a data set, (N,), and the teacher's logits, (N, K); on the CPU.
 
-        They are empty if the images have no labels, or no logits were stored of the teacher.
+        There are none of either if the images have no labels, or no logits were stored of the teacher.
         """
-        truth, answers = [torch.empty(0, dtype=torch.long)], [torch.empty(0, dtype=torch.long)]
+        truth, answers = [], []
         for batch in self._batches(dataset):
             logits = None if batch.labels is None else self._logits(batch)
             if batch.labels is None or logits is None:
                 break
             labelled = batch.labels != NO_LABEL
             truth.append(batch.labels[labelled].cpu())
-            answers.append(logits.argmax(1)[labelled].cpu())
-        return torch.cat(truth), torch.cat(answers)
+            answers.append(logits[labelled].float().cpu())
+        return (
+            (torch.cat(truth), torch.cat(answers)) if truth else (torch.zeros(0, dtype=torch.long), torch.zeros(0, 1))
+        )
 
     def _batches(self, dataset: Any) -> Iterator[Batch]:
         if isinstance(dataset, IterableDataset):

@@ -58,7 +58,7 @@ from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of, is_busy
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
-from hf_abkd.training.run_folder import AUTO, checkpoint_of, claim_folder, sweep
+from hf_abkd.training.run_folder import AUTO, check_folder, checkpoint_of, claim_folder, sweep
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
@@ -440,21 +440,24 @@ class DistillationTrainer(Trainer):
         first, inside = self._resume(checkpoint)
         if self._ended is not None:
             return first, None
+        on_first(lambda: self._take_folder(checkpoint, only_looks=True), self.accelerator)
+        scores = self._measured_teacher() if checkpoint is None else None
         # Only now, when nothing can be wrong any more: this may delete what another run left.
         on_first(lambda: self._take_folder(checkpoint), self.accelerator)
         self._owns_output_dir = True
-        self._early_logs = self._before_first_step() if checkpoint is None else []
+        self._early_logs = self._before_first_step(scores) if checkpoint is None else []
         self.callback_handler.began = False
         self._runner.begin_run()
         return first, inside
 
-    def _take_folder(self, checkpoint: Path | None) -> None:
+    def _take_folder(self, checkpoint: Path | None, *, only_looks: bool = False) -> None:
         """Delete what killed runs left in the folder, and what was noted of an end; refuse a folder of another run."""
-        folder = Path(self.args.output_dir)
+        folder, take = Path(self.args.output_dir), check_folder if only_looks else claim_folder
         if checkpoint is None and not self._owns_output_dir:
-            claim_folder(folder, overwrite=self.args.overwrite_output_dir, begins_anyway=self._begins_anyway)
-        sweep(folder)
-        forget_end(folder)
+            take(folder, overwrite=self.args.overwrite_output_dir, begins_anyway=self._begins_anyway)
+        if not only_looks:
+            sweep(folder)
+            forget_end(folder)
 
     def _measure_length(self, arguments: DistillationArguments) -> StageLength:
         """Return how long a stage with these arguments is."""
@@ -685,16 +688,20 @@ class DistillationTrainer(Trainer):
         self.synchronize_buffers()
         return self._evaluation.divergence(self.model, map(self._prepare_inputs, self.get_test_dataloader(dataset)))
 
-    def _before_first_step(self) -> list[dict[str, float]]:
+    def _measured_teacher(self) -> dict[str, float] | None:
         """Measure the teacher before the first step: a teacher that guesses is the commonest silent mistake."""
+        scores, labels = self._teacher_scores(), self.setup.labels
+        if scores is None and self.args.evaluate_teacher and labels is not None and labels.kind == "assumed":
+            self._classes.look_at_answers(labels, warns=True)
+        return scores
+
+    def _before_first_step(self, scores: dict[str, float] | None) -> list[dict[str, float]]:
+        """Tell what was chosen, and how good the teacher is; return what was logged of it."""
         if self.is_world_process_zero():
             for choice in self._open_stages.choices(self.plan):
                 # Made for the user, who should see it.
                 tqdm.write(choice)
-        scores = self._teacher_scores()
         if scores is None:
-            if self.args.evaluate_teacher:
-                self._classes.look_at_answers(self.setup.labels)
             return []
         # An earlier call of `train` left its last step.
         self.state.global_step, self.state.epoch = 0, None

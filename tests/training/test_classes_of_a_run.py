@@ -206,12 +206,21 @@ def test_numbered_folders_without_evidence_are_refused_where_logits_are_compared
     DistillationTrainer(student(classes=12), trainer.args, teacher=teacher, stages=stages, train_dataset=data).setup  # noqa: B018
 
 
-@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_teacher_that_is_refused_costs_no_other_run(tmp_path):
+    """With `overwrite_output_dir` the checkpoints of before would be gone for a run that never began."""
+    run(tmp_path, student(), coded(ANIMALS), save_strategy="steps", save_steps=1).train()
+    again = run(tmp_path, student(), coded(ANIMALS), Oracle([1, 2, 3, 0]), overwrite_output_dir=True)
+    with pytest.raises(ValueError, match="another order than is known of them"):
+        again.train()
+    assert (tmp_path / "checkpoint-1").is_dir()
+
+
+@pytest.mark.parametrize("evaluated", [0, 2, 96])
 def test_a_teacher_whose_answers_show_another_order_is_refused(tmp_path, evaluated):
     """Names that are missing were assumed at a level of the log that nobody reads."""
     data, teacher = coded(ANIMALS), Oracle([1, 2, 3, 0])
     with pytest.raises(ValueError, match=r"takes images of.*right on 0\.0%.*stood for 0: 'owl'.*\['cat', 'dog'"):
-        run(tmp_path, student(), data, teacher, evaluated=data if evaluated else None).train()
+        run(tmp_path, student(), data, teacher, evaluated=coded(ANIMALS, evaluated) if evaluated else None).train()
     run(tmp_path / "on", student(), data, teacher, evaluate_teacher=False).train()
 
 
@@ -231,6 +240,18 @@ def test_two_mappings_of_the_teacher_that_disagree_are_told_of(tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         run(tmp_path, student(), coded(ANIMALS), teacher).label_match()
     assert "other numbers to the same names: 'cat' (0 and 1), 'dog' (1 and 0)" in caplog.text
+
+
+def test_two_mappings_of_the_student_are_made_to_agree(tmp_path, caplog):
+    """It would be published with both."""
+    model = student(ANIMALS)
+    model.config.label2id = {name: 3 - index for index, name in enumerate(ANIMALS)}
+    run(tmp_path, model, coded(ANIMALS)).train()
+    assert model.config.label2id == {"cat": 0, "dog": 1, "owl": 2, "fox": 3}
+    assert "of the student's config" in caplog.text
+    model.config.id2label = None
+    with pytest.raises(ValueError, match=r"config.id2label is None.*dict\(enumerate\(names\)\)"):
+        run(tmp_path, model, coded(ANIMALS))
 
 
 def test_only_one_process_speaks(tmp_path, caplog):
