@@ -67,7 +67,8 @@ def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> P
     told = _told(part, unreadable, label)
     if not skip:
         raise ValueError(
-            f"{told}. {remedy([each.problem for each in unreadable])}, or leave them out with --skip_damaged_images"
+            f"{told}. {remedy([each.problem for each in unreadable])}, or leave such images out with "
+            "--skip_damaged_images"
         )
     left_out = {each.row for each in unreadable}
     rows = part.rows.select([row for row in range(len(part.rows)) if row not in left_out])

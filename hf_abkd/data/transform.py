@@ -10,18 +10,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 import xxhash
 from datasets import ClassLabel, Dataset, Image, IterableDataset
 from PIL import Image as PILImage
-from torch import Tensor
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.decoding import SampleError, StoredImages, decoded
 from hf_abkd.data.given_columns import check_columns
 from hf_abkd.data.image_modes import converted, is_deep_grey, stated_bits, unused_bits
 from hf_abkd.data.one_size import OneSize
-from hf_abkd.data.preprocessing import Preprocessing, probes, processed
+from hf_abkd.data.pixels import Pixels
+from hf_abkd.data.preprocessing import processed
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
@@ -102,9 +101,9 @@ class ImageTransform:
         self._images = StoredImages(image_column)
         self._bits: int | None = None
         self._alone = OneSize(processor)
-        self._pixels: dict[str, _Pixels] = {}
+        self._pixels: dict[str, Pixels] = {}
         if teacher_processor is not None:
-            student, teacher = _Pixels(processor, num_channels), _Pixels(teacher_processor, num_channels)
+            student, teacher = Pixels(processor, num_channels), Pixels(teacher_processor, num_channels)
             if shared:
                 size = SharedImages(student.preprocessing, teacher.preprocessing).canvas_size
                 is_students = student.preprocessing.size == size and not teacher_canvas
@@ -204,34 +203,6 @@ def signed_hash(*parts: Any) -> int:
     for part in parts:
         digest.update(part)
     return int.from_bytes(digest.digest(), "little", signed=True)
-
-
-class _Pixels:
-    """What a processor makes of images before it rescales and normalises them: pixels, uint8 (N, C, H, W)."""
-
-    def __init__(self, processor: BaseImageProcessor, channels: int) -> None:
-        self.processor = processor
-        self.preprocessing = Preprocessing.measured(processor, channels)
-        self._back = self.preprocessing.colour_map().inverse()
-        # Most processors can leave the colours alone, which takes a fraction of the time of undoing them.
-        self._can_skip = all(self._skips(image) for image in probes(channels))
-
-    def __call__(self, images: Sequence[PILImage.Image]) -> Tensor:
-        return self._resized(images) if self._can_skip else self._undone(images)
-
-    def _resized(self, images: Sequence[PILImage.Image]) -> Tensor:
-        pixels: Tensor = self.processor(images, return_tensors="pt", do_rescale=False, do_normalize=False)[PIXELS]
-        return pixels
-
-    def _undone(self, images: Sequence[PILImage.Image]) -> Tensor:
-        return self._back(self.processor(images, return_tensors="pt")[PIXELS]).round_().clamp_(0, 255).byte()
-
-    def _skips(self, image: PILImage.Image) -> bool:
-        try:
-            pixels = self._resized([image])
-        except (TypeError, ValueError):
-            return False
-        return pixels.dtype == torch.uint8 and torch.equal(pixels, self._undone([image]))
 
 
 def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:

@@ -38,7 +38,7 @@ def test_rows_that_hold_no_image_are_named_before_anything_trains():
     """The error of Pillow, hours later and out of a worker, names no row."""
     expected = (
         r"--train_files a.parquet: 2 images of 5 cannot be read \(2 of 2 of 'dog'\): row 1 \(an HTML page, .*\), "
-        r"row 3 \(empty\)\. Mend or delete them, or leave them out with --skip_damaged_images"
+        r"row 3 \(empty\)\. Mend or delete them, or leave such images out with --skip_damaged_images"
     )
     with pytest.raises(ValueError, match=expected):
         readable(part(PNG, b"<html>404", PNG, b"", PNG))
