@@ -6,12 +6,12 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_model, save_model
-from tiny import CLASSES, arguments, images, losses, resnet, vit
+from tiny import CLASSES, losses, resnet, vit
 from tiny_runs import AS_IT_IS, trainer_of
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_abkd import DistillationTrainer, knowledge_distillation
+from hf_abkd import knowledge_distillation
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
 
@@ -45,44 +45,49 @@ class Mean(TrainerCallback):
         save_model(self.teacher, f"{args.output_dir}/checkpoint-{state.global_step}/mean.safetensors")
 
 
-def run(folder, move, **settings):
+def run(folder, move, seen=None, **settings):
     student = resnet()
     teacher = copy.deepcopy(student)
     callbacks = [] if move is None else [Mean(teacher, move)]
     stages = knowledge_distillation(weight=1.0, label_weight=1.0)
     trainer = trainer_of(folder, student, teacher, stages, callbacks=callbacks, **settings)
-    trainer.train(resume_from_checkpoint=settings.get("resume"))
+    prepare = trainer._prepare_inputs
+    if seen is not None:
+        trainer._prepare_inputs = lambda inputs: seen.append(inputs) or prepare(inputs)
+    trainer.train()
     return trainer
 
 
 @pytest.fixture(scope="module")
 def as_it_is(tmp_path_factory):
-    """The losses of a run in which no copy of the teacher's weights is made."""
+    """The losses of a run in which no copy of the teacher's weights is made, and its batches."""
     lean = {**AS_IT_IS, "term_gradient_steps": 0}
     fixed = losses(run(tmp_path_factory.mktemp("fixed"), None, **lean))
-    moving = losses(run(tmp_path_factory.mktemp("plain"), in_place, **lean))
+    seen = []
+    moving = losses(run(tmp_path_factory.mktemp("plain"), in_place, seen, **lean))
     assert fixed[0] == moving[0] and fixed[-1] != pytest.approx(moving[-1], rel=1e-2)
-    return moving
+    # Two rows are looked at before.
+    return moving, [batch for batch in seen if len(batch["labels"]) == 4]
 
 
 @pytest.mark.parametrize("move", [in_place, in_data, as_data])
 def test_a_mean_of_the_student_teaches_as_it_is_in_each_step(tmp_path, caplog, as_it_is, move):
     """A folded copy keeps the weights of before, and the student learns from its own first, random ones."""
     trainer = run(tmp_path, move, term_gradient_steps=0)
-    assert losses(trainer) == pytest.approx(as_it_is, rel=1e-4) and len(as_it_is) == 4
+    expected, _ = as_it_is
+    assert losses(trainer) == pytest.approx(expected, rel=1e-4) and len(expected) == 4
     told = [record.message for record in caplog.records if "were changed" in record.message]
     assert len(told) == 1 and "so it runs as it is" in told[0]
 
 
-def test_a_mean_of_the_student_teaches_as_in_a_loop_by_hand(tmp_path, as_it_is):
+def test_a_mean_of_the_student_teaches_as_in_a_loop_by_hand(as_it_is):
     """Which weights a step learns from: those that the step before has left."""
     student = resnet()
     teacher = copy.deepcopy(student).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2, weight_decay=0.0)
-    trainer = DistillationTrainer(resnet(), arguments(tmp_path), train_dataset=images())
-    torch.manual_seed(42)
+    expected, batches = as_it_is
     found = []
-    for step, batch in zip(range(4), trainer.get_train_dataloader(), strict=False):
+    for step, batch in enumerate(batches):
         with torch.no_grad():
             taught = teacher(batch["pixel_values"]).logits
         logits = student.train()(batch["pixel_values"]).logits
@@ -99,7 +104,7 @@ def test_a_mean_of_the_student_teaches_as_in_a_loop_by_hand(tmp_path, as_it_is):
         with torch.no_grad():
             for mean, new in zip(teacher.parameters(), student.parameters(), strict=True):
                 in_place(mean, new)
-    assert found == pytest.approx(as_it_is, rel=1e-3)
+    assert found == pytest.approx(expected, rel=1e-3) and len(found) == 4
 
 
 def test_weights_that_change_between_two_calls_of_train_are_learnt_from(tmp_path):
