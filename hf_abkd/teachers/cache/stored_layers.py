@@ -50,6 +50,9 @@ class StoredLayers:
         with torch.no_grad():
             features = resolve_tensors(teacher, settings.features, lambda: forward(pixels))
             boundaries = resolve_boundaries(teacher, settings.layers or [], lambda: forward(pixels))
+        if settings.layers is not None and not boundaries and not features:
+            # The logits alone: a teacher in TorchScript cannot be traced, and need not be.
+            return
         seen = trace(teacher, forward, pixels, {*boundaries.values(), *features.values()})
         if settings.layers is None:
             boundaries = {site.module: site.point for site in _stage_ends(seen)}

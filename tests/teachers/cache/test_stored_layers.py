@@ -1,11 +1,15 @@
 """Terms name layers as users do, and must find the tensor that they mean, or nothing."""
 
+import warnings
+
 import pytest
 import torch
 from cached_runs import ACTIVATION, STAGE, MeanSquaredError, rows, teacher_of, write
 from torch import nn
 
 from hf_abkd import ActivationBoundary
+from hf_abkd.teachers.cache.settings import CacheSettings
+from hf_abkd.teachers.cache.stored_layers import StoredLayers
 
 
 def column_of(cache, teacher, *, boundary=True):
@@ -93,3 +97,14 @@ def test_a_teacher_of_any_kind_is_stored_by_named_layers(tmp_path):
 def test_knowledge_distillation_reads_the_logits(good):
     """Every kind of logits serves it."""
     assert good.column("logits", boundary=False).name == "logits"
+
+
+def test_a_teacher_in_torchscript_is_cached_by_its_logits():
+    """No hook sees its layers, and none is needed for what it says at the end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+    pixels = torch.randn(3, 3, 2, 2)
+    assert StoredLayers(scripted, CacheSettings(layers=[]), pixels).points == {}
+    with pytest.raises(ValueError, match="TorchScript"):
+        StoredLayers(scripted, CacheSettings(), pixels)
