@@ -66,7 +66,7 @@ def student_trainer(method, domains, teacher, args, confusion):
         stages = joint_adaptation(confusion=confusion)
         return trainer(args, train=domains.both, teacher=copy.deepcopy(teacher), stages=stages)
     first = replace(args, output_dir=f"{args.output_dir}/kd")
-    trainer(first, share=0.5, teacher=teacher, stages=knowledge_distillation()).train()
+    trainer(first, share=0.5, teacher=teacher, stages=knowledge_distillation()).train("auto")
     terms = [Term(CrossEntropy(), rows="source"), domain_confusion(confusion=confusion)]
     return trainer(args, train=domains.both, share=0.5, stages=[Stage(terms, name="adaptation")])
 
@@ -103,7 +103,7 @@ def main():
         """Train one student; return the accuracies of what is a row of the table, by its name."""
         trainer = student_trainer(method, domains, teacher, args, target.confusion)
         before = {"teacher, source only": accuracies(trainer, teacher=True)} if method == "joint" else {}
-        trainer.train()
+        trainer.train(resume_from_checkpoint="auto")
         trainer.save_model()
         trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
         student = {f"student, {method}": accuracies(trainer)}

@@ -47,7 +47,8 @@ def run_program(main: Callable[[], int | None], *, name: str, debug: bool, goes_
     except KeyboardInterrupt:
         if debug:
             raise
-        hint = ": the same command goes on from what is saved" if goes_on else ""
+        without = " without --overwrite_output_dir" if "--overwrite_output_dir" in sys.argv else ""
+        hint = f": the same command{without} goes on from what is saved" if goes_on else ""
         _tell(f"{name}: interrupted{hint}")
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:

@@ -73,12 +73,16 @@ def test_debug_is_ours_and_with_a_value_that_of_transformers(words, left, debug)
     assert program.without_debug(words) == (left, debug)
 
 
-def test_interruption_tells_how_to_go_on(capsys):
-    """After Ctrl-C a user wants to know whether the night is lost."""
+def test_interruption_tells_how_to_go_on(capsys, monkeypatch):
+    """After Ctrl-C a user wants to know whether the night is lost; with one flag the same command would lose it."""
+    monkeypatch.setattr(sys, "argv", ["run.py"])
     assert ended(raising(KeyboardInterrupt())) == program.INTERRUPTED
     assert capsys.readouterr().err == "run.py: interrupted: the same command goes on from what is saved\n"
     assert ended(raising(KeyboardInterrupt()), goes_on=False) == program.INTERRUPTED
     assert capsys.readouterr().err == "run.py: interrupted\n"
+    monkeypatch.setattr(sys, "argv", ["run.py", "--overwrite_output_dir"])
+    assert ended(raising(KeyboardInterrupt())) == program.INTERRUPTED
+    assert "the same command without --overwrite_output_dir goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("status", [401, 403])
