@@ -33,7 +33,7 @@ class RandomCrop:
         padding: Largest shift in pixels, up, down, left and right. Every shift is equally likely.
 
     Raises:
-        TypeError: If `padding` is not an int, or what the call gets is no floating tensor or no draws.
+        TypeError: If `padding` is no number, or what the call gets is no floating tensor or no draws.
         ValueError: If `padding` is negative or not smaller than the height and the width of the images.
 
     Example:
@@ -86,7 +86,7 @@ class RandomResizedCrop:
         ratio: Smallest and largest width / height of the box.
 
     Raises:
-        TypeError: If `size` is no int, pair of ints or None, or the call gets no floating tensor or no draws.
+        TypeError: If a setting is no number or no pair of them, or the call gets no floating tensor or no draws.
         ValueError: If `size` is below 1, `scale` is not within (0, 1], or either range is not ascending and positive.
 
     Example:

@@ -59,8 +59,8 @@ def test_settings_of_a_preset_are_changed_one_by_one(workspace):
     [
         (["--preset", "mnist"], "--preset is one of cifar10, imagenet; got mnist"),
         (["--classes", "emu"], "no class 'emu'; it has 4: 0 ant, 1 bee, 2 cat, 3 dog"),
-        (["--num_images", "0"], "num_images must be at least 1"),
-        (["--tv_weight", "-1"], "tv_weight must be a number, 0 or more"),
+        (["--num_images", "0"], "num_images must be a whole number, 1 or more, got 0"),
+        (["--tv_weight", "-1"], "tv_weight must be finite and not negative"),
         (["--teacher", "student"], "ViTForImageClassification holds no statistics"),
     ],
 )

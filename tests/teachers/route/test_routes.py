@@ -82,9 +82,9 @@ def test_a_stage_takes_a_folder_or_a_route():
         ([], None, "at least one anchor"),
         (["a", "b"], [1.0], "2 anchors need as many shares, got 1"),
         (["a", "b"], [0.5, 0.4], "add up to 1"),
-        (["a", "b"], [1.5, -0.5], "above 0"),
-        (["a", "b"], [1.0, 0.0], "above 0"),
-        (["a", "b"], [float("nan"), 0.5], "above 0"),
+        (["a", "b"], [1.5, -0.5], r"each of shares must be in \(0, 1\], got 1.5"),
+        (["a", "b"], [1.0, 0.0], r"each of shares must be in \(0, 1\]"),
+        (["a", "b"], [float("nan"), 0.5], r"each of shares must be in \(0, 1\]"),
     ],
 )
 def test_impossible_routes_are_refused(anchors, shares, message):
