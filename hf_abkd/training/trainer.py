@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy, TrainOutput, has_length
 from transformers.utils import PushInProgress
 
 from hf_abkd.data.augment import Augmentation
@@ -50,6 +51,7 @@ from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_en
 from hf_abkd.training.guessing import Guessing
 from hf_abkd.training.held_folder import checkpoint_size, writing
 from hf_abkd.training.interruption import Interruption
+from hf_abkd.training.make_up import LOOKED_AT, check_make_up, make_up
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
@@ -213,6 +215,7 @@ class DistillationTrainer(Trainer):
         self._owns_output_dir = False
         self._ended: FinishedRun | None = None
         self._begins_anyway = False
+        self._made_of: dict[str, Any] = {}
         self._interruption = Interruption(self.accelerator)
         self._teacher_identity: dict[str, Any] | None = None
         self._early_logs: list[dict[str, float]] = []
@@ -437,6 +440,7 @@ class DistillationTrainer(Trainer):
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._runner.place(self.stages, self._arguments, self._measure_length)
+        self._made_of = self._make_up()
         first, inside = self._resume(checkpoint)
         if self._ended is not None:
             return first, None
@@ -449,6 +453,21 @@ class DistillationTrainer(Trainer):
         self.callback_handler.began = False
         self._runner.begin_run()
         return first, inside
+
+    def _make_up(self) -> dict[str, Any]:
+        """Return what the run is made of, as far as a few images of the training set tell."""
+        rows = len(self.train_dataset) if has_length(self.train_dataset) else None
+        # A data set of another kind may grow while the run goes on.
+        stays = isinstance(self.train_dataset, datasets.Dataset)
+        places = sorted({(rows - 1) * place // (LOOKED_AT - 1) for place in range(LOOKED_AT)}) if rows and stays else ()
+        return make_up(
+            self.args,
+            rows=rows,
+            batch=self._read_rows(self.train_dataset, places) if places else None,
+            augmentation=self.augmentation,
+            augmentation_seed=self.augmentation_seed,
+            processor=self.processing_class,
+        )
 
     def _take_folder(self, checkpoint: Path | None, *, only_looks: bool = False) -> None:
         """Delete what killed runs left in the folder, and what was noted of an end; refuse a folder of another run."""
@@ -484,6 +503,7 @@ class DistillationTrainer(Trainer):
             if self._ended is not None:
                 checkpoint, there, state = self._ended.checkpoint, self._ended.run, self._ended.state
             checkpoints.check_same_teacher(there, here, checkpoint, goes_on=self._ended is None)
+            check_make_up(there.get("made_of"), self._made_of, checkpoint, self.args)
             index = self._runner.resume_in(there, here, state.global_step, checkpoint)
             inside = str(checkpoint) if index == there["stage"] else None
             if index == len(self.stages) and self._ended is None:
@@ -775,6 +795,7 @@ class DistillationTrainer(Trainer):
         return {
             **self._runner.describe(self.stages, index),
             "world_size": self.args.world_size,
+            "made_of": self._made_of,
             "teacher": self._teacher_identity,
             "changed_teacher": None if self._teacher_identity is None else self.source.changed(self._teacher_identity),
             "balance": self._balance.state(),

@@ -1,0 +1,120 @@
+"""What a run is made of beside models and stages: its images, their views, its seed, its batches and its settings."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import BaseImageProcessor
+
+from hf_abkd.data.augment import Augmentation
+from hf_abkd.data.batch import Batch
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.training.publishing.run_facts import settings
+
+#: How many rows of a training set stand for all of them.
+LOOKED_AT = 8
+
+logger = logging.getLogger(__name__)
+
+
+def make_up(
+    args: DistillationArguments,
+    *,
+    rows: int | None,
+    batch: Batch | None,
+    augmentation: Augmentation | None,
+    augmentation_seed: int,
+    processor: object,
+) -> dict[str, Any]:
+    """Return what a checkpoint holds of this, as JSON does: `fixed` makes the run, `settings` may be changed.
+
+    Args:
+        args: The training arguments of the run.
+        rows: How many images the training set has; None of a stream.
+        batch: Some of them, the same ones whenever the run is begun or resumed; None of a set that may change.
+        augmentation: What changes them.
+        augmentation_seed: The seed of their views.
+        processor: The image processor of the student, or None.
+    """
+    told = settings(args)
+    fixed = {
+        "images of the training set": rows,
+        "ids of its images": None if batch is None or batch.samples is None else batch.samples.tolist(),
+        "labels of its images": None if batch is None or batch.labels is None else batch.labels.tolist(),
+        "augmentation": _name(augmentation),
+        "augmentation_seed": augmentation_seed,
+        "augmentation_views": args.augmentation_views,
+        "image processor": _digest(processor),
+        "seed": told.pop("seed"),
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "total_train_batch_size": told.pop("total_train_batch_size"),
+    }
+    return {"fixed": fixed, "settings": told}
+
+
+def check_make_up(
+    there: Mapping[str, Any] | None, here: Mapping[str, Any], checkpoint: Path, args: DistillationArguments
+) -> None:
+    """Refuse to go on with another run than that of a checkpoint, and tell of other settings.
+
+    Args:
+        there: The make-up of the run of the checkpoint; None of one that an earlier version wrote.
+        here: That of this run.
+        checkpoint: The folder of the checkpoint.
+        args: The training arguments. With `ignore_data_skip` a run may go on with other images.
+
+    Raises:
+        ValueError: If it is another run.
+    """
+    if there is None:
+        logger.warning(
+            "%s was written by an earlier version: whether images, augmentation, seed and batches are those of its run "
+            "is not known",
+            checkpoint,
+        )
+        return
+    batches = ("gradient_accumulation_steps", "total_train_batch_size")
+    left_out = batches if args.auto_find_batch_size else ()
+    other = {name: told for name, told in _other(there["fixed"], here["fixed"]).items() if name not in left_out}
+    if other and not args.ignore_data_skip:
+        raise ValueError(
+            f"{checkpoint} is of another run: {'; '.join(other.values())}. Give what that run was given, or another "
+            "output_dir; ignore_data_skip=True (--ignore_data_skip) goes on all the same, and begins its epoch anew."
+        )
+    changed = {**other, **_other(there["settings"], here["settings"])}
+    if changed:
+        logger.warning(
+            "the run of %s goes on otherwise than it began: %s (optimiser and schedule are read from the checkpoint, "
+            "with their learning rate)",
+            checkpoint,
+            "; ".join(changed.values()),
+        )
+
+
+def _other(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """Return what differs, by name, as text."""
+    names = [name for name in here if name in there and there[name] != here[name]]
+    return {name: f"{name} {_short(there[name])} there, {_short(here[name])} here" for name in names}
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _name(augmentation: Augmentation | None) -> str:
+    """Return what tells an augmentation from others as far as it tells; an address in memory tells nothing."""
+    if augmentation is None:
+        return "none"
+    name = getattr(augmentation, "__name__", None) or repr(augmentation)
+    return type(augmentation).__name__ if " at 0x" in name else name
+
+
+def _digest(processor: object) -> str | None:
+    if not isinstance(processor, BaseImageProcessor):
+        return None
+    return hashlib.sha256(processor.to_json_string().encode()).hexdigest()[:16]
