@@ -90,16 +90,22 @@ class _Seen:
     model: nn.Module
     log: CallLog
     outputs: dict[Call, tuple[object, int]] = field(default_factory=dict)
+    #: Modules that are activations by the function they call, and return something else than what it gave.
+    changed: set[Call] = field(default_factory=set)
 
     @classmethod
     def of(cls, model: nn.Module, forward: Callable[[], object]) -> _Seen:
         """Run a model once."""
         outputs: dict[Call, tuple[object, int]] = {}
+        changed: set[Call] = set()
 
-        def remember(call: Call, output: object) -> None:
+        def remember(log: CallLog, call: Call, output: object) -> None:
             outputs[call] = output, sum(version_of(tensor) for tensor in tensors_in(output))
+            function = outputs.get(log.functions.get(call, call), (None, 0))
+            if function[0] is not output or function[1] != outputs[call][1]:
+                changed.add(call)
 
-        return cls(model, logged(model, forward, remember), outputs)
+        return cls(model, logged(model, forward, remember), outputs, changed)
 
     def point(self, place: str, side: Literal["input", "output"] | None, *, boundary: bool) -> CapturePoint:
         """Return what a call, a module of several names, or the end of a module stands for."""
@@ -179,8 +185,8 @@ class _Seen:
 
     def _gave(self, call: Call, output: Tensor, version: int) -> bool:
         """Whether an activation returned this tensor, and it is as it was: a sum into it gives another response."""
-        calls = [call, self.log.functions.get(call, call)]
-        return all(self.outputs[each][0] is output and self.outputs[each][1] == version for each in calls)
+        value, then = self.outputs[call]
+        return value is output and then == version and call not in self.changed
 
 
 def point_of(model: nn.Module, log: CallLog, call: Call, side: Literal["input", "output"]) -> CapturePoint:

@@ -119,14 +119,14 @@ class CallLog:
 
 
 def logged(
-    model: nn.Module, forward: Callable[[], object], seen: Callable[[Call, object], None] | None = None
+    model: nn.Module, forward: Callable[[], object], seen: Callable[[CallLog, Call, object], None] | None = None
 ) -> CallLog:
     """Run a model once, and return the log.
 
     Args:
         model: The model.
         forward: Runs it.
-        seen: Told of each call that is done, with what it returned.
+        seen: Told of each call that is done, with the log so far and what the call returned.
     """
     log = CallLog(model)
 
@@ -136,7 +136,7 @@ def logged(
     def left(call: Call, output: object) -> None:
         log.left(call)
         if seen is not None:
-            seen(call, output)
+            seen(log, call, output)
 
     calls = Calls(model, entered, left, functions=True, also=None)
     calls.hidden = log.hidden

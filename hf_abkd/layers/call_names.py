@@ -93,7 +93,7 @@ def parse_call(model: nn.Module, name: str) -> NamedCall:
         call = Call(canonical[block], called.removeprefix(_FUNCTION), count, True)
     else:
         parts = [other for other in inside if other]
-        near = difflib.get_close_matches(called, [*parts, *KINDS], n=5, cutoff=0.5)
+        near = difflib.get_close_matches(called, dict.fromkeys([*parts, *KINDS]), n=5, cutoff=0.5)
         raise ValueError(
             f"{name!r} must end in ':input', ':output' or no side, or name behind the colon what "
             f"{block_name or type(model).__name__!r} calls: one of its modules, or a function ({', '.join(KINDS)}); "

@@ -48,6 +48,10 @@ class CapturePoint:
         return f"{self.module}:{self.side}"
 
 
+class NotOneTensorError(RuntimeError):
+    """A name does not stand for just one tensor of a forward pass."""
+
+
 class _Complete(BaseException):
     """Ends a forward pass when all is recorded. No `except Exception` in a model catches it."""
 
@@ -245,7 +249,7 @@ class Capture:
                 continue
             why = self._why_not_one(point, count, made, forward)
             self._clear()
-            raise RuntimeError(f"{point.module!r} of {type(self.model).__name__} {why}")
+            raise NotOneTensorError(f"{point.module!r} of {type(self.model).__name__} {why}")
 
     def _why_not_one(self, point: CapturePoint, count: int, made: int, forward: Callable[[], Any]) -> str:
         """Return what is wrong with the calls at a point, and what to do."""

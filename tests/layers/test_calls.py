@@ -335,6 +335,21 @@ def test_other_calls_than_when_they_were_named_are_an_error():
             capture.run(lambda: model.train()(images()))
 
 
+def test_what_an_activation_of_ones_own_returns_ends_a_block_if_it_is_its_activation():
+    """A module that scales behind its activation gives another response, on whose side of 0 nothing lies."""
+
+    class Scaled(Swish):
+        def forward(self, tensor):
+            return 2 * super().forward(tensor) - 1
+
+    model = Net("shared", Swish)
+    point = resolve_boundaries(model, ["layers.0"], lambda: model(images()))["layers.0"]
+    assert point == CapturePoint("layers.0:relu#2", "input")
+    scaled = Net("twice", Scaled)
+    with pytest.raises(ValueError, match=r"does not come straight from an activation.*'layers.0:relu#2'"):
+        resolve_boundaries(scaled, ["layers.0"], lambda: scaled(images()))
+
+
 def test_a_part_of_the_name_of_a_function_does_not_hide_it():
     """Both are called `relu`; by one name they would be counted as one."""
     model = Net("twice")

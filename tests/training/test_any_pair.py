@@ -129,14 +129,17 @@ def test_activations_of_any_kind_are_paired(tmp_path):
     assert [pair.teacher.layer for pair in trainer.plan.pairs] == [":relu#1", ":relu#2", ":F.relu#1"]
     trainer.train()
     stages = activation_boundary([("resnet.encoder.stages.0", "conv:output")])
-    unlike(tmp_path / "named", teacher=Functional(), stages=stages)
+    unlike(tmp_path / "named", teacher=Functional(), stages=stages, max_steps=2, **LEAN).train()
+    stages = activation_boundary([("resnet.encoder.stages.0", "relu")])
+    with pytest.raises(ValueError, match="'relu' of .* was called 2 times.*one of its calls: :relu#1, :relu#2"):
+        unlike(tmp_path / "twice", teacher=Functional(), stages=stages, max_steps=2, **LEAN).train()
 
 
 def test_a_stage_that_reaches_little_of_the_student_is_warned_of(tmp_path, caplog):
     """A phase that trains the stem alone looks like any other in the log, and wastes its steps."""
     stages = activation_boundary([("resnet.embedder.embedder.activation", "vit.layers.0.mlp.activation_fn")])
     unlike(tmp_path, stages=stages, max_steps=2, **LEAN).train()
-    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    [said] = [record.getMessage() for record in caplog.records if " reaches " in record.getMessage()]
     assert re.search(
         r"^stage 'initialization' reaches 3 of the student's \d+ tensors \(\d+%\), and the others stay", said
     )

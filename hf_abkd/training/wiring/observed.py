@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_abkd.layers.boundary_points import resolve_boundaries, resolve_tensors
-from hf_abkd.layers.capture import Capture, CapturePoint
+from hf_abkd.layers.capture import Capture, CapturePoint, NotOneTensorError
 from hf_abkd.layers.connection import Side
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.sites import Trace
@@ -89,7 +89,10 @@ def observed_student(
         refuse_changes(before, inputs, student)
         points = _points(student, named, lambda: student(**inputs))
         with Capture(student, points.values()) as capture:
-            captured = capture.probe(lambda: student(**inputs))
+            try:
+                captured = capture.probe(lambda: student(**inputs))
+            except NotOneTensorError as error:
+                raise ValueError(str(error)) from error
     tensors = {LOGITS: logits, **{name: captured[point] for name, point in points.items()}}
     return Observed(points, tensors, logits.shape[1], capture.overwritten, cost=cost)
 
@@ -116,6 +119,8 @@ def observed_teacher(
     teacher.select(points)
     try:
         targets = teacher.probe(inputs)
+    except NotOneTensorError as error:
+        raise ValueError(str(error)) from error
     except RuntimeError as error:
         # Above it ran in the precision of its weights: quantised layers, for example, take float32 alone.
         raise ValueError(
