@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from hf_abkd.files import write_json
 from hf_abkd.training.checkpoints import incomplete
@@ -37,20 +37,21 @@ class FinishedRun:
     output: TrainOutput
 
 
-def note_end(ended: FinishedRun, folder: Path) -> None:
-    """Write how a run ended into its folder.
+def note_end(folder: Path, state: TrainerState, run: dict[str, Any], output: TrainOutput, *, best: bool) -> None:
+    """Write how a run ended into its folder, if the weights that it ended with are in a checkpoint.
 
     Args:
-        ended: How it ended.
-        folder: The folder of the run, which the checkpoint lies in.
+        folder: The folder of the run.
+        state: The state of the trainer.
+        run: The make-up of the run.
+        output: What `train` returns.
+        best: Whether the best model was loaded.
     """
-    content = {
-        "checkpoint": ended.checkpoint.name,
-        "state": asdict(ended.state),
-        "run": ended.run,
-        "output": ended.output._asdict(),
-    }
-    write_json(folder / FINISHED_NAME, content)
+    last = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+    checkpoint = ended_at(last, state, run, best=best).checkpoint
+    if checkpoint.is_dir():
+        content = {"checkpoint": checkpoint.name, "state": asdict(state), "run": run, "output": output._asdict()}
+        write_json(folder / FINISHED_NAME, content)
 
 
 def noted_end(folder: Path) -> FinishedRun | None:

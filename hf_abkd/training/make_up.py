@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 from transformers import BaseImageProcessor
+from transformers.trainer_utils import has_length
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch
@@ -21,13 +23,23 @@ LOOKED_AT = 8
 logger = logging.getLogger(__name__)
 
 
+def looked_at(dataset: Any) -> tuple[int | None, list[int]]:
+    """Return how many rows a training set has, None of a stream, and which of them stand for all.
+
+    These are none of a set that is no `datasets.Dataset`, as it may change while the run goes on.
+    """
+    rows = len(dataset) if has_length(dataset) else None
+    if not rows or not isinstance(dataset, datasets.Dataset):
+        return rows, []
+    return rows, sorted({(rows - 1) * place // (LOOKED_AT - 1) for place in range(LOOKED_AT)})
+
+
 def make_up(
     args: DistillationArguments,
     *,
     rows: int | None,
     batch: Batch | None,
-    augmentation: Augmentation | None,
-    augmentation_seed: int,
+    views: tuple[Augmentation | None, int],
     processor: object,
 ) -> dict[str, Any]:
     """Return what a checkpoint holds of this, as JSON does: `fixed` makes the run, `settings` may be changed.
@@ -36,8 +48,7 @@ def make_up(
         args: The training arguments of the run.
         rows: How many images the training set has; None of a stream.
         batch: Some of them, the same ones whenever the run is begun or resumed; None of a set that may change.
-        augmentation: What changes them.
-        augmentation_seed: The seed of their views.
+        views: What changes them, and the seed of that.
         processor: The image processor of the student, or None.
     """
     told = settings(args)
@@ -45,8 +56,8 @@ def make_up(
         "images of the training set": rows,
         "ids of its images": None if batch is None or batch.samples is None else batch.samples.tolist(),
         "labels of its images": None if batch is None or batch.labels is None else batch.labels.tolist(),
-        "augmentation": _name(augmentation),
-        "augmentation_seed": augmentation_seed,
+        "augmentation": _name(views[0]),
+        "augmentation_seed": views[1],
         "augmentation_views": args.augmentation_views,
         "image processor": _digest(processor),
         "seed": told.pop("seed"),

@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy, TrainOutput, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy, TrainOutput
 from transformers.utils import PushInProgress
 
 from hf_abkd.data.augment import Augmentation
@@ -51,7 +50,7 @@ from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_en
 from hf_abkd.training.guessing import Guessing
 from hf_abkd.training.held_folder import checkpoint_size, writing
 from hf_abkd.training.interruption import Interruption
-from hf_abkd.training.make_up import LOOKED_AT, check_make_up, make_up
+from hf_abkd.training.make_up import check_make_up, looked_at, make_up
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
@@ -418,8 +417,9 @@ class DistillationTrainer(Trainer):
                 inside = None
                 if stopped:
                     break
-            if trial is None:
-                self._note_end(output)
+            over = self.state.global_step == self.spans[-1].stop
+            if over and trial is None and self.args.should_save:
+                note_end(folder, self.state, self.run_state(), output, best=self.args.load_best_model_at_end)
             self._interruption.end_process(self.state.global_step, run_args.output_dir)
             return output
         finally:
@@ -456,18 +456,10 @@ class DistillationTrainer(Trainer):
 
     def _make_up(self) -> dict[str, Any]:
         """Return what the run is made of, as far as a few images of the training set tell."""
-        rows = len(self.train_dataset) if has_length(self.train_dataset) else None
-        # A data set of another kind may grow while the run goes on.
-        stays = isinstance(self.train_dataset, datasets.Dataset)
-        places = sorted({(rows - 1) * place // (LOOKED_AT - 1) for place in range(LOOKED_AT)}) if rows and stays else ()
-        return make_up(
-            self.args,
-            rows=rows,
-            batch=self._read_rows(self.train_dataset, places) if places else None,
-            augmentation=self.augmentation,
-            augmentation_seed=self.augmentation_seed,
-            processor=self.processing_class,
-        )
+        rows, places = looked_at(self.train_dataset)
+        batch = self._read_rows(self.train_dataset, places) if places else None
+        views = self.augmentation, self.augmentation_seed
+        return make_up(self.args, rows=rows, batch=batch, views=views, processor=self.processing_class)
 
     def _take_folder(self, checkpoint: Path | None, *, only_looks: bool = False) -> None:
         """Delete what killed runs left in the folder, and what was noted of an end; refuse a folder of another run."""
@@ -519,15 +511,6 @@ class DistillationTrainer(Trainer):
         self._rows.begin_run(None if there is None else there.get("rows"), checkpoint, inside=inside is not None)
         self.source.resume(None if there is None else there.get("routes"))
         return index, inside
-
-    def _note_end(self, output: TrainOutput) -> None:
-        """Write how the run ended, if it did all of its steps and its weights are in a checkpoint."""
-        folder = Path(self.args.output_dir)
-        if self.state.global_step == self.spans[-1].stop and self.args.should_save:
-            last, best = folder / f"{PREFIX_CHECKPOINT_DIR}-{output.global_step}", self.args.load_best_model_at_end
-            ended = ended_at(last, self.state, self.run_state(), best=best)
-            if ended.checkpoint.is_dir():
-                note_end(replace(ended, output=output), folder)
 
     @contextmanager
     def _arguments_of(self, arguments: DistillationArguments) -> Iterator[None]:
