@@ -79,7 +79,12 @@ class ImageComparison:
 
     def teach(self, kind: str, images: Dataset, transform: ImageTransform) -> None:
         """Teach a student with each seed from the same images."""
-        quality, train = self.judge.quality(images), prepare(images, transform)
+        quality = self.judge.quality(images)
+        numbers = {name: number for number, name in self.work.make_student().config.id2label.items()}
+        if set(images.features["label"].names) == set(numbers):
+            # The images have the teacher's numbers, and the student may have the same classes in another order.
+            images = images.align_labels_with_mapping(numbers, "label")
+        train = prepare(images, transform)
         accuracies = [self._distil(kind, with_seed(self.args, seed, kind), lambda _: (train,)) for seed in self._seeds]
         self._rows.append(row_of(kind, quality, accuracies))
 

@@ -58,6 +58,9 @@ def real_images(rows: Any, count: int, names: Sequence[str], *, image_column: st
     chosen = plain.select(wanted[:count]).select_columns([image_column, label_column])
     renumbered = chosen.add_column("renumbered", [number_of[label] for label in chosen[label_column]])
     renumbered = renumbered.remove_columns(label_column).rename_columns({image_column: "image", "renumbered": "label"})
+    if isinstance(renumbered.features["image"], Image):
+        # Prepared rows leave decoding to their transform.
+        renumbered = renumbered.cast_column("image", Image())
     return renumbered.cast_column("label", ClassLabel(names=list(names)))
 
 

@@ -53,12 +53,13 @@ def test_own_models_and_files_are_distilled(distilled: tuple[Path, str]) -> None
     assert AutoModelForImageClassification.from_pretrained(workspace / "out").config.id2label[3] == "3"
 
 
-def test_second_run_into_one_folder_is_refused(distilled: tuple[Path, str]) -> None:
+def test_run_that_is_over_is_over_and_another_one_is_refused_its_folder(distilled: tuple[Path, str]) -> None:
     """The plain Trainer would mix the checkpoints of two runs."""
     workspace, _ = distilled
     before = (workspace / "out" / "model.safetensors").read_bytes()
+    call("run_ab", *real(workspace))
     with pytest.raises(ValueError, match="holds another run"):
-        call("run_ab", *real(workspace))
+        call("run_ab", *real(workspace, "--resume_from_checkpoint", "False"))
     assert (workspace / "out" / "model.safetensors").read_bytes() == before
 
 
