@@ -9,6 +9,22 @@ from torch import Tensor
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.draws import Draws
+from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+
+
+def views_of(args: DistillationArguments, cache: TeacherCache | None) -> tuple[int, int | None]:
+    """Return the seed of the views of a run, and how many there are of each image; None for one per epoch.
+
+    They are those of a cached teacher, or what was asked for; the seed is else that of the run.
+
+    Args:
+        args: The training arguments of the run.
+        cache: What a teacher said of the training set, or None.
+    """
+    if cache is not None:
+        return cache.seed, cache.views
+    return args.seed if args.augmentation_seed is None else args.augmentation_seed, args.augmentation_views
 
 
 class AugmentedViews:

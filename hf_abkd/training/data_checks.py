@@ -17,6 +17,23 @@ from hf_abkd.data.transform import ImageTransform
 from hf_abkd.models.tasks.task import Task
 
 
+def first_dataset(dataset: Any) -> Any:
+    """Return a data set, or the first of several that have names."""
+    return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+
+
+def sampled_dataset(train: Any, evaluation: Any) -> Any:
+    """Return the data set whose first rows stand for all: the training set, or else what is evaluated on.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    dataset = train if train is not None else first_dataset(evaluation)
+    if dataset is None:
+        raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
+    return dataset
+
+
 def check_range(classes: int, *datasets: Any) -> None:
     """Refuse prepared data sets with labels that the student has no class for; all of their labels are looked at.
 

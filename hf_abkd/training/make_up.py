@@ -13,9 +13,9 @@ from transformers import BaseImageProcessor
 from transformers.trainer_utils import has_length
 
 from hf_abkd.data.augment import Augmentation
-from hf_abkd.data.batch import Batch
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.publishing.run_facts import settings
+from hf_abkd.training.teacher_answers import Reader
 
 #: How many rows of a training set stand for all of them.
 LOOKED_AT = 8
@@ -23,22 +23,10 @@ LOOKED_AT = 8
 logger = logging.getLogger(__name__)
 
 
-def looked_at(dataset: Any) -> tuple[int | None, list[int]]:
-    """Return how many rows a training set has, None of a stream, and which of them stand for all.
-
-    These are none of a set that is no `datasets.Dataset`, as it may change while the run goes on.
-    """
-    rows = len(dataset) if has_length(dataset) else None
-    if not rows or not isinstance(dataset, datasets.Dataset):
-        return rows, []
-    return rows, sorted({(rows - 1) * place // (LOOKED_AT - 1) for place in range(LOOKED_AT)})
-
-
 def make_up(
     args: DistillationArguments,
-    *,
-    rows: int | None,
-    batch: Batch | None,
+    dataset: Any,
+    read: Reader,
     views: tuple[Augmentation | None, int],
     processor: object,
 ) -> dict[str, Any]:
@@ -46,11 +34,14 @@ def make_up(
 
     Args:
         args: The training arguments of the run.
-        rows: How many images the training set has; None of a stream.
-        batch: Some of them, the same ones whenever the run is begun or resumed; None of a set that may change.
-        views: What changes them, and the seed of that.
+        dataset: The training set. Some of its images stand for all, the same ones whenever the run is begun or
+            resumed; none of a set that is no `datasets.Dataset`, as it may change while the run goes on.
+        read: Reads some rows of it.
+        views: What changes the images, and the seed of that.
         processor: The image processor of the student, or None.
     """
+    rows, places = _looked_at(dataset)
+    batch = read(dataset, places) if places else None
     told = settings(args)
     fixed = {
         "images of the training set": rows,
@@ -65,6 +56,14 @@ def make_up(
         "total_train_batch_size": told.pop("total_train_batch_size"),
     }
     return {"fixed": fixed, "settings": told}
+
+
+def _looked_at(dataset: Any) -> tuple[int | None, list[int]]:
+    """Return how many rows a training set has, None of a stream, and which of them stand for all."""
+    rows = len(dataset) if has_length(dataset) else None
+    if not rows or not isinstance(dataset, datasets.Dataset):
+        return rows, []
+    return rows, sorted({(rows - 1) * place // (LOOKED_AT - 1) for place in range(LOOKED_AT)})
 
 
 def check_make_up(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_abkd.data.batch import Batch
@@ -59,22 +60,20 @@ class OpenStages:
         """
         return completed(stages, self._propose, self._head_input)
 
-    def choices(self, plan: Plan | None) -> list[str]:
-        """Return what was chosen for the user, who should see it.
+    def tell(self, plan: Plan | None) -> None:
+        """Say what was chosen for the user, who should see it.
 
         Args:
             plan: The plan of the run.
         """
-        lines = []
         if self.traces is not None and plan is not None:
-            lines.append(f"Layers paired automatically:\n{plan.table()}")
+            tqdm.write(f"Layers paired automatically:\n{plan.table()}")
         if self.head is not None and self._labels is not None:
-            lines.append(
+            tqdm.write(
                 f"The teacher has other classes: {self._labels.describe()}. The student learns from its layers, from "
                 f"an extra head on {self.head!r} that predicts the teacher's logits, and from the labels; no logits "
                 "are compared."
             )
-        return lines
 
     def _propose(self) -> Plan:
         """Pair the layers of both models."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,22 +12,37 @@ from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 
 
-def optimizer_of(
-    stage: Stage, arguments: DistillationArguments, default: tuple[type, dict[str, Any]] | None
-) -> tuple[type, dict[str, Any]] | None:
-    """Return class and settings of the optimiser of a stage; None for what its arguments say.
+@dataclass(frozen=True)
+class GivenOptimizers:
+    """What a user gave the trainer to optimise with.
 
     Args:
-        stage: The stage.
-        arguments: Its training arguments. They get the weight decay of the optimiser's settings: the groups of
-            parameters carry that of the arguments, which would win over it.
-        default: That of a stage which names none.
+        optimizer: An optimiser for a run of one stage, or None.
+        scheduler: A schedule of its learning rate, or None.
+        kind: Class and settings of the optimiser of stages that name none; None for what their arguments say.
     """
-    if stage.optimizer is None:
-        return default
-    kind, settings = stage.optimizer[0], {"lr": arguments.learning_rate, **stage.optimizer[1]}
-    arguments.weight_decay = settings.pop("weight_decay", arguments.weight_decay)
-    return kind, settings
+
+    optimizer: torch.optim.Optimizer | None
+    scheduler: Any
+    kind: tuple[type, dict[str, Any]] | None
+
+    def of_stage(
+        self, index: int, stage: Stage, arguments: DistillationArguments
+    ) -> tuple[torch.optim.Optimizer | None, Any, tuple[type, dict[str, Any]] | None]:
+        """Return optimiser and schedule of a stage, if they are there, and of what class and settings one is made.
+
+        Args:
+            index: Which stage.
+            stage: The stage.
+            arguments: Its training arguments. They get the weight decay of the optimiser's settings: the groups of
+                parameters carry that of the arguments, which would win over it.
+        """
+        optimizer, scheduler = (self.optimizer, self.scheduler) if index == 0 else (None, None)
+        if stage.optimizer is None:
+            return optimizer, scheduler, self.kind
+        kind, settings = stage.optimizer[0], {"lr": arguments.learning_rate, **stage.optimizer[1]}
+        arguments.weight_decay = settings.pop("weight_decay", arguments.weight_decay)
+        return optimizer, scheduler, (kind, settings)
 
 
 def decayed_names(module: nn.Module, args: DistillationArguments) -> list[str]:

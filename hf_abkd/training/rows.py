@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, RandomSampler, Sampler
 
 from hf_abkd.data.draws import number_of
+from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.streams import RepeatedStream
 from hf_abkd.data.subsets import LOOKED_AT
 from hf_abkd.stages.arguments import DistillationArguments
@@ -115,17 +116,21 @@ class TrainingRows:
         """Give a stage passes of its own."""
         self._first = self.number + 1
 
-    def place(self, steps_per_epoch: int, accumulation: int) -> tuple[int, int] | None:
-        """Return the passes of a resumed stage that are over and the batches of the next one; None without a stream.
+    def place(self, done: int, steps_per_pass: int) -> tuple[int, int]:
+        """Return the passes of a resumed stage that are over, and the batches of the next one that were shown.
 
         Args:
-            steps_per_epoch: Optimiser steps of a pass, if that is known.
-            accumulation: Batches of a step.
+            done: How many steps of the stage are done.
+            steps_per_pass: Optimiser steps of a pass, of data whose length is known.
         """
-        if self._resumed is None:
-            return None
-        over, steps = self._resumed["pass"] - self._first, self._resumed["steps"]
-        return (over + 1, 0) if steps == steps_per_epoch else (over, steps * accumulation)
+        args = self._arguments()
+        accumulation = 0 if args.ignore_data_skip else args.gradient_accumulation_steps
+        over, steps = divmod(done, steps_per_pass)
+        if self._resumed is not None:
+            over, steps = self._resumed["pass"] - self._first, self._resumed["steps"]
+            if steps == steps_per_pass:
+                over, steps = over + 1, 0
+        return over, steps * accumulation
 
     def begin_pass(self, dataset: Any, number: int, epoch: int, step: int) -> int:
         """Begin a pass, before the data loader does, and return its number.
@@ -143,6 +148,8 @@ class TrainingRows:
         self._began, self._is_over = step - (resumed["steps"] if resumed is not None and again else 0), False
         if self._stream is not None and stream:
             self._stream.begin(self.number, resumed["rows"] if resumed is not None and again else ())
+        if isinstance(dataset, PairedDomains):
+            dataset.set_epoch(self.number)
         return self.number
 
     def whole(self, labels: Sequence[Tensor | None], wanted: int, step: int, rows: float) -> bool:

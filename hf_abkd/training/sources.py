@@ -20,7 +20,7 @@ from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.extension import refuse_unextendable
-from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.follower import RouteFollower
@@ -88,7 +88,7 @@ def teacher_source(
 def check_stages(
     stages: Sequence[Stage], student: nn.Module, source: TeacherSource, args: DistillationArguments
 ) -> None:
-    """Check what stages ask of their models; needs no data.
+    """Check what stages ask of their models, and which parts of the student they freeze; needs no data.
 
     Raises:
         ValueError: If a name is wrong, or a stage needs a teacher of another kind.
@@ -103,6 +103,7 @@ def check_stages(
             refuse_unextendable(stage.name, stage.extension, stage.each_term(), teacher, cached=cached)
         if source.model is not None:
             check_names(source.model, None, stage.teacher_terms)
+        frozen_parts(student, stage.freeze)
 
 
 def shared_images_of(

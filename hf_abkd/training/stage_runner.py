@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.progress import OneRunHandler, Span, StageFlow, StagePrinter, StageProgress
@@ -46,6 +47,16 @@ class RunSums:
     first_step: int = 0
     start_time: float = 0.0
 
+    def add(self, loss: float, first_step: int, start_time: float) -> None:
+        """Add what a stage that is over summed up, since this step and time."""
+        if not self.start_time:
+            self.first_step, self.start_time = first_step, start_time
+        self.loss += loss
+
+    def output(self, step: int) -> TrainOutput:
+        """Return what stands for the report of a run that is not over, at a step."""
+        return TrainOutput(step, self.loss / max(step - self.first_step, 1), {})
+
 
 class StageRunner:
     """Keeps the place of a run in its stages, as one run: one count of steps, one log, each event of a callback once.
@@ -54,12 +65,14 @@ class StageRunner:
         spans: Where each stage lies in the run, in steps; known once `train` was called.
         flow: Ends a stage at its last step.
         sums: What the stages of this call of `train` have handed on so far.
+        early_logs: What was logged before its first step.
     """
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.flow = StageFlow()
         self.sums = RunSums()
+        self.early_logs: list[dict[str, float]] = []
 
     def handler(self, callbacks: Iterable[TrainerCallback], *context: Any) -> OneRunHandler:
         """Return what tells callbacks of the events of the run; the bar names the stage, and the log is readable.
@@ -91,9 +104,13 @@ class StageRunner:
         """Whether a stage runs, or has run."""
         return self.flow.span is not None
 
-    def begin_run(self) -> None:
-        """Forget what an earlier call of `train` summed up."""
-        self.sums = RunSums()
+    def begin_run(self, early_logs: list[dict[str, float]]) -> None:
+        """Forget what an earlier call of `train` summed up.
+
+        Args:
+            early_logs: What was logged before the first step.
+        """
+        self.sums, self.early_logs = RunSums(), early_logs
 
     def place(
         self,
@@ -181,17 +198,6 @@ class StageRunner:
             )
         # A stage that was just over is not gone on with: the next one starts from its weights.
         return index if step < stop else index + 1
-
-    def skipped(self, step: int, steps_per_epoch: int, accumulation: int) -> tuple[int, int]:
-        """Return the whole epochs of the running stage that were done at a step, and the batches of the next one.
-
-        Args:
-            step: The step of the run.
-            steps_per_epoch: Optimiser steps of an epoch of this stage.
-            accumulation: Batches of a step.
-        """
-        epochs, steps = divmod(step - self.span.start, steps_per_epoch)
-        return epochs, steps * accumulation
 
     def number(self, state: TrainerState, args: DistillationArguments, *, resumed: bool) -> None:
         """Have the state of the trainer count steps and epochs over the whole run.

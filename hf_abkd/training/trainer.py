@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import PushInProgress
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.data.few_rows import rows_of
-from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
 from hf_abkd.layers.plan import PLAN_NAME, Plan
 from hf_abkd.models.expected_images import channels_of
@@ -36,30 +32,27 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CardFacts
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.lengths import stage_arguments
-from hf_abkd.stages.stage import Stage, frozen_parts
+from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
-from hf_abkd.training.augmented_views import AugmentedViews
+from hf_abkd.training.augmented_views import AugmentedViews, views_of
 from hf_abkd.training.checks import check_launch, check_parallelism, check_rows, checked_stages, checked_student
 from hf_abkd.training.classes import RunClasses
-from hf_abkd.training.data_checks import CheckedBatches, check_range
+from hf_abkd.training.data_checks import CheckedBatches, check_range, first_dataset, sampled_dataset
 from hf_abkd.training.evaluation import Evaluation
-from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
 from hf_abkd.training.guessing import Guessing
-from hf_abkd.training.held_folder import checkpoint_size, writing
-from hf_abkd.training.interruption import Interruption
-from hf_abkd.training.make_up import check_make_up, looked_at, make_up
+from hf_abkd.training.make_up import make_up
 from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
-from hf_abkd.training.optimization import check_optimizer, decayed_names, milestone_schedule, optimizer_of
+from hf_abkd.training.optimization import GivenOptimizers, check_optimizer, decayed_names, milestone_schedule
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of, is_busy
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
-from hf_abkd.training.run_folder import AUTO, check_folder, checkpoint_of, claim_folder, sweep
+from hf_abkd.training.run_life import RunLife, RunStart
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
@@ -70,7 +63,6 @@ from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
 from hf_abkd.training.terms.run_stage import RunStage, named_terms, run_stages
-from hf_abkd.training.together import on_first
 
 logger = logging.getLogger(__name__)
 
@@ -187,12 +179,8 @@ class DistillationTrainer(Trainer):
         names = self.task.inputs_of(self.model), self.label_names[0]
         self.data_collator = CheckedBatches(self.data_collator, *names, self.task, self.model.config)
         self.reader = BatchReader(*names, shared)
-        self.views = AugmentedViews(
-            augmentation,
-            seed=self.augmentation_seed,
-            number=self._number_of_views,
-            process=self.args.process_index,
-        )
+        seed, number = views_of(self.args, self.cache)
+        self.views = AugmentedViews(augmentation, seed=seed, number=number, process=self.args.process_index)
         datasets, tells = lambda: (self.train_dataset, self.eval_dataset), self.is_world_process_zero()
         self._classes = RunClasses(self.task, self.source, datasets, self._read_rows, tells)
         self._sample: Batch | None = None
@@ -200,24 +188,15 @@ class DistillationTrainer(Trainer):
         self._open_stages = OpenStages(self.model, self.source, self._classes, self.sample_batch, self.args.device)
         self._given_stages = self._open_stages.complete(stages)
         check_stages(self._given_stages, self.model, self.source, self.args)
-        self._given_optimizers = (self.optimizer, self.lr_scheduler)
-        self._given_optimizer_class = self.optimizer_cls_and_kwargs
+        self._optimizers = GivenOptimizers(self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs)
         self.stages = run_stages(self._given_stages, self.args)
-        for stage in self._given_stages:
-            frozen_parts(self.model, stage.freeze)
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._guessing = Guessing(self.task)
         self._publisher = Publisher(arguments)
         self._publisher.check(self.model, self.processing_class, self.task, self.train_dataset, self.eval_dataset)
-        self._owns_output_dir = False
-        self._ended: FinishedRun | None = None
-        self._begins_anyway = False
-        self._made_of: dict[str, Any] = {}
-        self._interruption = Interruption(self.accelerator)
-        self._teacher_identity: dict[str, Any] | None = None
-        self._early_logs: list[dict[str, float]] = []
+        self._life = RunLife(arguments, self.accelerator)
         self._step: Step | None = None
         self._runner = StageRunner()
         self._rows = TrainingRows(arguments)
@@ -274,14 +253,7 @@ class DistillationTrainer(Trainer):
     @property
     def augmentation_seed(self) -> int:
         """The seed of the views: that of a cached teacher, the one that was asked for, or that of the run."""
-        if self.source.cache is not None:
-            return self.source.cache.seed
-        return self.args.seed if self.args.augmentation_seed is None else self.args.augmentation_seed
-
-    @property
-    def _number_of_views(self) -> int | None:
-        """How many views there are of each image, which take turns from epoch to epoch; None for one per epoch."""
-        return self.args.augmentation_views if self.source.cache is None else self.source.cache.views
+        return views_of(self.args, self.cache)[0]
 
     @property
     def augmentation(self) -> Augmentation | None:
@@ -325,9 +297,7 @@ class DistillationTrainer(Trainer):
     def sample_batch(self) -> Batch:
         """Return the first two rows of the training set, or else of the evaluation set."""
         if self._sample is None:
-            dataset = self.train_dataset if self.train_dataset is not None else first_dataset(self.eval_dataset)
-            if dataset is None:
-                raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
+            dataset = sampled_dataset(self.train_dataset, self.eval_dataset)
             self.task.check_labels(self.model.config, getattr(dataset, "features", None) or {})
             check_range(self.task.classes(self.model.config), self.train_dataset, self.eval_dataset)
             self._sample = self._read_rows(dataset)
@@ -378,50 +348,32 @@ class DistillationTrainer(Trainer):
             raise NotImplementedError(
                 "a hyperparameter search sets arguments of the run, and stages have their own: search with one stage"
             )
-        self._interruption = self.callback_handler.interruption = Interruption(self.accelerator)
-        try:
-            with self._writing(trial):
-                return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        finally:
-            self._interruption.leave()
-
-    def _writing(self, trial: Any) -> AbstractContextManager[None]:
-        """Keep the folder of the run for it meanwhile; trials of a search share it, each in a folder of its own."""
-        saves = self.args.save_strategy != SaveStrategy.NO
-        size = checkpoint_size(self.model)
-        return (
-            writing(Path(self.args.output_dir), size, self.accelerator, saves=saves) if trial is None else nullcontext()
-        )
-
-    def _train(
-        self, asked: str | os.PathLike[str] | bool | None, trial: Any, ignore_keys: list[str] | None
-    ) -> TrainOutput:
-        """Run all stages; the arguments are those of `train`."""
-        run_args, model_init = self.args, self.model_init
-        folder, overwrite = Path(run_args.output_dir), run_args.overwrite_output_dir
-        checkpoint = on_first(lambda: checkpoint_of(asked, folder, overwrite=overwrite), self.accelerator)
-        self._begins_anyway = asked == AUTO and not overwrite
-        self._ended = noted_end(folder) if checkpoint is not None and asked in (True, AUTO) else None
-        try:
-            if model_init is not None:
-                self._start_student(model_init, trial)
-            first, inside = self._start_run(checkpoint)
-            if self._ended is not None:
-                if self.is_world_process_zero():
-                    tqdm.write(f"The run in {run_args.output_dir} is over, at step {self.state.global_step}.")
-                return self._ended.output
-            for index in range(first, len(self.stages)):
+        life, alone = self._life, trial is None
+        with life.running(self.model, self.callback_handler, shares_folder=not alone), self._left_as_it_is():
+            life.choose(resume_from_checkpoint)
+            if self.model_init is not None:
+                self._start_student(self.model_init, trial)
+            start = self._start_run()
+            if life.ended is not None:
+                return life.tell_end(life.ended)
+            resumes = start.resumes
+            for index in range(start.stage, len(self.stages)):
                 with self._running(index):
-                    output = super().train(inside, trial, ignore_keys)
+                    output = super().train(resumes, trial, ignore_keys_for_eval)
                     stopped = self._runner.stopped(self.state.global_step)
-                inside = None
+                resumes = None
                 if stopped:
                     break
-            over = self.state.global_step == self.spans[-1].stop
-            if over and trial is None and self.args.should_save:
-                note_end(folder, self.state, self.run_state(), output, best=self.args.load_best_model_at_end)
-            self._interruption.end_process(self.state.global_step, run_args.output_dir)
+            over = alone and self.state.global_step == self.spans[-1].stop
+            life.end(self.state, output, self.run_state if over else None)
             return output
+
+    @contextmanager
+    def _left_as_it_is(self) -> Iterator[None]:
+        """Have the arguments of the run and what makes its student afterwards as they were, whatever happens."""
+        run_args, model_init = self.args, self.model_init
+        try:
+            yield
         finally:
             self.args, self.model_init = run_args, model_init
             self.is_in_train = False
@@ -434,41 +386,41 @@ class DistillationTrainer(Trainer):
         self.model_init = None
         self.stages, self._setup = run_stages(self._given_stages, self.args), None
 
-    def _start_run(self, checkpoint: Path | None) -> tuple[int, str | None]:
-        """Check everything, take the folder, measure the teacher; return the stage, and the checkpoint inside it."""
-        self._teacher_identity = self.source.begin_run(self.setup.labels, tells=self.is_world_process_zero())
+    def _start_run(self) -> RunStart:
+        """Check everything, take the folder, measure the teacher; return where the run begins or goes on."""
+        life = self._life
+        life.teacher = self.source.begin_run(self.setup.labels, tells=self.is_world_process_zero())
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._arguments = stage_arguments(self.args, self._given_stages)
         self._runner.place(self.stages, self._arguments, self._measure_length)
-        self._made_of = self._make_up()
-        first, inside = self._resume(checkpoint)
-        if self._ended is not None:
-            return first, None
-        on_first(lambda: self._take_folder(checkpoint, only_looks=True), self.accelerator)
-        scores = self._measured_teacher() if checkpoint is None else None
-        # Only now, when nothing can be wrong any more: this may delete what another run left.
-        on_first(lambda: self._take_folder(checkpoint), self.accelerator)
-        self._owns_output_dir = True
-        self._early_logs = self._before_first_step(scores) if checkpoint is None else []
-        self.callback_handler.began = False
-        self._runner.begin_run()
-        return first, inside
-
-    def _make_up(self) -> dict[str, Any]:
-        """Return what the run is made of, as far as a few images of the training set tell."""
-        rows, places = looked_at(self.train_dataset)
-        batch = self._read_rows(self.train_dataset, places) if places else None
         views = self.augmentation, self.augmentation_seed
-        return make_up(self.args, rows=rows, batch=batch, views=views, processor=self.processing_class)
+        life.made_of = make_up(self.args, self.train_dataset, self._read_rows, views, self.processing_class)
+        self.source.check_lengths([span.stop - span.start for span in self.spans])
+        start = life.start(self._runner, lambda: self.run_state(0))
+        self._go_on(start)
+        if life.ended is not None:
+            return start
+        life.check_folder()
+        scores = self._measured_teacher() if start.checkpoint is None else None
+        # Only now, when nothing can be wrong any more: this may delete what another run left.
+        life.take_folder()
+        early_logs = self._before_first_step(scores) if start.checkpoint is None else []
+        self.callback_handler.began = False
+        self._runner.begin_run(early_logs)
+        return start
 
-    def _take_folder(self, checkpoint: Path | None, *, only_looks: bool = False) -> None:
-        """Delete what killed runs left in the folder, and what was noted of an end; refuse a folder of another run."""
-        folder, take = Path(self.args.output_dir), check_folder if only_looks else claim_folder
-        if checkpoint is None and not self._owns_output_dir:
-            take(folder, overwrite=self.args.overwrite_output_dir, begins_anyway=self._begins_anyway)
-        if not only_looks:
-            sweep(folder)
-            forget_end(folder)
+    def _go_on(self, start: RunStart) -> None:
+        """Bring what does not wait for the first stage to where the run begins or goes on."""
+        if start.checkpoint is not None and not start.is_inside:
+            # The stage was just over: the next one starts afresh from its weights.
+            self._load_from_checkpoint(str(start.weights))
+            self._load_scaler(str(start.checkpoint))
+            self.state = start.state
+            self.state.is_local_process_zero = self.is_local_process_zero()
+            self.state.is_world_process_zero = self.is_world_process_zero()
+            self._load_callback_state()
+        self._rows.begin_run(start.saved.get("rows"), start.checkpoint, inside=start.is_inside)
+        self.source.resume(start.saved.get("routes"))
 
     def _measure_length(self, arguments: DistillationArguments) -> StageLength:
         """Return how long a stage with these arguments is."""
@@ -477,40 +429,6 @@ class DistillationTrainer(Trainer):
             check_rows(loader, self.train_dataset, self.eval_dataset, arguments)
             _, per_epoch, _, samples, _, _, steps = self.set_initial_training_values(arguments, loader)
         return StageLength(steps, per_epoch, samples)
-
-    def _resume(self, checkpoint: Path | None) -> tuple[int, str | None]:
-        """Return the stage to start in, and the checkpoint to go on from if it lies inside that stage.
-
-        Raises:
-            ValueError: If the checkpoint is of another run: another teacher or other stages.
-        """
-        self.source.check_lengths([span.stop - span.start for span in self.spans])
-        if self._ended is not None and self._ended.state.global_step != self.spans[-1].stop:
-            self._ended = None
-        there = None if checkpoint is None else checkpoints.load_state(checkpoint)
-        index, inside = 0, None
-        if checkpoint is not None and there is not None:
-            here = self.run_state(0)
-            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-            if self._ended is not None:
-                checkpoint, there, state = self._ended.checkpoint, self._ended.run, self._ended.state
-            checkpoints.check_same_teacher(there, here, checkpoint, goes_on=self._ended is None)
-            check_make_up(there.get("made_of"), self._made_of, checkpoint, self.args)
-            index = self._runner.resume_in(there, here, state.global_step, checkpoint)
-            inside = str(checkpoint) if index == there["stage"] else None
-            if index == len(self.stages) and self._ended is None:
-                self._ended = ended_at(checkpoint, state, there, best=self.args.load_best_model_at_end)
-            if inside is None:
-                # The stage was just over: the next one starts afresh from its weights.
-                self._load_from_checkpoint(str(checkpoint if self._ended is None else self._ended.checkpoint))
-                self._load_scaler(str(checkpoint))
-                self.state = state
-                self.state.is_local_process_zero = self.is_local_process_zero()
-                self.state.is_world_process_zero = self.is_world_process_zero()
-                self._load_callback_state()
-        self._rows.begin_run(None if there is None else there.get("rows"), checkpoint, inside=inside is not None)
-        self.source.resume(None if there is None else there.get("routes"))
-        return index, inside
 
     @contextmanager
     def _arguments_of(self, arguments: DistillationArguments) -> Iterator[None]:
@@ -528,8 +446,9 @@ class DistillationTrainer(Trainer):
         stage, arguments = self.stages[index], self._arguments[index]
         self._rows.begin_stage()
         self._runner.flow.start(self.spans[index])
-        self.optimizer, self.lr_scheduler = self._given_optimizers if index == 0 else (None, None)
-        self.optimizer_cls_and_kwargs = optimizer_of(stage.stage, arguments, self._given_optimizer_class)
+        self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs = self._optimizers.of_stage(
+            index, stage.stage, arguments
+        )
         arguments.eval_on_start = arguments.eval_on_start and index == 0
         # A loss that is not finite ends the run; to filter it out of the log would wait for the device in each step.
         arguments.logging_nan_inf_filter = False
@@ -548,7 +467,7 @@ class DistillationTrainer(Trainer):
                 self._step = None
                 self.model.zero_grad()
                 self.model_wrapped = self.model
-                self.optimizer_cls_and_kwargs = self._given_optimizer_class
+                self.optimizer_cls_and_kwargs = self._optimizers.kind
                 self.source.end()
         self.synchronize_buffers()
 
@@ -701,9 +620,7 @@ class DistillationTrainer(Trainer):
     def _before_first_step(self, scores: dict[str, float] | None) -> list[dict[str, float]]:
         """Tell what was chosen, and how good the teacher is; return what was logged of it."""
         if self.is_world_process_zero():
-            for choice in self._open_stages.choices(self.plan):
-                # Made for the user, who should see it.
-                tqdm.write(choice)
+            self._open_stages.tell(self.plan)
         if scores is None:
             return []
         # An earlier call of `train` left its last step.
@@ -777,10 +694,7 @@ class DistillationTrainer(Trainer):
         index = self._runner.span.index if index is None else index
         return {
             **self._runner.describe(self.stages, index),
-            "world_size": self.args.world_size,
-            "made_of": self._made_of,
-            "teacher": self._teacher_identity,
-            "changed_teacher": None if self._teacher_identity is None else self.source.changed(self._teacher_identity),
+            **self._life.describe(self.source),
             "balance": self._balance.state(),
             "rows": self._rows.state(self.state.global_step),
             "routes": self.source.state(),
@@ -790,12 +704,6 @@ class DistillationTrainer(Trainer):
 
     def card_facts(self) -> CardFacts:
         """Return what the model card says of this run."""
-        optimizer, scheduler = self._given_optimizers
-        teacher = self.source.identify() if self._teacher_identity is None else self._teacher_identity
-        if teacher is not None and self.source.model is not None:
-            parameters = sum(parameter.numel() for parameter in self.source.model.parameters())
-            teacher = {**teacher, "parameters": parameters}
-        plan = None if self._setup is None else self._setup.plan
         return card_facts(
             RunRecord(
                 student=self.model,
@@ -806,12 +714,11 @@ class DistillationTrainer(Trainer):
                 stages=self.stages,
                 spans=self.spans,
                 arguments=self._arguments,
-                optimizer=optimizer,
-                optimizer_class=self._given_optimizer_class,
-                scheduler=scheduler,
+                optimizers=self._optimizers,
                 augmentation=self.augmentation,
-                teacher=teacher,
-                plan=None if plan is None else plan.to_yaml(),
+                source=self.source,
+                teacher=self._life.teacher,
+                plan=None if self._setup is None else self._setup.plan,
                 balance=self._balance.factors,
             )
         )
@@ -830,19 +737,8 @@ class DistillationTrainer(Trainer):
     ) -> None:
         """Write `README.md` into the output folder; see `transformers.Trainer.create_model_card`."""
         if self.is_world_process_zero():
-            facts = in_words_of(
-                self.card_facts(),
-                name=model_name,
-                base_model=finetuned_from,
-                language=language,
-                license_name=license,
-                tags=tags,
-                tasks=tasks,
-                datasets=dataset,
-                dataset_tags=dataset_tags,
-                dataset_args=dataset_args,
-            )
-            self._publisher.write_card(facts)
+            said = (language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args)
+            self._publisher.write_card(in_words_of(self.card_facts(), *said))
 
     def push_to_hub(
         self,
@@ -932,16 +828,13 @@ class DistillationTrainer(Trainer):
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial
         )
         if resume is not None:
-            accumulation = 0 if self.args.ignore_data_skip else self.args.gradient_accumulation_steps
-            stream = self._rows.place(num_update_steps_per_epoch, accumulation)
-            known = self._runner.skipped(self.state.global_step, num_update_steps_per_epoch, accumulation)
-            epochs, skipped = known if stream is None else stream
+            epochs, skipped = self._rows.place(self.state.global_step - span.start, num_update_steps_per_epoch)
         elif span.index > 0:
             self.state = before
             self.state.global_step = span.start
             self.state.init_training_references(self, max_steps, num_train_epochs, trial)
         else:
-            self.state.log_history = list(self._early_logs)
+            self.state.log_history = list(self._runner.early_logs)
         self._runner.number(self.state, self.args, resumed=resume is not None)
         # A smaller batch may have been chosen, and the stage begun again.
         parts = self._running_step.parts
@@ -970,10 +863,8 @@ class DistillationTrainer(Trainer):
         number = math.ceil(self._runner.span.first_epoch) + epoch
         number = self._rows.begin_pass(self.train_dataset, number, epoch, self.state.global_step)
         # Before the workers of the data loader, which read the targets of this view, begin with the epoch.
-        self.views.seed, self.views.number = self.augmentation_seed, self._number_of_views
+        self.views.seed, self.views.number = views_of(self.args, self.cache)
         self.views.begin_epoch(number)
-        if isinstance(self.train_dataset, PairedDomains):
-            self.train_dataset.set_epoch(number)
         return super()._run_epoch(model, epoch, *positional, **named)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -988,16 +879,14 @@ class DistillationTrainer(Trainer):
         """Report on the run when its last stage is over; an earlier stage only hands its sums on."""
         self._running_step.watch.check(self._running_step.parts.module)
         sums, step = self._runner.sums, self.state.global_step
-        if not sums.start_time:
-            sums.first_step, sums.start_time = self._initial_global_step, start_time
-        sums.loss += self._total_loss_scalar + self._tr_loss.item()
+        sums.add(self._total_loss_scalar + self._tr_loss.item(), self._initial_global_step, start_time)
         if self._runner.hands_on(step):
-            return TrainOutput(step, sums.loss / max(step - sums.first_step, 1), {})
-        if self._interruption.stopped:
+            return sums.output(step)
+        if self._life.interruption.stopped:
             # The run is not over: no best model is loaded, and no checkpoint deleted.
             self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
             self._finish_current_push()
-            return TrainOutput(step, sums.loss / max(step - sums.first_step, 1), {})
+            return sums.output(step)
         self._total_loss_scalar, self._tr_loss = sums.loss, torch.zeros_like(self._tr_loss)
         self._initial_global_step = sums.first_step
         samples = sum(span.samples for span in self.spans)
@@ -1052,8 +941,3 @@ class DistillationTrainer(Trainer):
             self.push_in_progress.jobs.extend(jobs)
         else:
             self.push_in_progress = PushInProgress(jobs)
-
-
-def first_dataset(dataset: Any) -> Any:
-    """Return a data set, or the first of several that have names."""
-    return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset

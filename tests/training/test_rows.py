@@ -70,6 +70,12 @@ def run(folder, data, *, resume=None, stages=None, callbacks=(), **settings):
 # The order of rows ---------------------------------------------------------------------------------------------------
 
 
+def test_batches_that_were_seen_are_skipped_within_the_stage():
+    """Skipping those of the whole run would leave images of the stage out."""
+    assert rows_of(gradient_accumulation_steps=2).place(7, 5) == (1, 4)
+    assert rows_of(gradient_accumulation_steps=2, ignore_data_skip=True).place(7, 5) == (1, 0)
+
+
 def test_no_two_seeds_have_an_order_in_common():
     """By the sum of seed and epoch, seed 0 at epoch 1 is seed 1 at epoch 0: seeds are no independent trials."""
     orders = set()

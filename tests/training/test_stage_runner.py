@@ -88,14 +88,6 @@ def test_the_running_stage_may_become_longer_and_not_shorter_than_what_was_done(
         shorter.resume_in(saved, shorter.describe(stages, 0), 9, Path("checkpoint"))
 
 
-def test_batches_that_were_seen_are_skipped_within_the_stage():
-    """Skipping those of the whole run would leave images of the stage out."""
-    runner, _ = runner_of(4, 12)
-    runner.flow.start(runner.spans[1])
-    assert runner.skipped(11, 5, 2) == (1, 4)
-    assert runner.skipped(11, 5, 0) == (1, 0)
-
-
 def test_a_stage_hands_on_only_at_its_end_and_only_if_nobody_asked_to_stop():
     """Early stopping ends the run, not the stage."""
     runner, _ = runner_of(4, 6)

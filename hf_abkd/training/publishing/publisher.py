@@ -124,27 +124,29 @@ def is_busy(uploads: PushInProgress | None) -> bool:
 
 def in_words_of(
     facts: CardFacts,
-    *,
-    name: str | None = None,
-    base_model: str | None = None,
     language: str | None = None,
-    license_name: str | None = None,
+    license: str | None = None,
     tags: str | Sequence[str] | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
     tasks: str | Sequence[str] | None = None,
-    datasets: str | Sequence[str] | None = None,
     dataset_tags: str | Sequence[str] | None = None,
+    dataset: str | Sequence[str] | None = None,
     dataset_args: str | Sequence[str] | None = None,
 ) -> CardFacts:
-    """Return the facts of a card with what a user says of the model in the place of what was found out."""
+    """Return the facts of a card with what a user says of the model in the place of what was found out.
+
+    What is said has the names and the order of `transformers.Trainer.create_model_card`.
+    """
     return replace(
         facts,
-        name=name or facts.name,
-        base_model=base_model or facts.base_model,
+        name=model_name or facts.name,
+        base_model=finetuned_from or facts.base_model,
         language=language,
-        license=license_name,
+        license=license,
         tags=[*facts.tags, *_as_list(tags)],
         tasks=_as_list(tasks) or facts.tasks,
-        datasets=_as_list(datasets),
+        datasets=_as_list(dataset),
         dataset_tags=_as_list(dataset_tags),
         dataset_args=_as_list(dataset_args),
     )

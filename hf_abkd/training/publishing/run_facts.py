@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 from transformers.trainer_callback import TrainerState
 
 from hf_abkd.data.augment import Augmentation
+from hf_abkd.layers.plan import Plan
 from hf_abkd.models import adapters
 from hf_abkd.reports.model_card import CardFacts, citations
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.teachers.source import TeacherSource
+from hf_abkd.training.optimization import GivenOptimizers
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.published_form import PublishedForm
 from hf_abkd.training.terms.run_stage import RunStage
@@ -36,12 +38,11 @@ class RunRecord:
         stages: The stages.
         spans: Where they lie; empty before training.
         arguments: The training arguments of each.
-        optimizer: The optimiser that a user made for the run, or None.
-        optimizer_class: Class and settings of the optimiser of stages that name none, or None for the arguments' own.
-        scheduler: The schedule that a user made for the run, or None.
+        optimizers: What a user gave the trainer to optimise with.
         augmentation: What changes the images of the training set.
-        teacher: Class, source, fingerprint and parameters of the teacher; None without one.
-        plan: Which layers were paired, as YAML; None if none were.
+        source: What teaches the student.
+        teacher: What identifies the teacher since the run began; None before, and without one.
+        plan: Which layers were paired; None if none were, or nobody knows yet.
         balance: The factors that balance the terms, by stage.
     """
 
@@ -53,12 +54,11 @@ class RunRecord:
     stages: Sequence[RunStage]
     spans: Sequence[Span]
     arguments: Sequence[DistillationArguments]
-    optimizer: torch.optim.Optimizer | None
-    optimizer_class: tuple[type, Mapping[str, Any]] | None
-    scheduler: object
+    optimizers: GivenOptimizers
     augmentation: Augmentation | None
+    source: TeacherSource
     teacher: Mapping[str, Any] | None
-    plan: str | None
+    plan: Plan | None
     balance: Mapping[int, Sequence[float]]
 
 
@@ -78,8 +78,8 @@ def card_facts(record: RunRecord) -> CardFacts:
         student=type(record.student).__name__,
         parameters=adapters.merged(record.student).num_parameters(),
         stages=[_stage_of(record, index) for index in range(len(record.stages))],
-        teacher=record.teacher,
-        plan=record.plan,
+        teacher=_teacher_of(record),
+        plan=None if record.plan is None else record.plan.to_yaml(),
         scores=scores,
         scores_step=step,
         citations=citations([*(term.objective.citation for term in terms), *extensions]),
@@ -96,18 +96,27 @@ def card_facts(record: RunRecord) -> CardFacts:
     )
 
 
+def _teacher_of(record: RunRecord) -> Mapping[str, Any] | None:
+    """Return class, source, fingerprint and parameters of the teacher; None without one."""
+    teacher = record.source.identify() if record.teacher is None else record.teacher
+    if teacher is None or record.source.model is None:
+        return teacher
+    return {**teacher, "parameters": sum(parameter.numel() for parameter in record.source.model.parameters())}
+
+
 def _stage_of(record: RunRecord, index: int) -> dict[str, Any]:
     """Return what the card says of one stage."""
     stage, args = record.stages[index], record.arguments[index]
     span = record.spans[index] if record.spans else None
     about = stage_facts(stage, span, args, record.state.log_history, record.state.global_step)
     settings_: dict[str, Any] = about["settings"]
-    if record.optimizer is not None:
-        settings_ |= optimizer_settings(type(record.optimizer), record.optimizer.defaults, given=True)
-    elif (named := stage.stage.optimizer or record.optimizer_class) is not None:
+    given = record.optimizers
+    if given.optimizer is not None:
+        settings_ |= optimizer_settings(type(given.optimizer), given.optimizer.defaults, given=True)
+    elif (named := stage.stage.optimizer or given.kind) is not None:
         settings_ |= optimizer_settings(*named, given=False)
-    if record.scheduler is not None:
-        settings_["lr_scheduler_type"] = type(record.scheduler).__name__
+    if given.scheduler is not None:
+        settings_["lr_scheduler_type"] = type(given.scheduler).__name__
     if record.augmentation is not None:
         settings_["augmentation"] = getattr(record.augmentation, "__name__", None) or repr(record.augmentation)
     for term, factor in zip(about["terms"], record.balance.get(index, ()), strict=False):
