@@ -63,6 +63,8 @@ class _Complete(BaseException):
 # What torch.compile (of torch 2.13) does not show to a mode of functions; what is resolved by a pass knows of them.
 _UNSEEN = ". A compiler does not show functions such as torch.relu_ and functional.hardswish."
 
+_OTHERWISE = ". Name calls in blocks that make as many in every pass, in training too."
+
 
 class Capture:
     """Record the tensors at some points of a model during one forward pass.
@@ -129,6 +131,9 @@ class Capture:
         self._attached = False
         self._armed = False
         self._stopping = False
+        # The blocks whose calls are numbered, and those of them that have not run yet in a pass.
+        self._numbered = {self._named[point].block for point, calls in self._expected.items() if calls is not None}
+        self._pending: set[str] = set()
         self.sums: dict[CapturePoint, Tensor] = {}
         self._tensors: dict[CapturePoint, Tensor] = {}
         self._versions: dict[CapturePoint, int] = {}
@@ -184,9 +189,10 @@ class Capture:
 
         Args:
             forward: Runs the model.
-            stop: End the pass when the last tensor is recorded; the output is then None. The pass goes on to its end
-                where its rest cannot be left out: while a graph is traced (a compiler drops what is not used), and
-                under hooks of accelerate, which put the weights of a layer away after its call.
+            stop: End the pass when the last tensor is recorded, and the blocks whose calls are numbered are done; the
+                output is then None. The pass goes on to its end where its rest cannot be left out: while a graph is
+                traced (a compiler drops what is not used), and under hooks of accelerate, which put the weights of a
+                layer away after its call.
 
         Raises:
             RuntimeError: If a named module or call gave no tensor, was called twice, or its tensor was overwritten; or
@@ -219,12 +225,12 @@ class Capture:
             raise RuntimeError("call `attach` before `run`: without hooks nothing would be captured")
         self._clear()
         self._armed = True
-        output, left = None, False
+        self._pending = set(self._numbered)
+        output = None
         try:
             with nullcontext() if self._calls is None else self._calls.start():
                 output = forward()
         except _Complete as complete:
-            left = True
             if complete.capture is not self:
                 self._clear()
                 raise
@@ -236,8 +242,7 @@ class Capture:
             self._armed = False
             if self._calls is not None:
                 self._calls.stop()
-        if not left:
-            self._check_calls(forward)
+        self._check_calls(forward)
         return output
 
     def _check_calls(self, forward: Callable[[], Any]) -> None:
@@ -257,7 +262,7 @@ class Capture:
         if count == 1 or (count == 0 and made):
             return (
                 f"was one of {self._expected[point] or 'several'} such calls, and this forward pass makes {made}, so "
-                f"its number may be that of another one{_UNSEEN if compiling else '.'}"
+                f"its number may be that of another one{_UNSEEN if compiling else _OTHERWISE}"
             )
         if count == 0:
             why = "was not called, or was called inside a part that was compiled before the hooks were put on, in one "
@@ -299,6 +304,9 @@ class Capture:
 
     def _call_left(self, call: Call, output: object) -> None:
         self._call(call, "output", output)
+        if self._armed and not call.is_function and call.called in self._pending:
+            self._pending.discard(call.called)
+            self._stop_if_complete()
 
     def _call(self, call: Call, side: str, value: object) -> None:
         """Record what a call takes or gives, at the points that name it."""
@@ -328,7 +336,12 @@ class Capture:
         else:
             self._tensors[point] = tensor
             self._versions[point] = tensor._version
-        if self._stopping and not compiling and len(self._tensors) == len(self.points):
+        self._stop_if_complete()
+
+    def _stop_if_complete(self) -> None:
+        """End the pass if it is to be ended when all is recorded: tensors, and how many numbered calls there are."""
+        complete = not self._pending and len(self._tensors) == len(self.points)
+        if self._stopping and complete and not torch.compiler.is_compiling():
             raise _Complete(self)
 
     def _input_hook(self, point: CapturePoint) -> Callable[..., None]:

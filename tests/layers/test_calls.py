@@ -235,6 +235,30 @@ def test_a_pass_is_left_at_the_last_call():
     assert torch.relu(torch.ones(1)) == 1 and not any(part._forward_hooks for part in model.modules())
 
 
+def test_a_pass_that_stops_still_counts_the_calls_of_its_blocks():
+    """A net that calls its activation once more in training would be taught by another tensor in the first stage."""
+
+    class TrainedOtherwise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, values):
+            values = self.first(values)
+            if self.training:
+                values = values + functional.relu(values)
+            return self.second(functional.relu(values)).relu()
+
+    model = TrainedOtherwise().eval()
+    values = torch.ones(2, 4)
+    points = resolve_boundaries(model, [":relu#2"], lambda: model(values))
+    with Capture(model, points.values()) as capture:
+        capture.run(lambda: model(values), stop=True)
+        model.train()
+        with pytest.raises(RuntimeError, match="one of 2 such calls, and this forward pass makes 3"):
+            capture.run(lambda: model(values), stop=True)
+
+
 def test_nets_without_calls_pay_nothing():
     """Watching functions costs time in every one of them."""
     model, watched = Net("separate"), []
