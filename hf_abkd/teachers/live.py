@@ -233,7 +233,8 @@ class LiveTeacher:
 
             def run(prepared: Mapping[str, Any]) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
                 logits, captured = capture.run(lambda: self._logits(model, prepared))
-                seen = [capture.sums[point] for point in capture.points if point in capture.signs]
+                # Taken out: the graph holds for as long as what it reads of Python is the same before every call.
+                seen = [capture.sums.pop(point) for point in capture.points if point in capture.signs]
                 return (logits if with_logits else None), list(captured.values()), seen
 
             self._compiled[key] = capture, compiled(run)

@@ -388,12 +388,16 @@ def test_functions_in_place_go_by_the_same_names():
     assert [site.module for site in traced.of_model(InPlace()).sites] == [":relu#1", ":relu6#1"]
 
 
+# Whose activations are functions, or modules that run several times.
+PLAIN_NETS = {"torchvision_resnet", "efficientnet_lite", "functional_resnet", "shared_relu_resnet"}
+
+
 def test_the_functions_inside_activation_modules_are_not_activations_again():
     """Every nn.ReLU is a function call at heart."""
     calls = {
         family: [s.module for s in traced.of_family(family).sites if ":" in s.module] for family in traced.FAMILIES
     }
-    assert {family for family in calls if calls[family]} == {"mobilevitv2"}
+    assert {family for family in calls if calls[family]} - PLAIN_NETS == {"mobilevitv2"}
     assert all(name.endswith("attention:relu#1") for name in calls["mobilevitv2"])
 
 

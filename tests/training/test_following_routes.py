@@ -565,6 +565,7 @@ def test_a_route_needs_a_live_teacher(tmp_path, anchors):
     with pytest.raises(ValueError, match=r"the stages \['route'\] have weights .* there is none: pass `teacher`"):
         DistillationTrainer(resnet(4), arguments(tmp_path), stages=stages, train_dataset=images(8))
     cache = TeacherCache.__new__(TeacherCache)
+    cache.channels = 3
     with pytest.raises(ValueError, match="the teacher is a cache, which holds what one set of weights said"):
         DistillationTrainer(resnet(4), arguments(tmp_path), teacher=cache, stages=stages, train_dataset=images(8))
 

@@ -15,7 +15,7 @@ from hf_abkd.data.batch import Batch
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.run_term import RunTerm
 from hf_abkd.training.terms.term_advice import advise
-from hf_abkd.training.terms.term_gradients import TermGradients, gradient_norms, ratios
+from hf_abkd.training.terms.term_gradients import TermGradients, check_finite, gradient_norms, ratios
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,8 @@ class TermBalance:
         if scaler is not None and not torch.isfinite(norms).all():
             # The loss scale is still too large, and the trainer skips this step for the same reason.
             return None
+        # Before a step is taken with it: the next loss would be of weights that are not numbers.
+        check_finite([term.name for term in self._terms], norms.tolist())
         self._measuring.add(norms)
         if not self._measuring.done:
             return None

@@ -178,6 +178,20 @@ class Dominance:
         )
 
 
+def check_finite(names: Sequence[str], norms: Sequence[float]) -> None:
+    """Check the gradient norms of terms.
+
+    Raises:
+        RuntimeError: If that of a term is not finite.
+    """
+    if broken := {name: norm for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)}:
+        raise RuntimeError(
+            f"the gradient on the student is not finite for the terms {broken}, and no weight would repair that. Look "
+            "for a division by 0, a logarithm or root of 0 in their objectives, and for values that are not finite in "
+            "the data set or in what the teacher says of it."
+        )
+
+
 def dominating(
     names: Sequence[str], norms: Sequence[float], weights: Sequence[float], threshold: float = 10.0
 ) -> Dominance | None:
@@ -195,13 +209,7 @@ def dominating(
     """
     if not threshold >= 1:
         raise ValueError(f"threshold must be at least 1, got {threshold}")
-    broken = {name: norm for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)}
-    if broken:
-        raise RuntimeError(
-            f"the gradient on the student is not finite for the terms {broken}, and no weight would repair that. Look "
-            "for a division by 0, a logarithm or root of 0 in their objectives, and for values that are not finite in "
-            "the data set or in what the teacher says of it."
-        )
+    check_finite(names, norms)
     found = ratios(norms, weights)
     first = max(range(len(found)), key=found.__getitem__)
     if not threshold < found[first] < math.inf:
