@@ -132,6 +132,12 @@ class BatchReader:
     labels: str
     shared_images: SharedImages | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """What it reads beside what models take, by the names of columns."""
+        further = [SAMPLE_IDS, TARGET_DOMAIN_IMAGES, TARGET_DOMAIN_IDS]
+        return further if self.shared_images is None else [*further, TEACHER_IMAGES]
+
     def read(
         self, inputs: Mapping[str, Any], augment: Callable[[Tensor, Tensor | None], Tensor] | None = None
     ) -> Batch:

@@ -8,8 +8,15 @@ from typing import Any
 
 
 def rows_of(dataset: Any, places: Sequence[int]) -> list[Any]:
-    """Return rows of a data set at some places, leaving out places behind its end; of a stream so many first ones."""
-    first = range(len(places))
-    if list(places) == list(first) or not hasattr(dataset, "__getitem__"):
-        return list(itertools.islice(iter(dataset), len(places)))
-    return [dataset[place] for place in places if place < len(dataset)]
+    """Return rows of a data set at some places, leaving out places behind its end; of a stream so many first ones.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if list(places) == list(range(len(places))) or not hasattr(dataset, "__getitem__"):
+        rows = list(itertools.islice(iter(dataset), len(places)))
+    else:
+        rows = [dataset[place] for place in places if place < len(dataset)]
+    if not rows:
+        raise ValueError("the data set is empty: nothing to train on or to measure")
+    return rows

@@ -185,14 +185,15 @@ def begin_checkpoint(
     save_state({**state, "unmerged": save_unmerged(student, folder)}, folder)
 
 
-def synchronize_buffers(model: nn.Module) -> None:
+def synchronize_buffers(*models: nn.Module) -> None:
     """Give every process the buffers of the first.
 
     Each process updates BatchNorm statistics from its own share of the batch. Without this the processes would
     evaluate different models, none of them the one that is saved.
     """
-    for buffer in model.buffers():
-        torch.distributed.broadcast(buffer, src=0)
+    for model in models:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def _checkpoint_step(path: Path) -> int | None:

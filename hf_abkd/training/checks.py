@@ -168,6 +168,18 @@ def check_rows(loader: Any, train: Any, evaluation: Any, args: DistillationArgum
             raise ValueError(f"the evaluation set {repr(name) + ' ' if name else ''}has no rows: leave it out")
 
 
+def check_search(trial: object, stages: Sequence[object]) -> None:
+    """Refuse a trial of a hyperparameter search over several stages.
+
+    Raises:
+        NotImplementedError: If it is one.
+    """
+    if trial is not None and len(stages) > 1:
+        raise NotImplementedError(
+            "a hyperparameter search sets arguments of the run, and stages have their own: search with one stage"
+        )
+
+
 def check_parallelism(*, fsdp: bool, deepspeed: bool) -> None:
     """Refuse to run with parts of a model on each device.
 

@@ -22,15 +22,23 @@ def first_dataset(dataset: Any) -> Any:
     return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
 
 
-def sampled_dataset(train: Any, evaluation: Any) -> Any:
+def sampled_dataset(train: Any, evaluation: Any, task: Task, config: PreTrainedConfig) -> Any:
     """Return the data set whose first rows stand for all: the training set, or else what is evaluated on.
 
+    Args:
+        train: The training set, or None.
+        evaluation: What is evaluated on, a data set or several by name, or None.
+        task: What the models do.
+        config: The student's config.
+
     Raises:
-        ValueError: If there is neither.
+        ValueError: If there is neither, or they have labels that the student has no class for.
     """
     dataset = train if train is not None else first_dataset(evaluation)
     if dataset is None:
         raise ValueError("give a train_dataset or an eval_dataset: layers are checked on a batch of it")
+    task.check_labels(config, getattr(dataset, "features", None) or {})
+    check_range(task.classes(config), train, evaluation)
     return dataset
 
 

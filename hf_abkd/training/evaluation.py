@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,12 +22,15 @@ from hf_abkd.teachers.class_order import check_order
 from hf_abkd.teachers.route.divergence import divergence
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.classes import RunClasses
+from hf_abkd.training.data_checks import first_dataset
 from hf_abkd.training.setup import Setup
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.wiring.wiring import teacher_names
 
 logger = logging.getLogger(__name__)
 
+#: Gives the batches of a data set, on the device.
+Loader = Callable[[Any], Iterable[Mapping[str, Any]]]
 _LOGITS_ALONE = Wanted(values=frozenset({LOGITS}))
 
 
@@ -147,23 +150,28 @@ class Evaluation:
             )
 
     def teacher_scores(
-        self, student: nn.Module, loader: Iterable[Mapping[str, Any]], *, checks_order: bool = True
+        self, student: nn.Module, dataset: Any, loader: Loader, *, checks_order: bool = True
     ) -> dict[str, float]:
         """Return the teacher's accuracy, and that of always giving the commonest class; shares in [0, 1].
 
         Args:
             student: The student, whose classes count.
-            loader: Batches on the device.
+            dataset: What it is measured on: a data set, the first of several by name, or None.
+            loader: Gives the batches of a data set, on the device.
             checks_order: Whether a teacher is refused that evidently knows the classes in another order.
 
         Raises:
-            ValueError: If the batches have no labels, or the teacher predicts other classes, or evidently the same ones
-                in another order.
+            ValueError: If there is no teacher or no data, the batches have no labels, or the teacher predicts other
+                classes, or evidently the same ones in another order.
             RuntimeError: If its logits are not finite.
         """
+        if self.source.live is None:
+            raise ValueError("there is no teacher to evaluate")
+        if (dataset := first_dataset(dataset)) is None:
+            raise ValueError("give an eval_dataset to evaluate the teacher on")
         self.source.begin(_LOGITS_ALONE)
         gathered: tuple[list[Tensor], ...] = ([], [], [], [])
-        for inputs in loader:
+        for inputs in loader(dataset):
             batch = self.reader.read(inputs)
             if batch.labels is None:
                 raise ValueError("the evaluation set has no labels to measure the teacher against")

@@ -8,6 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
+
+
+def takes_channels_last(model: nn.Module, wanted: bool | None) -> bool:
+    """Whether a model trains with its channels together in memory: as it is wanted or, by None, where it gains."""
+    return gains_from_channels_last(model) if wanted is None else wanted
+
 
 @contextmanager
 def in_channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:

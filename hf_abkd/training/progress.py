@@ -61,6 +61,10 @@ class Span:
         number = f"stage {self.index + 1}/{self.count}"
         return f"{number} {self.name}".rstrip() if self.count > 1 else self.name
 
+    def labelled(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is logged with the number of the stage, if there are several."""
+        return {**logs, **({"stage": self.index + 1} if self.count > 1 else {})}
+
     def place(self, step: int) -> tuple[int, int, int]:
         """Return which stage it is, how many of its steps are done after this many of the run, and how many it has."""
         return self.index, step - self.start, self.stop - self.start

@@ -130,6 +130,8 @@ class RunLife:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if self.ended is not None:
             checkpoint, saved, state = self.ended.checkpoint, self.ended.run, self.ended.state
+        state.is_local_process_zero = self._accelerator.is_local_main_process
+        state.is_world_process_zero = self._accelerator.is_main_process
         checkpoints.check_same_teacher(saved, ours, checkpoint, goes_on=self.ended is None)
         check_make_up(saved.get("made_of"), self.made_of, checkpoint, self._arguments())
         stage = runner.resume_in(saved, ours, state.global_step, checkpoint)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, PreTrainedConfig
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
@@ -110,7 +110,7 @@ def shared_images_of(
     source: TeacherSource,
     teacher_processor: BaseImageProcessor | None,
     processor: object,
-    channels: int,
+    config: PreTrainedConfig,
 ) -> SharedImages | None:
     """Return the size and colours of each model's images; None if they are the same.
 
@@ -118,7 +118,7 @@ def shared_images_of(
         source: What teaches the student; a cached teacher brings its own processor.
         teacher_processor: The teacher's image processor, if it needs another one than the student.
         processor: The student's image processor, or None.
-        channels: How many channels the images have.
+        config: The student's config.
 
     Raises:
         ValueError: If the student's processor is needed and missing.
@@ -131,6 +131,7 @@ def shared_images_of(
             "teacher_processor needs the student's image processor too, to bring the images from the one to the "
             f"other: pass processing_class=..., got {processor!r}"
         )
+    channels = channels_of(config) or 3
     return SharedImages(Preprocessing.measured(processor, channels), Preprocessing.measured(theirs, channels))
 
 

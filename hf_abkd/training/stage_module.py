@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
+from hf_abkd.models.kept_state import gradients_kept
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.stages.stage import frozen_parts
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.checks import refuse_reentrant
 from hf_abkd.training.finiteness import check_teacher
+from hf_abkd.training.memory_format import in_channels_last
 from hf_abkd.training.setup import Setup
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
@@ -76,6 +80,31 @@ def make_stage_module(
     if left_out:
         logger.info("stage %r does not reach, and freezes: %s", stage.name, sorted(left_out))
     return module
+
+
+@contextmanager
+def stage_module(
+    student: nn.Module, setup: Setup, source: TeacherSource, stage: RunStage, *, channels_last: bool
+) -> Iterator[Distiller | JointDistiller]:
+    """Give what a stage trains, and leave student and teacher afterwards as they are between stages.
+
+    Args:
+        student: The student, not wrapped.
+        setup: What the run consists of.
+        source: What teaches it.
+        stage: One of the stages of the setup.
+        channels_last: Whether the student's weights lie with their channels together in memory meanwhile.
+    """
+    with gradients_kept(student), in_channels_last(student, channels_last):
+        try:
+            module = make_stage_module(student, setup, source, stage)
+            try:
+                yield module
+            finally:
+                module.detach()
+        finally:
+            student.zero_grad()
+            source.end()
 
 
 def _joined(student: Distiller, setup: Setup, source: TeacherSource, stage: RunStage) -> JointDistiller:

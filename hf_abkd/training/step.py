@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.finiteness import FiniteWatch
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.progress import Span
+from hf_abkd.training.stage_module import wanted_of
 from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
@@ -57,6 +58,21 @@ class StepParts:
     channels_last: bool
 
 
+@contextmanager
+def asked_meanwhile(source: TeacherSource, step: Step | None) -> Iterator[None]:
+    """Have a teacher give afterwards what the running stage reads: a callback may ask in the middle of it.
+
+    Args:
+        source: What teaches the student.
+        step: The step of the stage that runs; None between stages.
+    """
+    try:
+        yield
+    finally:
+        if step is not None:
+            source.begin(wanted_of(step.parts.stage))
+
+
 class Step:
     """Computes the loss of one training batch after another, in one stage.
 
@@ -72,6 +88,10 @@ class Step:
         named = [f"{term.name!r} ({term.term.pair})" for term in parts.stage.all_terms()]
         self.watch = FiniteWatch(parts.span, named, list(student.points), parts.accelerator)
         self._rows: dict[str, Tensor] = {}
+
+    def anew(self, accelerator: Accelerator) -> Step:
+        """Return a step of the same parts that begins again, with the accelerator that there is by now."""
+        return Step(replace(self.parts, meter=Meter(), accelerator=accelerator))
 
     def __call__(
         self,

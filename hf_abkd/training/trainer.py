@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
-from transformers.utils import PushInProgress
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.data.few_rows import rows_of
-from hf_abkd.data.transform import SAMPLE_IDS, TARGET_DOMAIN_IDS, TARGET_DOMAIN_IMAGES, TEACHER_IMAGES
-from hf_abkd.layers.plan import PLAN_NAME, Plan
-from hf_abkd.models.expected_images import channels_of
-from hf_abkd.models.kept_state import gradients_kept, random_state_kept
+from hf_abkd.layers.plan import Plan
+from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
-from hf_abkd.models.saving import restore_student, save_student
+from hf_abkd.models.saving import restore_student
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CardFacts
@@ -35,36 +30,38 @@ from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.teachers.speed.channels_last import gains_from_channels_last
 from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews, views_of
-from hf_abkd.training.checks import check_launch, check_parallelism, check_rows, checked_stages, checked_student
+from hf_abkd.training.checks import (
+    check_launch,
+    check_parallelism,
+    check_rows,
+    check_search,
+    checked_stages,
+    checked_student,
+)
 from hf_abkd.training.classes import RunClasses
-from hf_abkd.training.data_checks import CheckedBatches, check_range, first_dataset, sampled_dataset
+from hf_abkd.training.data_checks import CheckedBatches, first_dataset, sampled_dataset
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.guessing import Guessing
 from hf_abkd.training.make_up import make_up
-from hf_abkd.training.memory_format import in_channels_last
+from hf_abkd.training.memory_format import takes_channels_last
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
 from hf_abkd.training.optimization import GivenOptimizers, check_optimizer, decayed_names, milestone_schedule
 from hf_abkd.training.progress import Span
-from hf_abkd.training.publishing.publisher import Publisher, in_words_of, is_busy
+from hf_abkd.training.publishing.publisher import Publisher, in_words_of
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
 from hf_abkd.training.run_life import RunLife, RunStart
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
-from hf_abkd.training.stage_module import make_stage_module, wanted_of
+from hf_abkd.training.stage_module import stage_module, wanted_of
 from hf_abkd.training.stage_runner import StageLength, StageRunner
-from hf_abkd.training.step import Step, StepParts
+from hf_abkd.training.step import Step, StepParts, asked_meanwhile
 from hf_abkd.training.terms.balance import TermBalance
-from hf_abkd.training.terms.distiller import Distiller
-from hf_abkd.training.terms.joint_distiller import JointDistiller
-from hf_abkd.training.terms.run_stage import RunStage, named_terms, run_stages
-
-logger = logging.getLogger(__name__)
+from hf_abkd.training.terms.run_stage import named_terms, run_stages
 
 
 class DistillationTrainer(Trainer):
@@ -174,8 +171,7 @@ class DistillationTrainer(Trainer):
         self.source = teacher_source(teacher, stages, self.model, arguments, autocast, self.task)
         if self.source.cache is not None:
             check_cached_run(self.source.cache, teacher_processor, augmentation, self.args)
-        channels = channels_of(self.model.config) or 3
-        shared = shared_images_of(self.source, teacher_processor, self.processing_class, channels)
+        shared = shared_images_of(self.source, teacher_processor, self.processing_class, self.model.config)
         names = self.task.inputs_of(self.model), self.label_names[0]
         self.data_collator = CheckedBatches(self.data_collator, *names, self.task, self.model.config)
         self.reader = BatchReader(*names, shared)
@@ -221,20 +217,21 @@ class DistillationTrainer(Trainer):
     def setup(self) -> Setup:
         """What the names in the stages stand for; runs both models on a batch the first time."""
         if self._setup is None:
-            given = Given(
-                student=self.model,
-                source=self.source,
-                stages=self.stages,
-                batch=self.sample_batch(),
-                processor=self.processing_class,
-                shared_images=self.reader.shared_images,
-                task=self.task,
-                seed=self.args.seed,
-                traces=self._open_stages.traces,
-                main_process=self.is_world_process_zero(),
-                classes=self._classes,
+            self._setup = set_up(
+                Given(
+                    student=self.model,
+                    source=self.source,
+                    stages=self.stages,
+                    batch=self.sample_batch(),
+                    processor=self.processing_class,
+                    shared_images=self.reader.shared_images,
+                    task=self.task,
+                    seed=self.args.seed,
+                    traces=self._open_stages.traces,
+                    main_process=self.is_world_process_zero(),
+                    classes=self._classes,
+                )
             )
-            self._setup = set_up(given)
         return self._setup
 
     @property
@@ -297,10 +294,8 @@ class DistillationTrainer(Trainer):
     def sample_batch(self) -> Batch:
         """Return the first two rows of the training set, or else of the evaluation set."""
         if self._sample is None:
-            dataset = sampled_dataset(self.train_dataset, self.eval_dataset)
-            self.task.check_labels(self.model.config, getattr(dataset, "features", None) or {})
-            check_range(self.task.classes(self.model.config), self.train_dataset, self.eval_dataset)
-            self._sample = self._read_rows(dataset)
+            datasets = self.train_dataset, self.eval_dataset
+            self._sample = self._read_rows(sampled_dataset(*datasets, self.task, self.model.config))
         return self._sample
 
     def _read_rows(self, dataset: Any, places: Sequence[int] = range(2)) -> Batch:
@@ -311,10 +306,7 @@ class DistillationTrainer(Trainer):
                 dataset = self._remove_unused_columns(dataset)
             else:
                 collator = self._get_collator_with_removed_columns(collator)
-            rows = rows_of(dataset, places)
-            if not rows:
-                raise ValueError("the data set is empty: nothing to train on or to measure")
-            return self.read_batch(collator(rows))
+            return self.read_batch(collator(rows_of(dataset, places)))
 
     # ---- Training ----
 
@@ -344,10 +336,7 @@ class DistillationTrainer(Trainer):
                 `output_dir` cannot be written to, is full, or another run is in it.
             NotImplementedError: If a hyperparameter search is made over several stages.
         """
-        if trial is not None and len(self.stages) > 1:
-            raise NotImplementedError(
-                "a hyperparameter search sets arguments of the run, and stages have their own: search with one stage"
-            )
+        check_search(trial, self.stages)
         life, alone = self._life, trial is None
         with life.running(self.model, self.callback_handler, shares_folder=not alone), self._left_as_it_is():
             life.choose(resume_from_checkpoint)
@@ -416,8 +405,6 @@ class DistillationTrainer(Trainer):
             self._load_from_checkpoint(str(start.weights))
             self._load_scaler(str(start.checkpoint))
             self.state = start.state
-            self.state.is_local_process_zero = self.is_local_process_zero()
-            self.state.is_world_process_zero = self.is_world_process_zero()
             self._load_callback_state()
         self._rows.begin_run(start.saved.get("rows"), start.checkpoint, inside=start.is_inside)
         self.source.resume(start.saved.get("routes"))
@@ -452,42 +439,31 @@ class DistillationTrainer(Trainer):
         arguments.eval_on_start = arguments.eval_on_start and index == 0
         # A loss that is not finite ends the run; to filter it out of the log would wait for the device in each step.
         arguments.logging_nan_inf_filter = False
-        wanted = self.args.student_channels_last
-        channels_last = gains_from_channels_last(self.model) if wanted is None else wanted
-        with self._arguments_of(arguments), gradients_kept(self.model), in_channels_last(self.model, channels_last):
-            try:
-                module = make_stage_module(self.model, self.setup, self.source, stage)
-                self._step = self._make_step(stage, module, channels_last)
+        channels_last = takes_channels_last(self.model, self.args.student_channels_last)
+        module_of = partial(stage_module, self.model, self.setup, self.source, stage, channels_last=channels_last)
+        try:
+            with self._arguments_of(arguments), module_of() as module:
+                parts = StepParts(
+                    stage=stage,
+                    span=self.spans[index],
+                    module=module,
+                    source=self.source,
+                    reader=self.reader,
+                    views=self.views,
+                    extender=self.setup.extenders[index],
+                    balance=self._balance,
+                    meter=Meter(),
+                    accelerator=self.accelerator,
+                    channels_last=channels_last,
+                )
+                self._step = Step(parts)
                 seed_stage(arguments, index)
-                try:
-                    yield
-                finally:
-                    module.detach()
-            finally:
-                self._step = None
-                self.model.zero_grad()
-                self.model_wrapped = self.model
-                self.optimizer_cls_and_kwargs = self._optimizers.kind
-                self.source.end()
+                yield
+        finally:
+            self._step = None
+            self.model_wrapped = self.model
+            self.optimizer_cls_and_kwargs = self._optimizers.kind
         self.synchronize_buffers()
-
-    def _make_step(self, stage: RunStage, module: Distiller | JointDistiller, channels_last: bool) -> Step:
-        """Return what computes the loss of a stage's batches."""
-        return Step(
-            StepParts(
-                stage=stage,
-                span=self._runner.span,
-                module=module,
-                source=self.source,
-                reader=self.reader,
-                views=self.views,
-                extender=self.setup.extenders[self._runner.span.index],
-                balance=self._balance,
-                meter=Meter(),
-                accelerator=self.accelerator,
-                channels_last=channels_last,
-            )
-        )
 
     def _follow_route(self) -> None:
         """Give the teacher the weights that the next step is to learn from, if the stage has a route."""
@@ -501,7 +477,7 @@ class DistillationTrainer(Trainer):
         if logs is not None:
             score = self.task.score
             logs |= {} if scores is None else {f"anchor_{score}": scores[f"teacher_{score}"]}
-            self.log(logs if span.count == 1 else {**logs, "stage": span.index + 1})
+            self.log(span.labelled(logs))
 
     def compute_loss(
         self,
@@ -541,7 +517,7 @@ class DistillationTrainer(Trainer):
             self._step.watch.check()
             span = self._runner.span
             told = self._step.told(span.progress(self.state.global_step - 1))
-            logs = {**logs, **told, **({"stage": span.index + 1} if told and span.count > 1 else {})}
+            logs = {**logs, **(span.labelled(told) if told else {})}
         super().log(logs, start_time)
 
     # ---- Optimiser ----
@@ -579,23 +555,13 @@ class DistillationTrainer(Trainer):
             ValueError: If there is no teacher, no labelled data, or the teacher predicts other classes, or (unless
                 `checks_order` is off) evidently the same in another order than their names say.
         """
-        if self.source.live is None:
-            raise ValueError("there is no teacher to evaluate")
-        dataset = first_dataset(self.eval_dataset if eval_dataset is None else eval_dataset)
-        if dataset is None:
-            raise ValueError("give an eval_dataset to evaluate the teacher on")
-        loader = map(self._prepare_inputs, self.get_eval_dataloader(dataset))
-        with self._asked_meanwhile():
-            return self._evaluation.teacher_scores(self.model, loader, checks_order=checks_order)
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        with asked_meanwhile(self.source, self._step):
+            return self._evaluation.teacher_scores(self.model, dataset, self._eval_batches, checks_order=checks_order)
 
-    @contextmanager
-    def _asked_meanwhile(self) -> Iterator[None]:
-        """Have the teacher give afterwards what the running stage reads: a callback may ask in the middle of it."""
-        try:
-            yield
-        finally:
-            if self._step is not None:
-                self.source.begin(wanted_of(self._step.parts.stage))
+    def _eval_batches(self, dataset: Any) -> Iterator[dict[str, Any]]:
+        """Return the batches of a data set to evaluate on, on the device."""
+        return map(self._prepare_inputs, self.get_eval_dataloader(dataset))
 
     def label_match(self) -> LabelMatch:
         """Return which classes of the live teacher are which of the student's; runs it on a batch if need be.
@@ -656,7 +622,8 @@ class DistillationTrainer(Trainer):
         if not self.args.eval_agreement or self.source.live is None:
             output: EvalLoopOutput = run()
         else:
-            with self._asked_meanwhile(), self._evaluation.measuring_agreement(self.model, self.setup) as agreement:
+            measuring = self._evaluation.measuring_agreement(self.model, self.setup)
+            with asked_meanwhile(self.source, self._step), measuring as agreement:
                 output = run()
                 output.metrics.update(agreement.means(metric_key_prefix))
         self._guessing.see(output, metric_key_prefix)
@@ -676,8 +643,7 @@ class DistillationTrainer(Trainer):
     def synchronize_buffers(self) -> None:
         """Give every process the buffers of the first: those of the student and of what is checkpointed beside it."""
         if self.args.world_size > 1:
-            for module in (self.model, *self.stage_modules().values()):
-                checkpoints.synchronize_buffers(module)
+            checkpoints.synchronize_buffers(self.model, *self.stage_modules().values())
 
     # ---- Checkpoints ----
 
@@ -787,9 +753,8 @@ class DistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that this trainer reads beside those of the model's `forward`."""
         super()._set_signature_columns_if_needed()
-        images = [SAMPLE_IDS, TARGET_DOMAIN_IMAGES, TARGET_DOMAIN_IDS]
-        images += [] if self.reader.shared_images is None else [TEACHER_IMAGES]
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *self.label_names, *images]))
+        read = [*self._signature_columns, *self.label_names, *self.reader.columns]
+        self._signature_columns = list(dict.fromkeys(read))
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         """Leave a data set with a transform as it is: the transform reads columns that the model does not."""
@@ -837,10 +802,9 @@ class DistillationTrainer(Trainer):
             self.state.log_history = list(self._runner.early_logs)
         self._runner.number(self.state, self.args, resumed=resume is not None)
         # A smaller batch may have been chosen, and the stage begun again.
-        parts = self._running_step.parts
-        self._step = Step(replace(parts, meter=Meter(), accelerator=self.accelerator))
+        self._step = self._running_step.anew(self.accelerator)
         balance = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
-        self._balance.start(span.index, parts.stage.terms, balance)
+        self._balance.start(span.index, self._step.parts.stage.terms, balance)
         return epochs, skipped
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume: str | None) -> tuple[nn.Module, Any]:
@@ -910,9 +874,8 @@ class DistillationTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
-        self._publisher.saved = save_student(self.model, self.processing_class, folder)
-        if self._setup is not None and (plan := self._setup.plan) is not None:
-            plan.save(folder / PLAN_NAME)
+        plan = None if self._setup is None else self._setup.plan
+        self._publisher.save(self.model, self.processing_class, plan, folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Wait until every process has written its random state: what ends the checkpoint is written next."""
@@ -935,9 +898,5 @@ class DistillationTrainer(Trainer):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.create_model_card()
-        message = f"Training in progress, step {self.state.global_step}"
-        jobs = self._publisher.push_checkpoint(self.hub_model_id, Path(checkpoint_folder), message)
-        if is_busy(uploads):
-            self.push_in_progress.jobs.extend(jobs)
-        else:
-            self.push_in_progress = PushInProgress(jobs)
+        what = self.hub_model_id, Path(checkpoint_folder), self.state.global_step
+        self.push_in_progress = self._publisher.push_checkpoint(*what, uploads)

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from hf_abkd.layers.plan import PLAN_NAME, Plan
+from hf_abkd.models.saving import save_student
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CARD_NAME, CardFacts, model_card
 from hf_abkd.stages.arguments import DistillationArguments
@@ -72,6 +74,12 @@ class Publisher:
                 "%s will not load this student from its folder: %s", task.auto_class.__name__, self.form.problem
             )
 
+    def save(self, student: PreTrainedModel, processor: object, plan: Plan | None, folder: Path) -> None:
+        """Write a student and its processor whole, and which layers were paired."""
+        self.saved = save_student(student, processor, folder)
+        if plan is not None:
+            plan.save(folder / PLAN_NAME)
+
     def write_card(self, facts: CardFacts) -> None:
         """Write `README.md` into the folder of the run."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +92,23 @@ class Publisher:
         revision = self.args.hub_revision if revision is None else revision
         return upload(files, repo_id, message=message, token=token, revision=revision, wait=wait)
 
-    def push_checkpoint(self, repo_id: str, checkpoint: Path, message: str) -> list[Any]:
-        """Begin to upload the student of a checkpoint and, if the strategy says so, the checkpoint itself."""
+    def push_checkpoint(
+        self, repo_id: str, checkpoint: Path, step: int, running: PushInProgress | None
+    ) -> PushInProgress:
+        """Begin to upload the student of a checkpoint and, if the strategy says so, the checkpoint itself.
+
+        Args:
+            repo_id: Where to.
+            checkpoint: The folder of the checkpoint.
+            step: The step that it is of.
+            running: The uploads that were begun before.
+
+        Returns:
+            The uploads that are on their way, with those before if they still are.
+        """
         options: dict[str, Any] = {"token": self.args.hub_token, "revision": self.args.hub_revision, "wait": False}
         files = [*(checkpoint / name for name in self.saved), self.folder / CARD_NAME]
+        message = f"Training in progress, step {step}"
         jobs = [upload(files, repo_id, message=message, **options)]
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             last = self.args.hub_strategy == HubStrategy.CHECKPOINT
@@ -100,7 +121,10 @@ class Publisher:
                     **options,
                 )
             )
-        return jobs
+        if running is None or running.is_done():
+            return PushInProgress(jobs)
+        running.jobs.extend(jobs)
+        return running
 
     def has_to_push(self, running: PushInProgress | None, *, training_ends: bool) -> bool:
         """Whether a checkpoint is uploaded now.
@@ -114,12 +138,8 @@ class Publisher:
         """
         if self.args.hub_strategy == HubStrategy.END:
             return False
-        return not is_busy(running) or self.args.hub_always_push or training_ends
-
-
-def is_busy(uploads: PushInProgress | None) -> bool:
-    """Whether uploads are still on their way."""
-    return uploads is not None and not uploads.is_done()
+        is_busy = running is not None and not running.is_done()
+        return not is_busy or self.args.hub_always_push or training_ends
 
 
 def in_words_of(
