@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers.trainer_utils import EvalLoopOutput
 
 from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.models.kept_state import evaluating
@@ -78,13 +78,16 @@ class Evaluation:
             loss = self.task.loss(logits, batch.labels, label_smoothing=label_smoothing)
         return {"loss": loss, "logits": logits}
 
-    @contextmanager
-    def measuring_agreement(self, student: nn.Module, setup: Setup) -> Iterator[_Agreement]:
-        """Run the teacher beside the student meanwhile, and compare every boundary that a stage of the run names.
+    def with_agreement(
+        self, evaluate: Callable[[], EvalLoopOutput], student: nn.Module, setup: Setup, prefix: str
+    ) -> EvalLoopOutput:
+        """Evaluate with the teacher beside the student, and compare every boundary that a stage of the run names.
 
         Args:
+            evaluate: Runs the evaluation; its metrics get the agreements.
             student: The student, not wrapped.
             setup: What the run consists of.
+            prefix: That of the names of the metrics.
         """
         terms = [term for term in setup.terms if term.objective.boundary]
         boundaries = frozenset(teacher_names(terms))
@@ -93,7 +96,9 @@ class Evaluation:
         self.source.begin(Wanted(_LOGITS_ALONE.values, boundaries))
         self._agreement = _Agreement(distiller, self.accelerator.device)
         try:
-            yield self._agreement
+            output = evaluate()
+            output.metrics.update(self._agreement.means(prefix))
+            return output
         finally:
             distiller.detach()
             self._agreement = None

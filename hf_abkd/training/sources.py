@@ -22,9 +22,12 @@ from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.extension import refuse_unextendable
 from hf_abkd.stages.stage import Stage, frozen_parts
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.cached_source import CachedSource
 from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.live_source import AdaptingSource, LiveSource
 from hf_abkd.teachers.route.follower import RouteFollower
-from hf_abkd.teachers.source import AdaptingSource, CachedSource, LiveSource, NoTeacher, RouteSource, TeacherSource
+from hf_abkd.teachers.route_source import RouteSource
+from hf_abkd.teachers.source import NoTeacher, TeacherSource
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
 from hf_abkd.training.terms.joint_distiller import refuse_unadaptable
 from hf_abkd.training.wiring.wiring import check_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -32,6 +32,11 @@ def wanted_of(stage: RunStage) -> Wanted:
         boundaries=frozenset(teacher_names(term for term in stage.terms if term.objective.boundary)),
         inside=bool(stage.teacher_terms),
     )
+
+
+def names_read(stages: Iterable[RunStage]) -> frozenset[str]:
+    """Return the names of the tensors of the teacher that some stages read."""
+    return frozenset[str]().union(*(wanted_of(stage).names for stage in stages))
 
 
 def make_stage_module(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,9 +40,9 @@ class StepParts:
         views: Which view of each image is shown.
         extender: What extends the batches; None for nothing.
         balance: What measures the terms against each other in the first steps.
-        meter: What keeps their means for the log.
         accelerator: For autocast, the device and the mean over processes.
         channels_last: Whether the student takes its images with their channels together in memory.
+        meter: What keeps the means of the terms for the log.
     """
 
     stage: RunStage
@@ -53,9 +53,9 @@ class StepParts:
     views: AugmentedViews
     extender: Extender | None
     balance: TermBalance
-    meter: Meter
     accelerator: Accelerator
     channels_last: bool
+    meter: Meter = field(default_factory=Meter)
 
 
 @contextmanager

@@ -46,7 +46,6 @@ from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.guessing import Guessing
 from hf_abkd.training.make_up import make_up
 from hf_abkd.training.memory_format import takes_channels_last
-from hf_abkd.training.meter import Meter
 from hf_abkd.training.open_stages import OpenStages
 from hf_abkd.training.optimization import GivenOptimizers, check_optimizer, decayed_names, milestone_schedule
 from hf_abkd.training.progress import Span
@@ -57,7 +56,7 @@ from hf_abkd.training.run_life import RunLife, RunStart
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
-from hf_abkd.training.stage_module import stage_module, wanted_of
+from hf_abkd.training.stage_module import names_read, stage_module
 from hf_abkd.training.stage_runner import StageLength, StageRunner
 from hf_abkd.training.step import Step, StepParts, asked_meanwhile
 from hf_abkd.training.terms.balance import TermBalance
@@ -196,10 +195,8 @@ class DistillationTrainer(Trainer):
         self._step: Step | None = None
         self._runner = StageRunner()
         self._rows = TrainingRows(arguments)
-        handler = self.callback_handler
-        self.callback_handler = self._runner.handler(
-            handler.callbacks, self.model, self.processing_class, self.optimizer, self.lr_scheduler
-        )
+        context = self.model, self.processing_class, self.optimizer, self.lr_scheduler
+        self.callback_handler = self._runner.handler(self.callback_handler.callbacks, *context)
 
     # ---- What the run consists of ----
 
@@ -276,8 +273,7 @@ class DistillationTrainer(Trainer):
         # A stage reads what its terms need. What stands for the columns has to be known for that.
         stages = self.setup.stages
         running = [stages[self._runner.span.index]] if self._runner.is_running else stages
-        wanted = frozenset[str]().union(*(wanted_of(stage).names for stage in running))
-        with self._collating(wanted):
+        with self._collating(names_read(running)):
             return super().get_train_dataloader()
 
     @contextmanager
@@ -337,43 +333,43 @@ class DistillationTrainer(Trainer):
             NotImplementedError: If a hyperparameter search is made over several stages.
         """
         check_search(trial, self.stages)
-        life, alone = self._life, trial is None
-        with life.running(self.model, self.callback_handler, shares_folder=not alone), self._left_as_it_is():
-            life.choose(resume_from_checkpoint)
-            if self.model_init is not None:
-                self._start_student(self.model_init, trial)
-            start = self._start_run()
-            if life.ended is not None:
-                return life.tell_end(life.ended)
-            resumes = start.resumes
-            for index in range(start.stage, len(self.stages)):
-                with self._running(index):
-                    output = super().train(resumes, trial, ignore_keys_for_eval)
-                    stopped = self._runner.stopped(self.state.global_step)
-                resumes = None
-                if stopped:
-                    break
-            over = alone and self.state.global_step == self.spans[-1].stop
-            life.end(self.state, output, self.run_state if over else None)
-            return output
+        with self._life.running(self.model, self.callback_handler, shares_folder=trial is not None):
+            self._life.choose(resume_from_checkpoint)
+            with self._student_of_this_call(trial):
+                return self._train(trial, ignore_keys_for_eval)
+
+    def _train(self, trial: Any, ignore_keys: list[str] | None) -> TrainOutput:
+        """Begin or go on, run the stages that are left, and note the end; the arguments are those of `train`."""
+        start, life = self._start_run(), self._life
+        if life.ended is not None:
+            return life.tell_end(life.ended)
+        resumes = start.resumes
+        for index in range(start.stage, len(self.stages)):
+            with self._running(index):
+                output = super().train(resumes, trial, ignore_keys)
+                stopped = self._runner.stopped(self.state.global_step)
+            resumes = None
+            if stopped:
+                break
+        over = trial is None and self.state.global_step == self.spans[-1].stop
+        life.end(self.state, output, self.run_state if over else None)
+        return output
 
     @contextmanager
-    def _left_as_it_is(self) -> Iterator[None]:
-        """Have the arguments of the run and what makes its student afterwards as they were, whatever happens."""
+    def _student_of_this_call(self, trial: Any) -> Iterator[None]:
+        """Make the student of this call of `train` where a function makes it, and its connectors; leave all else."""
         run_args, model_init = self.args, self.model_init
         try:
+            if model_init is not None:
+                seed_stage(self.args, 0)
+                self.model = self.model_wrapped = self.call_model_init(trial).to(self.args.device)
+                # Trainer would make another one in every stage.
+                self.model_init = None
+                self.stages, self._setup = run_stages(self._given_stages, self.args), None
             yield
         finally:
             self.args, self.model_init = run_args, model_init
             self.is_in_train = False
-
-    def _start_student(self, model_init: Callable[..., PreTrainedModel], trial: Any) -> None:
-        """Make the student of this call of `train`, and connectors of its own."""
-        seed_stage(self.args, 0)
-        self.model_init = model_init
-        self.model = self.model_wrapped = self.call_model_init(trial).to(self.args.device)
-        self.model_init = None
-        self.stages, self._setup = run_stages(self._given_stages, self.args), None
 
     def _start_run(self) -> RunStart:
         """Check everything, take the folder, measure the teacher; return where the run begins or goes on."""
@@ -433,9 +429,8 @@ class DistillationTrainer(Trainer):
         stage, arguments = self.stages[index], self._arguments[index]
         self._rows.begin_stage()
         self._runner.flow.start(self.spans[index])
-        self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs = self._optimizers.of_stage(
-            index, stage.stage, arguments
-        )
+        chosen = self._optimizers.of_stage(index, stage.stage, arguments)
+        self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs = chosen
         arguments.eval_on_start = arguments.eval_on_start and index == 0
         # A loss that is not finite ends the run; to filter it out of the log would wait for the device in each step.
         arguments.logging_nan_inf_filter = False
@@ -452,7 +447,6 @@ class DistillationTrainer(Trainer):
                     views=self.views,
                     extender=self.setup.extenders[index],
                     balance=self._balance,
-                    meter=Meter(),
                     accelerator=self.accelerator,
                     channels_last=channels_last,
                 )
@@ -622,10 +616,8 @@ class DistillationTrainer(Trainer):
         if not self.args.eval_agreement or self.source.live is None:
             output: EvalLoopOutput = run()
         else:
-            measuring = self._evaluation.measuring_agreement(self.model, self.setup)
-            with asked_meanwhile(self.source, self._step), measuring as agreement:
-                output = run()
-                output.metrics.update(agreement.means(metric_key_prefix))
+            with asked_meanwhile(self.source, self._step):
+                output = self._evaluation.with_agreement(run, self.model, self.setup, metric_key_prefix)
         self._guessing.see(output, metric_key_prefix)
         return output
 
@@ -725,8 +717,8 @@ class DistillationTrainer(Trainer):
             return None
         self.create_model_card(**kwargs)
         self._finish_current_push()
-        message = commit_message or "End of training"
-        return self._publisher.push(self.hub_model_id, message=message, token=token, revision=revision, wait=blocking)
+        repo_id, wait = self.hub_model_id, blocking
+        return self._publisher.push(repo_id, message=commit_message, token=token, revision=revision, wait=wait)
 
     # ---- Private methods of Trainer and Accelerate ----
     #
@@ -836,8 +828,7 @@ class DistillationTrainer(Trainer):
         trains_logits = self._running_step.parts.module.trains_logits
         if not trains_logits and "boundary_agreement" not in (self.args.metric_for_best_model or ""):
             return False
-        is_best: bool = super()._determine_best_metric(metrics, trial)
-        return is_best
+        return bool(super()._determine_best_metric(metrics, trial))
 
     def _finalize_training(self, trial: Any, num_train_samples: float, start_time: float) -> TrainOutput:
         """Report on the run when its last stage is over; an earlier stage only hands its sums on."""

@@ -85,11 +85,12 @@ class Publisher:
         self.folder.mkdir(parents=True, exist_ok=True)
         model_card(facts).save(self.folder / CARD_NAME)
 
-    def push(self, repo_id: str, *, message: str, token: str | None, revision: str | None, wait: bool) -> Any:
+    def push(self, repo_id: str, *, message: str | None, token: str | None, revision: str | None, wait: bool) -> Any:
         """Upload the student as it was last saved, and its card; return the commit or, without waiting, a future."""
         names = (*self.saved, CARD_NAME)
         files = [self.folder / name for name in names]
         revision = self.args.hub_revision if revision is None else revision
+        message = message or "End of training"
         return upload(files, repo_id, message=message, token=token, revision=revision, wait=wait)
 
     def push_checkpoint(
