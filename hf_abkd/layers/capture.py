@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_abkd.boundaries.sides import above_zero
-from hf_abkd.layers.call_log import logged
-from hf_abkd.layers.call_names import call_name, is_call, parse_call
+from hf_abkd.layers.call_names import is_call, parse_call
 from hf_abkd.layers.calls import Call, Calls
 from hf_abkd.layers.module_names import find_module
 from hf_abkd.layers.passed_tensors import only_tensor
 from hf_abkd.layers.sums import row_sums
 from hf_abkd.layers.uncompiled import Uncompiled
-from hf_abkd.wording import listed
+from hf_abkd.layers.wrong_calls import why_not_one
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,6 @@ class _Complete(BaseException):
     def __init__(self, capture: Capture) -> None:
         super().__init__("all tensors are recorded")
         self.capture = capture
-
-
-# What torch.compile (of torch 2.13) does not show to a mode of functions; what is resolved by a pass knows of them.
-_UNSEEN = ". A compiler does not show functions such as torch.relu_ and functional.hardswish."
-
-_OTHERWISE = ". Name calls in blocks that make as many in every pass, in training too."
 
 
 class Capture:
@@ -252,43 +245,10 @@ class Capture:
             made = 0 if expected is None else self._made.get(self._named[point].key, 0)
             if count == 1 and (expected is None or made == expected):
                 continue
-            why = self._why_not_one(point, count, made, forward)
+            called = self._named[point] if point in self._named else self._modules[point]
+            why = why_not_one(self.model, called, count, made, expected, forward)
             self._clear()
             raise NotOneTensorError(f"{point.module!r} of {type(self.model).__name__} {why}")
-
-    def _why_not_one(self, point: CapturePoint, count: int, made: int, forward: Callable[[], Any]) -> str:
-        """Return what is wrong with the calls at a point, and what to do."""
-        compiling = torch.compiler.is_compiling()
-        if count == 1 or (count == 0 and made):
-            return (
-                f"was one of {self._expected[point] or 'several'} such calls, and this forward pass makes {made}, so "
-                f"its number may be that of another one{_UNSEEN if compiling else _OTHERWISE}"
-            )
-        if count == 0:
-            why = "was not called, or was called inside a part that was compiled before the hooks were put on, in one "
-            if point in self._named:
-                return f"{why}forward pass{_UNSEEN if compiling else '. `hf-abkd inspect` lists the calls.'}"
-            return f"{why}forward pass. Name a module that is called once, such as the normalisation next to it."
-        if point in self._named:
-            block = self._named[point].block
-            return (
-                f"was made {count} times in one forward pass, as {block!r} runs that often with the same weights, so "
-                "its tensor is not one tensor. Name a module outside of it."
-            )
-        names = [] if compiling else self._names_of_calls(point, forward)
-        remedy = (
-            f"Name one of its calls: {listed(names, 12)}."
-            if names
-            else "Name a module that is called once, such as the normalisation next to it."
-        )
-        return f"was called {count} times, so its tensor is not one tensor in one forward pass. {remedy}"
-
-    def _names_of_calls(self, point: CapturePoint, forward: Callable[[], Any]) -> list[str]:
-        """Return the names of the calls of a module, from one more pass; none if its callers run several times."""
-        log = logged(self.model, forward)
-        modules = {module: name for name, module in self.model.named_modules()}
-        calls = log.calls_of(modules[self._modules[point]])
-        return [call_name(self.model, call) for call in calls if log.runs[call.block] == 1]
 
     def _changed(self) -> set[CapturePoint]:
         return {point for point, version in self._versions.items() if self._tensors[point]._version != version}

@@ -8,7 +8,9 @@ from transformers import default_data_collator
 from hf_abkd.data.batch import read_batch
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.teachers.source import AdaptingSource, LiveSource, NoTeacher, RouteSource, Wanted
+from hf_abkd.teachers.live_source import AdaptingSource, LiveSource
+from hf_abkd.teachers.route_source import RouteSource
+from hf_abkd.teachers.source import NoTeacher, Wanted
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
 
 LAYER = "resnet.encoder.stages.1"
