@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import transformers
@@ -208,6 +208,9 @@ def make_trainer(
     Raises:
         ValueError: If models, images and stages do not fit.
     """
+    if work.validation is None and args.eval_strategy != "no" and not args.load_best_model_at_end:
+        # Evaluating is this command's default, and --train_val_split 0 leaves nothing to do it on.
+        args = replace(args, eval_strategy="no")
     return DistillationTrainer(
         student,
         args,

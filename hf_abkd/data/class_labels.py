@@ -20,6 +20,24 @@ def _is_integer(feature: object) -> bool:
 
 def class_names(part: Part, label: str) -> list[str]:
     """Return the class names in label order, from the feature or from all values of the column."""
+    names = _names(part, label)
+    if len(names) < 2:
+        raise ValueError(
+            f"{part.origin}: all rows are of one class ({listed(names, quoted=True)}), and there is nothing to tell it "
+            "from; give images of two or more"
+        )
+    written: dict[str, str] = {}
+    for name in names:
+        other = written.setdefault(name.strip(), name)
+        if other is not name:
+            raise ValueError(
+                f"{part.origin}: the classes {other!r} and {name!r} differ in spaces around the name alone, and would "
+                f"be two classes; write column {label!r} in one way"
+            )
+    return names
+
+
+def _names(part: Part, label: str) -> list[str]:
     feature = part.rows.features[label]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
@@ -118,5 +136,6 @@ def labels_of(part: Part, column: str) -> list[Any]:
             f"{part.origin}: {unlabelled} of {len(labels)} rows have no label (None or a negative number) in column "
             f"{column!r}. Drop them, or name other data; benchmarks often withhold the labels of their test split: "
             "see --validation_split_name"
+            + ("; of CSV files, NA, None, null and nan are no labels either" if ".csv" in part.origin else "")
         )
     return labels

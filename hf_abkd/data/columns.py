@@ -115,6 +115,13 @@ def _check_column(part: Part, flag: str, name: str, wanted: type) -> None:
     features = part.rows.features
     if name in features:
         return
+    only = next(iter(features)) if len(features) == 1 else ""
+    separator = next((mark for mark in (";", "\t", "|") if mark in only), None)
+    if separator is not None:
+        raise ValueError(
+            f"{part.origin}: the columns seem to be separated by {separator!r} (there is one, called {only!r}); "
+            "separate them by commas"
+        )
     likely = [column for column, feature in features.items() if isinstance(feature, wanted)]
     if not likely and wanted is Image:
         likely = [column for column, feature in features.items() if _is_decodable(feature) and not is_text(feature)]

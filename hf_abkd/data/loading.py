@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil, floor
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
@@ -14,7 +16,7 @@ from hf_abkd.data.columns import Part, with_images
 from hf_abkd.data.readable_images import with_readable_images
 from hf_abkd.data.sources import load_parts
 from hf_abkd.data.subsets import drawn_rows, first_of_stream, shuffled
-from hf_abkd.wording import public_name
+from hf_abkd.wording import listed, public_name
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,19 @@ def _hold_out(part: Part, label: str, share: float, seed: int) -> tuple[Part, Pa
     options = "give validation data (--validation_files, --validation_dir), or --train_val_split 0 to train without any"
     if isinstance(part.rows, IterableDataset):
         raise ValueError(f"{part.origin}: a stream cannot be split; {options}")
-    try:
-        parts = part.rows.train_test_split(test_size=share, stratify_by_column=label, seed=seed)
-    except ValueError as error:
+    rows, sizes = len(part.rows), Counter(part.rows[label][:])
+    names = part.rows.features[label].names
+    alone = [names[number] for number, size in sorted(sizes.items()) if size == 1]
+    cannot = f"{part.origin}: cannot hold out --train_val_split {share} of {rows} rows equally from every class"
+    if alone:
+        raise ValueError(f"{cannot}: there is a single image of {listed(alone, quoted=True)}. Add images, or {options}")
+    fewest = len(sizes)
+    if not fewest <= ceil(share * rows) <= rows - fewest:
         raise ValueError(
-            f"{part.origin}: cannot hold out --train_val_split {share} of {len(part.rows)} rows equally from every "
-            f"class: {error} Choose another share, {options}"
-        ) from error
+            f"{cannot}: each of the {fewest} classes needs an image on both sides. Choose a share from "
+            f"{ceil(1000 * fewest / rows) / 1000:g} to {floor(1000 * (rows - fewest) / rows) / 1000:g}, or {options}"
+        )
+    parts = part.rows.train_test_split(test_size=share, stratify_by_column=label, seed=seed)
     return replace(part, rows=parts["train"]), replace(part, rows=parts["test"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -48,7 +49,10 @@ def shuffled(rows: Dataset | IterableDataset, *, seed: int, buffer_size: int) ->
     """
     if isinstance(rows, Dataset) or buffer_size == 0:
         return rows
-    return rows.shuffle(seed=number_of("stream", seed) % 2**64, buffer_size=buffer_size)
+    # Files are read in turns, with a wait of seconds at the end of each pass and look; one alone takes none.
+    takes_turns = "max_buffer_input_shards" in inspect.signature(rows.shuffle).parameters and rows.num_shards == 1
+    turns = {"max_buffer_input_shards": 1} if takes_turns else {}
+    return rows.shuffle(seed=number_of("stream", seed) % 2**64, buffer_size=buffer_size, **turns)
 
 
 def first_of_stream(part: Part, count: int, *, image: str, label: str, seed: int, buffer_size: int, flag: str) -> Part:

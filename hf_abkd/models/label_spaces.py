@@ -88,6 +88,18 @@ class LabelMatch:
         """Whether there are two classes or more of which it is known that both models have them."""
         return self.kind not in ("disjoint", "unknown")
 
+    def left_out(self) -> str:
+        """Return the names of the classes that are not matched, of both models, as a clause."""
+        used = {"student": set(self.student_classes), "teacher": set(self.teacher_classes)}
+        lists = {
+            role: [name for index, name in enumerate(names) if index not in used[role]]
+            for role, names in self._names.items()
+            if names is not None
+        }
+        return "not matched are " + " and ".join(
+            f"the {role}'s {listed(names, quoted=True)}" for role, names in lists.items() if names
+        )
+
     def check_logits(self, term_name: str) -> None:
         """Refuse a term that compares logits if the two models share no classes to compare.
 

@@ -69,10 +69,17 @@ class OpenStages:
         if self.traces is not None and plan is not None:
             tqdm.write(f"Layers paired automatically:\n{plan.table()}")
         if self.head is not None and self._labels is not None:
+            match = self._labels
+            # As many classes are often the same ones under other names.
+            rename = (
+                f" If the classes are the same ({match.left_out()}), rename them in `config.id2label` of the teacher."
+                if match.kind == "disjoint" and match.num_student == match.num_teacher
+                else ""
+            )
             tqdm.write(
-                f"The teacher has other classes: {self._labels.describe()}. The student learns from its layers, from "
-                f"an extra head on {self.head!r} that predicts the teacher's logits, and from the labels; no logits "
-                "are compared."
+                f"The teacher has other classes: {match.describe()}. The student learns from its layers, from an extra "
+                f"head on {self.head!r} that predicts the teacher's logits, and from the labels; no logits are "
+                f"compared.{rename}"
             )
 
     def _propose(self) -> Plan:

@@ -199,7 +199,7 @@ def _tell_labels(terms: Sequence[RunTerm], labels: LabelMatch | None) -> None:
         return
     compared = any(term.compares_logits for term in terms)
     if compared and labels.kind in ("superset", "overlap"):
-        logger.warning("%s; the logits of the others are not compared", labels.describe())
+        logger.warning("%s; %s, whose logits are not compared", labels.describe(), labels.left_out())
     else:
         logger.info("%s", labels.describe())
 

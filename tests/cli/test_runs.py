@@ -169,6 +169,13 @@ def test_methods_differ_in_their_stages_alone(tmp_path):
     assert len(ab.augmentation.augmentations) == 2
 
 
+def test_nothing_is_evaluated_without_evaluation_images(tmp_path):
+    """`--train_val_split 0`, which an error proposes, ended in an error of transformers about the default of here."""
+    run, _, _, args, *_ = parsed("--output_dir", str(tmp_path), "--use_cpu")
+    trainer = runs.make_trainer(tiny.resnet(), dataclasses.replace(work(), validation=None), args, run, None)
+    assert args.eval_strategy == "epoch" and trainer.args.eval_strategy == "no"
+
+
 def test_images_are_left_alone_by_default(tmp_path):
     """Digits are not to be mirrored."""
     assert trainer_of(tmp_path, "kd", runs.RunArguments()).augmentation is None

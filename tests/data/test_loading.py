@@ -419,13 +419,13 @@ def test_image_paths_that_do_not_exist_are_refused(tmp_path, load):
 def test_relative_paths_are_looked_up_beside_the_file_that_names_them(tmp_path, load, monkeypatch):
     """A data set that is moved as a whole, or trained on from another folder, must not lose its images."""
     root = Path(folder(tmp_path / "data" / "images", ["cat"]))
-    (tmp_path / "data" / "a.csv").write_text("image,label\nimages/cat/1.png,cat\nimages/cat/3.png,cat\n")
+    (tmp_path / "data" / "a.csv").write_text("image,label\nimages/cat/1.png,cat\nimages/cat/3.png,dog\n")
     files = [str(tmp_path / "data" / "a.csv")]
     assert [value(row) for row in load(train_files=files, train_val_split=0).train] == [1, 3]
     monkeypatch.chdir(root)
-    (tmp_path / "b.csv").write_text("image,label\ncat/2.png,cat\n")
+    (tmp_path / "b.csv").write_text("image,label\ncat/2.png,cat\ncat/3.png,dog\n")
     here = load(train_files=[str(tmp_path / "b.csv")], train_val_split=0)
-    assert [value(row) for row in here.train] == [2]
+    assert [value(row) for row in here.train] == [2, 3]
 
 
 def test_text_that_is_no_path_is_refused_without_printing_all_of_it(tmp_path, load):
@@ -479,7 +479,44 @@ def test_a_class_with_one_row_cannot_be_held_out(tmp_path, load):
         load(train_files=parquet(tmp_path / "a.parquet", source), train_val_split=0.2)
 
 
+def test_a_hold_out_of_too_few_rows_names_the_share_that_would_do(tmp_path, load):
+    """`datasets` speaks of a `test_size` that nobody gave, and leaves it to the user to find one."""
+    files = parquet(tmp_path / "a.parquet", table(12))
+    with pytest.raises(ValueError, match=r"each of the 3 classes needs an image on both sides.*from 0.25 to 0.75,"):
+        load(train_files=files, train_val_split=0.1)
+    assert len(load(train_files=files, train_val_split=0.25).validation) == 3
+
+
+def test_rows_of_one_class_are_refused(tmp_path, load):
+    """Any model reaches 100 % of them; the folder may be one level too deep."""
+    with pytest.raises(ValueError, match=r"--train_dir .*all rows are of one class \('cat'\)"):
+        load(train_dir=folder(tmp_path / "images", ["cat"]))
+
+
+def test_classes_that_differ_in_spaces_around_them_are_refused(tmp_path, load):
+    """Half of the images of a class would be taught to be another one."""
+    source = with_labels(["cat", "dog", " cat", "dog"] * 5, Value("string"))
+    with pytest.raises(ValueError, match="the classes ' cat' and 'cat' differ in spaces around the name alone"):
+        load(train_files=parquet(tmp_path / "a.parquet", source))
+
+
+def test_csv_with_another_separator_is_named(tmp_path, load):
+    """The advice was to name the whole first line as the column of images."""
+    (tmp_path / "a.csv").write_text("image;label\n1.png;cat\n")
+    with pytest.raises(ValueError, match=r"the columns seem to be separated by ';'"):
+        load(train_files=[str(tmp_path / "a.csv")])
+
+
 # Streaming -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_of_one_file_is_shuffled_without_waiting(tmp_path, load, monkeypatch):
+    """`datasets` waits five seconds at each look at a stream that it reads by threads; a short run waited a minute."""
+    files = parquet(tmp_path / "a.parquet", table(9))
+    monkeypatch.setattr(config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", -1, raising=False)  # to sleep is an error
+    stream = load(train_files=files, train_val_split=0, streaming=True, shuffle_buffer_size=4).train
+    rows = [value(row) for row in stream]
+    assert sorted(rows) == list(range(9)) != rows
 
 
 def test_a_stream_gives_the_same_rows_as_the_prepared_data(tmp_path, load, processor):

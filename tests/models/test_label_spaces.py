@@ -243,3 +243,9 @@ def test_a_match_is_a_value():
     assert found == match(ANIMALS, [*IMAGENET, *ANIMALS])
     assert pickle.loads(pickle.dumps(found)) == found
     assert "thing" not in repr(found)
+
+
+def test_classes_that_are_not_matched_are_named_on_both_sides():
+    """A number alone does not show that "dogs" is "dog" of the other list."""
+    match = match_labels(dict(enumerate(["ant", "bee", "cat"])), dict(enumerate(["ant", "bee", "cats"])), 3, 3)
+    assert match.left_out() == "not matched are the student's 'cat' and the teacher's 'cats'"

@@ -31,7 +31,7 @@ def check_labels(subject: Subject) -> Iterator[Finding]:
         remedy = "If the order is another one, name the classes in `config.id2label` of both models."
         yield Finding("note", "labels", match.describe(), remedy)
     elif match.kind in ("superset", "overlap"):
-        message = f"{match.describe()}; the logits of the others are not compared"
+        message = f"{match.describe()}; {match.left_out()}, whose logits are not compared"
         yield Finding("warning", "labels", message, "Of the others the student learns from the labels alone.")
     elif heads := subject.extra_heads():
         message = (
