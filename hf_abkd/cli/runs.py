@@ -208,9 +208,15 @@ def make_trainer(
     Raises:
         ValueError: If models, images and stages do not fit.
     """
-    if work.validation is None and args.eval_strategy != "no" and not args.load_best_model_at_end:
+    if work.validation is None and args.eval_strategy != "no":
+        if args.load_best_model_at_end:
+            raise ValueError(
+                "--load_best_model_at_end needs evaluation images to tell the best by: give validation data "
+                "(--validation_files, --validation_dir), or a --train_val_split above 0"
+            )
         # Evaluating is this command's default, and --train_val_split 0 leaves nothing to do it on.
-        args = replace(args, eval_strategy="no")
+        changes: dict[str, Any] = {"eval_strategy": "no"}
+        args = replace(args, **changes)
     return DistillationTrainer(
         student,
         args,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def load_class_folders(flag: str, folder: str) -> Part:
         raise FileNotFoundError(f"{origin}: no such folder")
     top = _found(root, origin)
     _check_top(top, root, origin)
-    classes = [path.name for path in top.folders]
+    # As most systems write names: macOS writes an accent behind its letter, and the same name would be another class.
+    classes = [unicodedata.normalize("NFC", path.name) for path in top.folders]
     inside = [_found(path, origin) for path in top.folders]
     _check_classes(inside, classes, root, origin)
     others = [path for found in (top, *inside) for path in found.others]

@@ -34,9 +34,6 @@ class _Unreadable:
     name: str
     problem: str
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.problem})"
-
 
 def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> Part:
     """Return the part without images that cannot be read; refuse it if there are any and they are not to be skipped.
@@ -119,10 +116,15 @@ def _told(part: Part, unreadable: list[_Unreadable], label: str) -> str:
     """Return how many images cannot be read, which, and how much of which class that is."""
     numbers, names = part.rows[label][:], _class_names(part.rows, label)
     there, missing = Counter(numbers), Counter(numbers[each.row] for each in unreadable)
+    # What is wrong with many is said once.
+    named: dict[str, list[str]] = {}
+    for each in unreadable:
+        named.setdefault(each.problem, []).append(each.name)
+    kinds = [f"{listed(images, 3)} ({problem})" for problem, images in named.items()]
     classes = [f"{count} of {there[number]} of {names[number]!r}" for number, count in missing.most_common()]
     return (
         f"{part.origin}: {counted(len(unreadable), 'image')} of {len(numbers):,} cannot be read "
-        f"({listed(classes)}): {listed(unreadable)}"
+        f"({listed(classes)}): {listed(kinds, 3)}"
     )
 
 

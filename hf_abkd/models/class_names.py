@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 
 def normalized(name: str) -> str:
     """Return a class name without what differs between writers.
 
-    That is case, and spaces, underscores or hyphens; and of a number, zeros before it.
+    That is case, spaces, underscores or hyphens, and how accents are stored; and of a number, zeros before it.
     """
-    text = re.sub(r"[\s_-]+", " ", name.strip().casefold())
+    text = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
     return str(int(text)) if text.isascii() and text.isdigit() else text
 
 

@@ -76,3 +76,9 @@ def test_rows_are_in_the_order_of_their_paths(photos):
     (photos / "cat").rename(photos / "dog-small")
     assert classes_of(photos) == ["dog-small"] * 3 + ["dog"] * 3
     assert load_class_folders("--train_dir", str(photos)).rows.features["label"].names == ["dog", "dog-small"]
+
+
+def test_names_with_accents_are_the_same_from_every_system(photos):
+    """Folders copied from a Mac have "e" and an accent behind it: training and validation had no class in common."""
+    (photos / "cat").rename(photos / "cafe\u0301")
+    assert set(classes_of(photos)) == {"caf\u00e9", "dog"}

@@ -54,6 +54,7 @@ def test_spelling_does_not_matter():
     found = match([" Polar_Bear", "T-shirt", "STRASSE"], ["t shirt", "straße", "polar -_ bear"])
     assert (found.kind, found.teacher_classes) == ("permuted", (2, 0, 1))
     assert match(["Polar_Bear", "owl"], ["polar bear", "OWL"]).kind == "same"
+    assert match(["caf\u00e9", "owl"], ["cafe\u0301", "owl_"]).kind == "same"
 
 
 def test_names_that_differ_in_spelling_alone_are_compared_exactly():

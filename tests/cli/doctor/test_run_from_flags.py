@@ -99,8 +99,9 @@ def test_missing_teacher_is_one_error(workspace):
 
 def test_mistake_that_no_trainer_survives_is_one_error(workspace):
     """The run in its place fails for the same reason, which is not a second mistake."""
-    findings = examined_flags(workspace, data={"validation_files": None, "train_val_split": 0.0})
-    assert [one.level for one in findings] == ["error"] and "eval_dataset" in findings[0].message
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True}
+    findings = examined_flags(workspace, data={"validation_files": None, "train_val_split": 0.0}, **settings)
+    assert [one.level for one in findings] == ["error"] and "--load_best_model_at_end needs" in findings[0].message
 
 
 def test_folder_of_another_run_is_found(workspace):
