@@ -38,29 +38,31 @@ class Given:
 
     Args:
         student: The student, not wrapped.
-        source: What teaches it.
+        classes: What data, student and teacher call their classes.
         stages: The stages, with every pair of layers named.
         batch: A few rows of the training set.
         processor: The student's image processor, or None.
-        shared_images: The size and colours of each model; None if they are the same.
-        task: What the models do.
         seed: The seed of new connectors.
         traces: What a forward pass of student and teacher showed, if the layers were paired.
-        main_process: Whether this process speaks for all.
-        classes: What data and models call their classes.
     """
 
     student: PreTrainedModel
-    source: TeacherSource
+    classes: RunClasses
     stages: Sequence[RunStage]
     batch: Batch
     processor: object
-    shared_images: SharedImages | None
-    task: Task
     seed: int
     traces: tuple[Trace, Trace] | None
-    main_process: bool
-    classes: RunClasses
+
+    @property
+    def source(self) -> TeacherSource:
+        """What teaches the student."""
+        return self.classes.source
+
+    @property
+    def task(self) -> Task:
+        """What the models do."""
+        return self.classes.task
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def set_up(given: Given) -> Setup:
     teacher_inputs = None if compared is None else given.batch.teacher()
     images = given.batch.images
     teacher = None if compared is None else given.source.model
-    if teacher is not None and given.main_process and same_weights(given.student, teacher):
+    if teacher is not None and given.classes.tells and same_weights(given.student, teacher):
         logger.warning("%s.", SAME_WEIGHTS)
     with random_state_kept():
         torch.manual_seed(given.seed)
@@ -133,7 +135,7 @@ def set_up(given: Given) -> Setup:
         )
         if teacher_inputs is not None:
             given.source.connect(wiring.teacher, wiring.cached, teacher_inputs)
-    if given.main_process:
+    if given.classes.tells:
         _tell_labels(terms, wiring.labels)
         if compared is not None:
             _tell_sizes(given)
@@ -182,7 +184,7 @@ def _extender(given: Given, stage: RunStage, wiring: Wiring) -> Extender | None:
     if extension is None or given.source.live is None or wiring.labels is None:
         return None
     given.source.live.check_differentiable(given.batch.teacher(), given.batch.images)
-    shared_images = given.shared_images
+    shared_images = given.batch.shared_images
     if shared_images is None:
         if not isinstance(given.processor, BaseImageProcessor):
             raise ValueError(
@@ -209,9 +211,9 @@ def _tell_sizes(given: Given) -> None:
     teacher: nn.Module | None = given.source.model
     if teacher is None:
         return
-    if given.shared_images is None:
+    if given.batch.shared_images is None:
         warning = given.task.unusual_inputs(teacher, given.batch.teacher()[given.batch.images])
     else:
-        warning = given.shared_images.upsampling(given.batch.canvas_size)
+        warning = given.batch.shared_images.upsampling(given.batch.canvas_size)
     if warning:
         logger.warning("%s", warning)

@@ -217,16 +217,12 @@ class DistillationTrainer(Trainer):
             self._setup = set_up(
                 Given(
                     student=self.model,
-                    source=self.source,
+                    classes=self._classes,
                     stages=self.stages,
                     batch=self.sample_batch(),
                     processor=self.processing_class,
-                    shared_images=self.reader.shared_images,
-                    task=self.task,
                     seed=self.args.seed,
                     traces=self._open_stages.traces,
-                    main_process=self.is_world_process_zero(),
-                    classes=self._classes,
                 )
             )
         return self._setup
