@@ -138,7 +138,7 @@ def outcomes_of(
         return asdict(train(method, args))
 
     return [
-        Outcome(**kept.result(f"{titles[method]}, seed {args.seed}", args, partial(trained, method)))
+        Outcome(**kept.result(f"{titles[method]}, seed {args.seed}", args, partial(trained, method), schema=Outcome))
         for method, args in jobs
     ]
 

@@ -138,8 +138,15 @@ class ImageComparison:
             trainer.save_model()
             return {"accuracy": trainer.evaluate()["eval_accuracy"]}
 
-        accuracy: float = self.kept.result(f"{kind} images, seed {args.seed}", args, distilled)["accuracy"]
-        return accuracy
+        title = f"{kind} images, seed {args.seed}"
+        return float(self.kept.result(title, args, distilled, schema=_Accuracy)["accuracy"])
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    """What the run of one student came to."""
+
+    accuracy: float
 
 
 def row_of(kind: str, quality: Quality, accuracies: Sequence[float]) -> list[str]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_abkd.files import write_json
 from hf_abkd.models.saving import restore_student
+from hf_abkd.schema import checked, read_json
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training import checkpoints
 from hf_abkd.training.run_folder import holds_another_run
@@ -30,6 +31,9 @@ _FREE = {
     *("dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
 }
 _FREE_KINDS = ("hub_", "log_", "logging_", "trackio_", "ddp_")
+
+_NO_SETTINGS = "--overwrite_output_dir begins all of its runs again"
+_NO_OUTCOME = "Delete it, and the run goes on from its newest checkpoint"
 
 
 class KeptRuns:
@@ -53,7 +57,7 @@ class KeptRuns:
         settings = settings_of(flags)
         self._known = not args.overwrite_output_dir and (self.folder / SETTINGS_NAME).is_file()
         if self._known:
-            _check_same(json.loads((self.folder / SETTINGS_NAME).read_text(encoding="utf-8")), settings, self.folder)
+            _check_same(_read(self.folder / SETTINGS_NAME, _NO_SETTINGS), settings, self.folder)
         elif not args.overwrite_output_dir:
             _check_free(folders)
         # Every process has looked before the first one writes.
@@ -70,6 +74,7 @@ class KeptRuns:
         args: DistillationArguments,
         train: Callable[[DistillationArguments], Mapping[str, Any]],
         *,
+        schema: Any = dict[str, Any],
         numbered: bool = True,
     ) -> dict[str, Any]:
         """Return what a run came to: that of before if it is finished, else what `train` returns.
@@ -78,13 +83,18 @@ class KeptRuns:
             title: What the run is called.
             args: Its training arguments. Those that `train` is called with go on from its newest complete checkpoint.
             train: Trains and saves the student, and returns what JSON can hold.
+            schema: What the result must be like where it is read, a dataclass or another type that pydantic knows.
             numbered: Whether it is one of those that are counted.
+
+        Raises:
+            ValueError: If what a finished run came to is damaged.
         """
         folder = Path(args.output_dir)
         self.number += numbered
         name = f"run {self.number} of {self.count}: {title}" if numbered else title
         finished = self.outcome(folder)
         if finished is not None:
+            checked(finished, schema, origin=folder / OUTCOME_NAME, remedy=_NO_OUTCOME)
             self._tell(f"{name} (finished before, in {folder})")
             return finished
         args, told = self._continued(args)
@@ -129,8 +139,7 @@ class KeptRuns:
         path = folder / OUTCOME_NAME
         if not self._known or not path.is_file() or not any(folder.glob("model*.safetensors")):
             return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return _read(path, _NO_OUTCOME)
 
     def _continued(self, args: DistillationArguments) -> tuple[DistillationArguments, str]:
         """Return the arguments with which a run goes on, and what is told of that."""
@@ -149,6 +158,10 @@ class KeptRuns:
         if self._tells:
             tqdm.write(line)
             sys.stdout.flush()
+
+
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    return checked(read_json(path, remedy=remedy), dict[str, Any], origin=path, remedy=remedy)
 
 
 def settings_of(flags: Iterable[Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ and `unmerged_student.safetensors` is what a resumed run goes on from.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import zipfile
@@ -27,10 +26,9 @@ from transformers.utils import CONFIG_NAME
 
 from hf_abkd.files import write_json
 from hf_abkd.models.saving import UNMERGED_NAME, save_tensors, save_unmerged
+from hf_abkd.training.saved_state import STATE_FORMAT, STATE_NAME, check_format, read_saved
 
 MODULES_NAME = "distillation_modules.safetensors"
-STATE_NAME = "distillation_state.json"
-STATE_FORMAT = 2
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +73,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     """
     if problem := incomplete(folder):
         raise ValueError(f"{folder} cannot be resumed from: {problem}")
-    state: dict[str, Any] = json.loads((folder / STATE_NAME).read_text())
-    if state.get("format") != STATE_FORMAT:
-        raise ValueError(f"{folder / STATE_NAME} has format {state.get('format')}; this version reads {STATE_FORMAT}")
+    state = read_saved(folder / STATE_NAME)
+    check_format(state, folder / STATE_NAME)
     return state
 
 
@@ -95,9 +92,12 @@ def incomplete(folder: Path) -> str | None:
     if damaged := next(filter(None, map(_damage, sorted(folder.iterdir()))), None):
         return damaged
     for index in folder.glob("*.safetensors.index.json"):
-        if missing := sorted(set(json.loads(index.read_text())["weight_map"].values()) - weights):
+        if missing := sorted(set(read_saved(index)["weight_map"].values()) - weights):
             return f"it has no {missing[0]}"
-    state = json.loads((folder / STATE_NAME).read_text())
+    step = read_saved(folder / TRAINER_STATE_NAME)["global_step"]
+    if (named := _checkpoint_step(folder)) is not None and named != step:
+        return f"its {TRAINER_STATE_NAME} is that of step {step}"
+    state = read_saved(folder / STATE_NAME)
     if state.get("unmerged") and not (folder / UNMERGED_NAME).is_file():
         return f"it has no {UNMERGED_NAME}"
     ranks = state.get("world_size", 1)
@@ -108,17 +108,22 @@ def incomplete(folder: Path) -> str | None:
 
 def _damage(path: Path) -> str | None:
     """Return how a file of a checkpoint is damaged, with its name and size; None if it seems whole."""
+    if path.suffix == ".json":
+        try:
+            read_saved(path)
+        except ValueError as error:
+            return str(error)
     try:
-        if path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".safetensors":
+        if path.suffix == ".safetensors":
             # Opening compares the length of the file with what its header says.
             with safe_open(path, framework="pt"):
                 pass
-        elif path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):
-            # A zip archive, whose table of contents is at the end.
-            raise ValueError("the end is missing")
-    except (ValueError, SafetensorError) as error:
+        elif path.suffix in (".pt", ".pth"):
+            # A zip archive, whose table of contents is at the end and has a checksum of each part.
+            with zipfile.ZipFile(path) as archive:
+                if (broken := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of {broken} is another one")
+    except (ValueError, OSError, SafetensorError, zipfile.BadZipFile) as error:
         return f"{path.name} was cut off or changed: it has {path.stat().st_size} bytes ({error})"
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from hf_abkd.files import write_json
 from hf_abkd.training.checkpoints import incomplete
+from hf_abkd.training.saved_state import read_finished, trainer_state
 
 FINISHED_NAME = "finished_run.json"
 
@@ -60,15 +60,17 @@ def noted_end(folder: Path) -> FinishedRun | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = read_finished(path)
     except ValueError as error:
         # Written whole or not at all: somebody else changed it. The checkpoints tell the rest.
-        logger.warning("%s is passed over: it is no JSON (%s)", path, error)
+        logger.warning("%s", error)
         return None
     checkpoint = folder / content["checkpoint"]
     if incomplete(checkpoint):
         return None
-    return FinishedRun(checkpoint, TrainerState(**content["state"]), content["run"], TrainOutput(**content["output"]))
+    return FinishedRun(
+        checkpoint, trainer_state(content["state"], path), content["run"], TrainOutput(**content["output"])
+    )
 
 
 def forget_end(folder: Path) -> None:

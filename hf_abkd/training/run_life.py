@@ -25,6 +25,7 @@ from hf_abkd.training.interruption import Interruption
 from hf_abkd.training.make_up import check_make_up
 from hf_abkd.training.progress import OneRunHandler
 from hf_abkd.training.run_folder import AUTO, check_folder, checkpoint_of, claim_folder, sweep
+from hf_abkd.training.saved_state import read_saved, trainer_state
 from hf_abkd.training.stage_runner import StageRunner
 from hf_abkd.training.together import on_first
 
@@ -127,7 +128,8 @@ class RunLife:
         if self.checkpoint is None:
             return RunStart()
         checkpoint, saved, ours = self.checkpoint, checkpoints.load_state(self.checkpoint), here()
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        place = checkpoint / TRAINER_STATE_NAME
+        state = trainer_state(read_saved(place), place)
         if self.ended is not None:
             checkpoint, saved, state = self.ended.checkpoint, self.ended.run, self.ended.state
         state.is_local_process_zero = self._accelerator.is_local_main_process

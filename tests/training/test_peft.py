@@ -23,6 +23,7 @@ from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.models import adapters, saving
 from hf_abkd.training import checkpoints
 from hf_abkd.training.publishing import publisher
+from hf_abkd.training.saved_state import STATE_NAME
 
 peft = pytest.importorskip("peft", minversion="0.20")
 pytestmark = [
@@ -327,9 +328,9 @@ def test_a_checkpoint_without_adapters_is_complete_without_their_file(tmp_path):
     trainer.train()
     folder = tmp_path / "checkpoint-3"
     assert checkpoints.incomplete(folder) is None and not (folder / saving.UNMERGED_NAME).exists()
-    state = json.loads((folder / checkpoints.STATE_NAME).read_text())
+    state = json.loads((folder / STATE_NAME).read_text())
     del state["unmerged"]
-    (folder / checkpoints.STATE_NAME).write_text(json.dumps(state))
+    (folder / STATE_NAME).write_text(json.dumps(state))
     assert checkpoints.incomplete(folder) is None
     with pytest.raises(ValueError, match="was saved without adapters, and this one has some"):
         saving.restore_student(adapters.unwrapped(student("vit")), folder)

@@ -81,7 +81,21 @@ def cut(name):
     return damage
 
 
+def flip(name):
+    def damage(folder):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 255
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
 DAMAGES = {
+    "a byte of the optimiser": (flip("optimizer.pt"), "optimizer.pt was cut off or changed"),
+    "the state of another step": (
+        lambda folder: shutil.copy(folder.parent / "checkpoint-2" / "trainer_state.json", folder),
+        "its trainer_state.json is that of step 2",
+    ),
     "half a config": (cut("config.json"), "config.json"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
     "half the weights": (cut("model.safetensors"), "model.safetensors"),
@@ -94,6 +108,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_file_is_named(stopped, tmp_
     """Going on from it stops the run with an error of a parser, though the checkpoint before is good."""
     folder = shutil.copytree(stopped, tmp_path / "run")
     shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-3")
+    place = folder / "checkpoint-3" / "trainer_state.json"
+    place.write_text(place.read_text().replace('"global_step": 2', '"global_step": 3'))
+    assert checkpoints.incomplete(folder / "checkpoint-3") is None
     harm, told = DAMAGES[damage]
     harm(folder / "checkpoint-3")
     with caplog.at_level(logging.WARNING, logger="hf_abkd"):
