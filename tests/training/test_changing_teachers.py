@@ -163,6 +163,7 @@ CHANGES = {
     "in data": lambda model: model.resnet.embedder.embedder.convolution.weight.data.mul_(2),
     "data": lambda model: setattr(model.resnet.embedder.embedder.convolution.weight, "data", torch.randn(4, 3, 7, 7)),
     "statistics": lambda model: model.resnet.embedder.embedder.normalization.running_mean.add_(1),
+    "statistics in data": lambda model: model.resnet.embedder.embedder.normalization.running_var.data.mul_(9),
     "a shared weight": lambda model: model.classifier[1].weight.data.mul_(2),
     "another parameter": lambda model: setattr(
         model.classifier[1], "weight", nn.Parameter(model.classifier[1].weight * 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hf_abkd.teachers.speed.copies import FastModel
 
-# So many numbers of each parameter are looked at in every pass: what trains or averages weights changes all of them.
+# So many numbers of each tensor are looked at in every pass: what trains or averages weights changes all of them.
 _SAMPLES = 8
 
 
@@ -33,7 +33,8 @@ class Freshness:
         self._parts = [(m._parameters, m._buffers, m._modules) for m in model.modules()] if copied else []
         # Held, so that nothing else gets their identities.
         self._held = [value for dicts in self._parts for held in dicts for value in held.values()]
-        self._samples = [_sample(tensor) for tensor in self._own if isinstance(tensor, nn.Parameter)]
+        # Numbers that count something, such as batches, are of no use to a copy.
+        self._samples = [_sample(tensor) for tensor in self._own if tensor.is_floating_point()]
         self._marks = self._marked()
         self._numbers = self._sampled()
         self._sums = self._summed()
@@ -56,10 +57,10 @@ class Freshness:
         return marks
 
     def _sampled(self) -> list[Tensor]:
-        by_device: dict[torch.device, list[Tensor]] = {}
+        kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for sample in self._samples:
-            by_device.setdefault(sample.device, []).append(sample)
-        return [torch.cat(samples) for samples in by_device.values()]
+            kinds.setdefault((sample.device, sample.dtype), []).append(sample)
+        return [torch.cat(samples) for samples in kinds.values()]
 
     def _summed(self) -> list[float]:
         # Of bits as whole numbers: no rounding hides a change.
