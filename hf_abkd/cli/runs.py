@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -133,6 +134,8 @@ def parse(flags_parser: FlagParser, words: Sequence[str] | None = None) -> tuple
             f"--kd_weight is from 0 to 1, as the labels get the rest (1 - kd_weight); got {run.kd_weight:g}. In "
             "Python, knowledge_distillation(weight=..., label_weight=...) takes any two weights"
         )
+    if Path(args.output_dir or "").is_file():
+        raise ValueError(f"--output_dir {args.output_dir} is a file; name a folder")
     if run.seeds and len(set(run.seeds)) < len(run.seeds):
         raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, run.seeds))}")
     words_for = {"true": True, "false": None, "none": None, "": None}
@@ -217,6 +220,7 @@ def make_trainer(
         # Evaluating is this command's default, and --train_val_split 0 leaves nothing to do it on.
         changes: dict[str, Any] = {"eval_strategy": "no"}
         args = replace(args, **changes)
+    _check_best(args, agreement=bool(stages))
     return DistillationTrainer(
         student,
         args,
@@ -229,6 +233,15 @@ def make_trainer(
         processing_class=work.processor,
         compute_metrics=classification_metrics(),
     )
+
+
+def _check_best(args: DistillationArguments, *, agreement: bool) -> None:
+    """Refuse a best model by what no evaluation measures, which transformers does after the first one."""
+    name = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    measured = ["accuracy", "loss"] + (["teacher_agreement"] if agreement and args.eval_agreement else [])
+    chooses = args.load_best_model_at_end or args.save_strategy == "best"
+    if chooses and name not in measured and not name.startswith("boundary_agreement/"):
+        raise ValueError(f"--metric_for_best_model {name} is not measured; evaluations measure {', '.join(measured)}")
 
 
 def augmentation_of(crop_padding: int, *, flip: bool) -> Augmentation | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -151,11 +152,19 @@ def _load_teacher(models: ModelArguments, labels: list[str]) -> nn.Module | Teac
         return TeacherCache.load(name)
     try:
         return load_teacher(name, labels=labels, **hub.for_models())
-    except OSError:
-        # Looked for only now: most teachers are models, and asking the Hub takes time.
-        if is_hub_cache(name, **hub.for_files()):
+    except OSError as error:
+        # Looked for only now: most teachers are models, and asking the Hub takes time, most if it does not answer.
+        if not _is_out_of_reach(error) and is_hub_cache(name, **hub.for_files()):
             return TeacherCache.load(name, **hub.for_files())
         raise
+
+
+def _is_out_of_reach(error: BaseException) -> bool:
+    """Whether the Hub did not answer, and nothing was downloaded before."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, LocalEntryNotFoundError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _load_processor(

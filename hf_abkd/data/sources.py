@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from hf_abkd.data.columns import Part
 from hf_abkd.data.image_files import is_image
 from hf_abkd.wording import counted, listed
 
+logger = logging.getLogger(__name__)
+
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 _VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "test")
 
@@ -30,6 +33,7 @@ def load_parts(arguments: DataArguments, *, cache_dir: str | None, token: str | 
         OSError: If the data set cannot be read from the Hub.
     """
     options = {"streaming": arguments.streaming, "cache_dir": cache_dir, "token": token}
+    _warn_of_same(arguments)
     # Each part is read on its own: read together, `datasets` would silently merge their class names.
     validation = None
     if arguments.validation_files:
@@ -44,6 +48,23 @@ def load_parts(arguments: DataArguments, *, cache_dir: str | None, token: str | 
     if arguments.train_dir:
         return load_class_folders("--train_dir", arguments.train_dir), validation
     raise ValueError("no training data")  # refused by load_image_datasets before
+
+
+def _warn_of_same(arguments: DataArguments) -> None:
+    """Warn of files or a folder that are both trained and evaluated on."""
+    train = [*(arguments.train_files or []), *([arguments.train_dir] if arguments.train_dir else [])]
+    validation = [
+        *(arguments.validation_files or []),
+        *([arguments.validation_dir] if arguments.validation_dir else []),
+    ]
+    trained = {Path(name).expanduser().resolve() for name in train}
+    both = [name for name in validation if Path(name).expanduser().resolve() in trained]
+    if both:
+        logger.warning(
+            "%s: trained and evaluated on, so that learning by heart counts as accuracy; leave out the validation "
+            "data to hold out --train_val_split of the training rows",
+            listed(both),
+        )
 
 
 def _load_named(

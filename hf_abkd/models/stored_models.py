@@ -74,10 +74,8 @@ def has_weights(what: str, path: Path, task: Task = IMAGE_CLASSIFICATION) -> boo
         return False
     files = sorted(file.name for file in path.iterdir() if file.is_file())
     if "config.json" not in files:
-        raise ValueError(
-            f"{what}: {path} holds no config.json, only {listed(files) if files else 'nothing'}; give the folder of a "
-            "saved model"
-        )
+        beside = f"only {listed(files)}" if files else "nor any other file"
+        raise ValueError(f"{what}: {path} holds no config.json, {beside}; give the folder of a saved model")
     if any(name in files for name in WEIGHTS):
         return True
     # The trainer's own file of settings is no weights.

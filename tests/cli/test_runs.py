@@ -169,6 +169,30 @@ def test_methods_differ_in_their_stages_alone(tmp_path):
     assert len(ab.augmentation.augmentations) == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--load_best_model_at_end", "yes", "--metric_for_best_model", "f1"],
+            "f1 is not measured; .* accuracy, loss$",
+        ),
+        (["--save_strategy", "best", "--metric_for_best_model", "teacher_agreement"], "teacher_agreement is not meas"),
+    ],
+)
+def test_the_best_model_by_what_is_not_measured_is_refused_before_training(tmp_path, flags, message):
+    """Transformers finds it out after an epoch, and ends in a KeyError."""
+    run, _, _, args, *_ = parsed("--output_dir", str(tmp_path), "--use_cpu", *flags)
+    with pytest.raises(ValueError, match=message):
+        runs.make_trainer(tiny.resnet(), work(), args, run, None)
+
+
+def test_output_folder_that_is_a_file_is_refused(tmp_path):
+    """It was "[Errno 17] File exists", after all models and images were loaded."""
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match="--output_dir .*out is a file"):
+        parsed("--output_dir", str(tmp_path / "out"))
+
+
 def test_nothing_is_evaluated_without_evaluation_images(tmp_path):
     """`--train_val_split 0`, which an error proposes, ended in an error of transformers about the default of here."""
     run, _, _, args, *_ = parsed("--output_dir", str(tmp_path), "--use_cpu")

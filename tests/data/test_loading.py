@@ -500,6 +500,15 @@ def test_classes_that_differ_in_spaces_around_them_are_refused(tmp_path, load):
         load(train_files=parquet(tmp_path / "a.parquet", source))
 
 
+def test_evaluating_on_the_training_files_is_warned_of(tmp_path, load, caplog):
+    """A student that knows its training images by heart would be published with 100 %."""
+    files = parquet(tmp_path / "a.parquet", table(9))
+    load(train_files=files, validation_files=parquet(tmp_path / "b.parquet", table(9)))
+    assert not caplog.records
+    load(train_files=files, validation_files=files)
+    assert "a.parquet: trained and evaluated on" in caplog.text
+
+
 def test_csv_with_another_separator_is_named(tmp_path, load):
     """The advice was to name the whole first line as the column of images."""
     (tmp_path / "a.csv").write_text("image;label\n1.png;cat\n")

@@ -74,7 +74,7 @@ def test_files_that_are_cut_off_are_found_before_anything_trains(kind, tmp_path)
     # What other programs append to a picture does no harm.
     assert len(readable(part(whole, str(tmp_path / "whole"), whole + bytes(100))).rows) == 3
     # What is wrong with both is said once.
-    with pytest.raises(ValueError, match=r"2 images of 3 [^:]*: row 1, '.*/cut' \(damaged: image file is truncated"):
+    with pytest.raises(ValueError, match=r"2 images of 3 [^:]*: row 1, '.*/cut' \(damaged: "):
         readable(part(whole, whole[:-300], str(tmp_path / "cut")))
 
 

@@ -7,7 +7,7 @@ import contextlib
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,18 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with a mistake in its words."""
+        pair = "; the teacher of a pair is given by --teacher" if message.startswith("unrecognized arguments") else ""
+        self.exit(2, f"{self.prog}: {message}{pair} (--help lists the flags)\n")
+        raise SystemExit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hf-abkd inspect",
         description="What can be captured in a model, and how two models would be paired.",
         allow_abbrev=False,

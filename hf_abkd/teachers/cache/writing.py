@@ -37,7 +37,7 @@ from hf_abkd.teachers.table.manifest import FORMAT, MANIFEST_NAME, Manifest, as_
 from hf_abkd.teachers.table.shards import Shard
 from hf_abkd.teachers.table.table_writer import TableWriter
 from hf_abkd.teachers.table.target_table import TargetTable
-from hf_abkd.wording import by
+from hf_abkd.wording import by, listed
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,8 @@ class _Writer:
         )
         if differences := manifest_differences(cache.table.manifest, wanted):
             raise FileExistsError(
-                f"{self.folder} holds a complete cache of something else:\n  "
-                + "\n  ".join(differences)
-                + "\nTrain from it as it is, or choose another folder for this one (or delete that one)"
+                f"{self.folder} holds a complete cache of something else: {listed(differences, 2)}.\nTrain from it as "
+                "it is, or choose another folder for this one (or delete that one)"
             )
         if self.state.is_main_process:
             logger.warning("%s is complete already: nothing was written", self.folder)

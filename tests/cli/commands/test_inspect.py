@@ -143,3 +143,13 @@ def test_folders_of_weights_and_config_are_enough(workspace, capsys, student, te
     shown = capsys.readouterr().out
     assert re.findall(r"pixels \((.*)\)", shown) == origins
     assert "pairs of layers" in shown
+
+
+def test_a_second_model_without_its_flag_is_told_in_one_line(capsys):
+    """Five lines of usage hid that the teacher has a flag."""
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "teacher", "student"])
+    assert capsys.readouterr().err == (
+        "hf-abkd inspect: unrecognized arguments: student; the teacher of a pair is given by --teacher "
+        "(--help lists the flags)\n"
+    )

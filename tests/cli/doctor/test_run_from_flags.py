@@ -30,13 +30,15 @@ def workspace(tmp_path):
         {"image": [PILImage.fromarray(one) for one in pixels], "label": [row % 4 for row in range(24)]},
         features=Features({"image": Image(), "label": ClassLabel(names=patients.NAMES)}),
     )
-    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    for name in ("rows.parquet", "validation.parquet"):
+        rows.to_parquet(str(tmp_path / name))
     return tmp_path
 
 
 def examined_flags(workspace, run=None, *, method="ab", models=None, data=None, **settings):
     names = {"teacher_name_or_path": "teacher", "student_name_or_path": "student", **(models or {})}
-    files = [str(workspace / "rows.parquet")]
+    parts = {"train_files": "rows", "validation_files": "validation"}
+    files = {flag: [str(workspace / f"{name}.parquet")] for flag, name in parts.items()}
     paths = {key: str(workspace / value) if isinstance(value, str) else value for key, value in names.items()}
     settings = {"output_dir": str(workspace / "out"), "use_cpu": True, "per_device_train_batch_size": 4, **settings}
     # Fast copies of a teacher take longer to make than to look at.
@@ -46,7 +48,7 @@ def examined_flags(workspace, run=None, *, method="ab", models=None, data=None, 
             method,
             runs.RunArguments(**(run or {})),
             ModelArguments(**paths),
-            DataArguments(**{"train_files": files, "validation_files": files, **(data or {})}),
+            DataArguments(**{**files, **(data or {})}),
             runs.TrainingArguments(**settings),
         )
     )
