@@ -134,7 +134,9 @@ class Interruption:
             KeyboardInterrupt: After Ctrl-C.
             SystemExit: After SIGTERM, with the status 143.
         """
-        if not self._agreed:
+        # One may have come in the last evaluation or checkpoint, since when nobody has looked.
+        self._ends_epoch = True
+        if not self._has_to_end(step):
             return
         if self._accelerator.is_main_process:
             name = signal.Signals(self._agreed).name

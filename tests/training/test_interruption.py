@@ -53,9 +53,17 @@ def test_an_interrupted_run_saves_and_goes_on_as_if_never_interrupted(tmp_path, 
     assert_equal(outcome(resumed), whole)
 
 
-def test_a_signal_in_the_last_step_ends_the_process_and_leaves_a_finished_run(tmp_path, whole):
+class SignalAtTheEnd(TrainerCallback):
+    """Send Ctrl-C behind the last step, evaluation and checkpoint."""
+
+    def on_train_end(self, *_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("sender", [Signal(10, signal.SIGINT), SignalAtTheEnd()], ids=["last step", "behind it"])
+def test_a_signal_in_or_behind_the_last_step_ends_the_process_and_leaves_a_finished_run(tmp_path, whole, sender):
     """Of a comparison the next run would begin, though its user wanted all to end."""
-    trainer = run(tmp_path, [Signal(10, signal.SIGINT)])
+    trainer = run(tmp_path, [sender])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert_equal(outcome(trainer), whole)
