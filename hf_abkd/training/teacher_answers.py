@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from datasets import IterableDataset
 from torch import Tensor
+from torch.utils.data import IterableDataset as TorchStream
 
 from hf_abkd.data.batch import Batch
 from hf_abkd.models.outputs import LOGITS
@@ -52,7 +53,8 @@ class TeacherAnswers:
         )
 
     def _batches(self, dataset: Any) -> Iterator[Batch]:
-        if isinstance(dataset, IterableDataset):
+        # A stream of torch has the method that reads a row, too, which only raises.
+        if isinstance(dataset, (IterableDataset, TorchStream)):
             yield self.read(dataset, range(_AT_ONCE))
         elif dataset is not None and hasattr(dataset, "__getitem__"):
             places = some_places(len(dataset), _IMAGES)

@@ -50,6 +50,24 @@ def test_a_stream_is_trained_on_for_the_given_steps(tmp_path):
         trainer_of(tmp_path / "b", data=data, max_steps=-1)
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """A stream of torch over some rows, without a length."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+def test_a_stream_of_torch_is_looked_at_like_any_other(tmp_path):
+    """It has `__getitem__`, which only raises, and no length: each run over one ended in "has no len()"."""
+    data = images(20)
+    trainer = trainer_of(tmp_path, data=Stream([data[row] for row in range(20)]), max_steps=2, evaluate_teacher=True)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
 def test_batches_from_a_worker_process_are_the_same(tmp_path):
     """Loading in the background must not change the run."""
 
