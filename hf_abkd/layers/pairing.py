@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ MOST_PAIRS = 4
 _STEM = 0.1
 # Last layers further apart than this share of the depth have nothing in common (of a Perceiver only the stem is a map).
 _FAR = 0.5
+# A teacher whose last paired layer lies before this share of its layers teaches little of what it knows.
+_SHALLOW = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,22 @@ def propose(student: Trace, teacher: Trace, *, most: int = MOST_PAIRS) -> list[S
             student_sites = _spread(student_sites, count)
         else:
             teacher_sites = _spread(teacher_sites, count)
-    return [SitePair(*pair) for pair in _assign(student_sites, teacher_sites, most)]
+    pairs = [SitePair(*pair) for pair in _assign(student_sites, teacher_sites, most)]
+    if pairs and pairs[-1].teacher.depth < _SHALLOW:
+        logger.warning("%s", _shallow(pairs[-1].teacher, teacher))
+    return pairs
+
+
+def _shallow(last: Site, trace: Trace) -> str:
+    """Return what to tell of a teacher of whose later layers none is paired."""
+    at = trace.sites.index(last)
+    later = [f"{site.module}: {site.left_out}" for site in trace.sites[at + 1 :] if site.left_out][:2]
+    why = f" Of later activations: {'; '.join(later)}." if later else " No later activation was seen."
+    return (
+        f"the last layer of the teacher that is paired, {last.module!r}, lies at {last.depth:.0%} of its depth, so the "
+        f"student's layers learn hardly more than its beginning.{why} Name later responses yourself, with ':input' or "
+        "':output' behind the name of a module or call."
+    )
 
 
 def stage_tap(stage: Sequence[Site]) -> Site:

@@ -220,3 +220,18 @@ def test_activations_that_were_all_left_out_are_listed_with_their_reasons():
     twice = made(site("act", (8, 8), 0.5, "runs 2 times in one forward pass"))
     with pytest.raises(ValueError, match=r"of its 1 activations none can be used \(act: runs 2 times"):
         propose(twice, traced.of_family("resnet"))
+
+
+def test_a_teacher_that_is_paired_at_its_beginning_alone_is_told_of(caplog):
+    """Later activations that hooks cannot see, or run in a wrapper again and again, would leave the stem in silence."""
+    repeated = "runs 3 times in one forward pass, with the module that calls it"
+    student = made(site("a", (16, 16), 0.3), site("b", (8, 8), 0.9))
+    propose(student, made(site("relu", (16, 16), 0.1), site("act.inner", (8, 8), 0.6, repeated)))
+    assert "'relu', lies at 10% of its depth" in caplog.text and f"act.inner: {repeated}" in caplog.text
+    caplog.clear()
+    propose(student, made(site("relu", (16, 16), 0.1)))
+    assert "No later activation was seen" in caplog.text
+    caplog.clear()
+    for family in set(traced.FAMILIES) - {"perceiver"}:
+        of_families("resnet", family)
+    assert caplog.records == []
