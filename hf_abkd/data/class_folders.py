@@ -17,7 +17,7 @@ from hf_abkd.wording import counted, listed
 logger = logging.getLogger(__name__)
 
 # What systems put beside images; hidden files are passed over too.
-_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
+_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "__pycache__", "@eadir", "$recycle.bin"})
 _LAYOUT = "expected one folder per class with the images in it: FOLDER/cat/1.png, FOLDER/dog/2.png"
 
 
@@ -83,7 +83,7 @@ def _check_classes(inside: list[_Found], classes: list[str], root: Path, origin:
     """Refuse class folders with folders in them, and those without an image."""
     deeper = [path for found in inside for path in found.folders]
     if deeper:
-        parts = [name for name in ("train", "training") if name in classes]
+        parts = [name for name in ("train", "training") if name in classes] or (classes if len(classes) == 1 else [])
         hint = f"; did you mean {origin.rstrip('/')}/{parts[0]}?" if parts and not any(f.images for f in inside) else ""
         raise ValueError(
             f"{origin}: folders that are nested deeper: {listed(_names(deeper, root), quoted=True)}; {_LAYOUT}{hint}"

@@ -71,6 +71,13 @@ def test_the_folder_above_the_training_folder_is_refused_with_the_right_one(phot
         classes_of(photos.parent)
 
 
+def test_the_only_folder_inside_is_proposed_if_the_classes_lie_in_it(photos):
+    """Archives of data sets often hold one folder "images" with the classes in it."""
+    (photos.parent / "__pycache__").mkdir()  # litter, and no class
+    with pytest.raises(ValueError, match=r"did you mean --train_dir .*/photos\?$"):
+        classes_of(photos.parent)
+
+
 def test_rows_are_in_the_order_of_their_paths(photos):
     """Another order than before would make the first 5,000 rows, and every seeded hold-out, another set."""
     (photos / "cat").rename(photos / "dog-small")
