@@ -35,10 +35,14 @@ def logits_of(output: Any, model: nn.Module, role: str) -> Tensor:
             logits = flat[0] if len(flat) == 1 else output
     elif isinstance(output, (tuple, list)) and output:
         logits = output[0]
-    if isinstance(logits, Tensor) and logits.ndim == 2:
+    if isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point():
         return logits
-    what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
+    what = (
+        f"a tensor of shape {tuple(logits.shape)}, {logits.dtype}"
+        if isinstance(logits, Tensor)
+        else type(output).__name__
+    )
     raise TypeError(
-        f"the {role} {type(model).__name__} must return logits of shape (N, K), as a tensor or as `.logits`; it "
-        f"returned {what}. Wrap it in a module that does, or use a class for image classification."
+        f"the {role} {type(model).__name__} must return logits of shape (N, K), real numbers, as a tensor or as "
+        f"`.logits`; it returned {what}. Wrap it in a module that does, or use a class for image classification."
     )

@@ -67,3 +67,9 @@ def test_families_return_their_logits(name):
     model = traced.build(name, classes=7)
     with torch.no_grad():
         assert logits_of(model(traced.images()), model, "student").shape == (3, 7)
+
+
+def test_whole_numbers_are_no_logits():
+    """Votes or rounded answers would be softened as if they were logits."""
+    with pytest.raises(TypeError, match=r"it returned a tensor of shape \(2, 3\), torch.int64"):
+        logits_of(torch.ones(2, 3, dtype=torch.int64), nn.Identity(), "teacher")
