@@ -98,9 +98,11 @@ def with_class_labels(part: Part, label: str, names: list[str], *, like: Part) -
 def _check_same_names(part: Part, names_of_part: list[str], like: Part, names: list[str]) -> None:
     missing, extra = sorted(set(names) - set(names_of_part)), sorted(set(names_of_part) - set(names))
     if missing or extra:
+        kinds = {"missing": missing, "additional": extra}
+        differences = [f"{kind} {listed(which, quoted=True)}" for kind, which in kinds.items() if which]
         raise ValueError(
-            f"{part.origin} and {like.origin} have different classes: missing {listed(missing, quoted=True)}, "
-            f"additional {listed(extra, quoted=True)}. Both need the same set of class names"
+            f"{part.origin} has other classes than {like.origin}: {', '.join(differences)}. Both need the same set of "
+            "class names"
         )
 
 

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from PIL import UnidentifiedImageError, features
 
 #: Names that say that a file is meant to be an image, whatever it holds.
 IMAGE_SUFFIXES = frozenset(
@@ -100,6 +100,8 @@ def described(head: bytes) -> str:
     if not head:
         return "empty"
     if (name := _format(head)) is not None:
+        if name == "AVIF" and features.check("avif"):
+            return "damaged: an AVIF image of which Pillow makes nothing"
         return f"{name}, which this Pillow does not read"
     if begins_usually(head):
         return "damaged: the beginning of an image without the rest of its header"

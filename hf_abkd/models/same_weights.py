@@ -8,7 +8,8 @@ from torch import nn
 #: What is said of a student that is its own teacher.
 SAME_WEIGHTS = (
     "the student is its teacher: all of its weights are equal to the teacher's, so there is nothing to learn from it. "
-    "Is it the student that was meant? A smaller model is, or a config alone, for random weights"
+    "Is it the student that was meant? A smaller model is, or a config alone, for random weights; only a teacher that "
+    "changes with the student, as a mean of its weights, may begin so"
 )
 
 

@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.version import __version__
-from hf_abkd.wording import markdown_table, public_name
+from hf_abkd.wording import counted, markdown_table, public_name
 
 CARD_NAME = "README.md"
 
@@ -246,7 +246,7 @@ def _teacher(teacher: Mapping[str, Any]) -> str:
 
 
 def _stage(stage: Mapping[str, Any]) -> list[str]:
-    length = f"{stage['steps']:,} steps, {stage['epochs']:.4g} epochs" if stage["steps"] else "Not trained yet"
+    length = f"{counted(stage['steps'], 'step')}, {stage['epochs']:.4g} epochs" if stage["steps"] else "Not trained yet"
     frozen = f" Frozen: {', '.join(map(_code, stage['freeze']))}." if stage["freeze"] else ""
     terms = stage["terms"]
     columns = {

@@ -309,7 +309,8 @@ def test_unlabelled_validation_rows_are_refused(tmp_path, load):
     [
         (table(4, names=["cat", "fox"]), r"--validation_files .*missing 'dog', 'owl', additional 'fox'"),
         (with_labels(["cat", "fox"], Value("string")), r"does not have: 'fox'; its labels are 'cat', 'dog', 'owl'"),
-        (with_labels([0, 1], Value("int64")), "have different classes"),
+        (with_labels([0, 1], Value("int64")), r"has other classes than .*missing 'cat', .*"),
+        (table(4, names=["cat", "dog"]), r"missing 'owl'\. Both need"),
         (with_labels([0.0, 1.0], Value("float64")), r"column 'label' is Value\('float64'\)"),
     ],
 )

@@ -3,6 +3,7 @@ import io
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
+from PIL import features
 
 from hf_abkd.data.columns import Part
 from hf_abkd.data.image_files import problem
@@ -102,6 +103,7 @@ def test_a_stream_cannot_be_looked_through():
         (PNG[:20], "damaged"),
         (encoded("F", "TIFF"), "32 bits per pixel, whose range is not known"),
         (b"\0\0\0\x1cftypheic", "HEIC, which this Pillow does not read"),
+        (b"\0\0\0\x1cftypavif", "damaged: an AVIF" if features.check("avif") else "AVIF, which"),
         (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS: run `git lfs pull`"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "no image"),
         (b"<?xml version='1.0'?><svg/>", "SVG, which"),

@@ -273,7 +273,7 @@ def test_a_run_that_was_stopped_does_not_pretend_to_be_whole(tmp_path):
     run.train()
     _, text = card_of(run)
     assert "### Stage 1: initialization\n\n2 steps, 0.5 epochs." in text
-    assert "### Stage 2: classification\n\n1 steps, 0.25 epochs." in text
+    assert "### Stage 2: classification\n\n1 step, 0.25 epochs." in text
 
 
 def test_several_evaluation_sets_are_all_in_the_card(tmp_path):
