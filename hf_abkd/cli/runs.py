@@ -33,9 +33,12 @@ class RunArguments:
 
     student_layers: list[str] | None = field(
         default=None,
-        metadata={"help": "Modules of the student, in the order of --teacher_layers. Default: paired automatically."},
+        metadata={
+            "help": "Layers of the student, by the names that `hf-abkd inspect` shows, in the order of "
+            "--teacher_layers. Default: paired automatically."
+        },
     )
-    teacher_layers: list[str] | None = field(default=None, metadata={"help": "Modules of the teacher."})
+    teacher_layers: list[str] | None = field(default=None, metadata={"help": "Layers of the teacher, by such names."})
     plan: str | None = field(
         default=None, metadata={"help": "YAML file with the pairs of layers, as `hf-abkd inspect --plan` writes it."}
     )

@@ -43,11 +43,11 @@ class CacheArguments:
     layers: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Modules whose boundaries are stored, one bit for each unit. Default: the last activation of each "
-            "stage. --layers without a name stores none."
+            "help": "Layers whose boundaries are stored, one bit for each unit, by the names that `hf-abkd inspect` "
+            "shows. Default: the last activation of each stage. --layers without a name stores none."
         },
     )
-    features: list[str] = field(default_factory=list, metadata={"help": "Modules whose values are stored, in float16."})
+    features: list[str] = field(default_factory=list, metadata={"help": "Layers whose values are stored, in float16."})
     logits: int | None = field(
         default=None, metadata={"help": "How many of the largest logits are stored. Default: all; 0 for none."}
     )
