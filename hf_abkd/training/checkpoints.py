@@ -83,6 +83,10 @@ def incomplete(folder: Path) -> str | None:
 
     `trainer_state.json` is written last, so a checkpoint that was cut off by a kill has none, or half of one.
     """
+    if not folder.is_dir():
+        return "there is no such folder"
+    if inside := checkpoints(folder):
+        return f"it is the folder of a run; its newest checkpoint is {inside[-1]}"
     for name in (STATE_NAME, MODULES_NAME, CONFIG_NAME, "optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME):
         if not (folder / name).is_file():
             return f"it has no {name}"
