@@ -102,8 +102,8 @@ def losses(student_family, teacher_family):
 @pytest.mark.parametrize(
     ("student", "teacher"),
     [
-        *((family, "resnet") for family in traced.FAMILIES),
-        *(("resnet", family) for family in traced.FAMILIES if family != "resnet"),
+        # Each once, as student or as teacher in turn; both ways for all of them is `benchmarks/pairs.py`.
+        *((("resnet", family) if place % 2 else (family, "resnet")) for place, family in enumerate(traced.FAMILIES)),
         *MIXED,
     ],
 )

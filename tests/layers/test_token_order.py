@@ -79,12 +79,9 @@ def test_the_order_of_hiera_is_found_exactly(size, seed, spread, steps):
 @pytest.mark.parametrize("family", [name for name in traced.FAMILIES if name not in ("hiera", "mobilevitv2")])
 def test_no_other_family_is_taken_for_reordered(family):
     """A false alarm moves tokens to other places, or loses a stage; trained weights look less alike."""
-    traces = [traced.of_family(family)]
-    for seed in (0, 1):
-        model = traced.build(family, seed=seed)
-        train(model, steps=4, batch=4)
-        traces.append(traced.of_model(model, traced.images(count=2, seed=seed)))
-    for found in traces:
+    model = traced.build(family, seed=1)
+    train(model, steps=4, batch=4)
+    for found in (traced.of_family(family), traced.of_model(model, traced.images(count=2, seed=1))):
         for site in found.sites:
             assert site.layout is None or site.layout.positions is None, site.module
             assert "row by row" not in site.left_out, site.module
