@@ -17,7 +17,7 @@ from hf_abkd.cli.runs import METHODS, RunArguments, make_trainer
 from hf_abkd.cli.workload import Workload
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
-from hf_abkd.training.run_folder import AUTO
+from hf_abkd.training.life.run_folder import AUTO
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.wording import markdown_table
 

@@ -16,8 +16,8 @@ from hf_abkd.files import write_json
 from hf_abkd.models.saving import restore_student
 from hf_abkd.schema import checked, read_json
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.training import checkpoints
-from hf_abkd.training.run_folder import holds_another_run
+from hf_abkd.training.life import checkpoints
+from hf_abkd.training.life.run_folder import holds_another_run
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.wording import listed
 

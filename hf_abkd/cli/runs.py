@@ -20,7 +20,7 @@ from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.reports.metrics import classification_metrics
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
-from hf_abkd.training.run_folder import AUTO
+from hf_abkd.training.life.run_folder import AUTO
 from hf_abkd.training.trainer import DistillationTrainer
 
 #: The methods, and what they are called in tables.

@@ -22,7 +22,7 @@ from transformers.integrations.integration_utils import default_logdir
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from hf_abkd.training.interruption import Interruption
+from hf_abkd.training.life.interruption import Interruption
 from hf_abkd.training.log_lines import log_line
 
 

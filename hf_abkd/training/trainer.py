@@ -30,7 +30,6 @@ from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.training import checkpoints
 from hf_abkd.training.augmented_views import AugmentedViews, views_of
 from hf_abkd.training.checks import (
     check_launch,
@@ -44,7 +43,9 @@ from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.data_checks import CheckedBatches, first_dataset, sampled_dataset
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.guessing import Guessing
-from hf_abkd.training.make_up import make_up
+from hf_abkd.training.life import checkpoints
+from hf_abkd.training.life.make_up import make_up
+from hf_abkd.training.life.run_life import RunLife, RunStart
 from hf_abkd.training.memory_format import takes_channels_last
 from hf_abkd.training.open_stages import OpenStages
 from hf_abkd.training.optimization import GivenOptimizers, check_optimizer, decayed_names, milestone_schedule
@@ -52,7 +53,6 @@ from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
-from hf_abkd.training.run_life import RunLife, RunStart
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source

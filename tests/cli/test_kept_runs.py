@@ -9,7 +9,7 @@ import tiny
 from hf_abkd.cli import comparison, kept_runs, runs
 from hf_abkd.cli.comparison import Outcome
 from hf_abkd.cli.kept_runs import OUTCOME_NAME, KeptRuns
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
 
 METHODS = {"alone": "student alone", "kd": "KD"}
 

@@ -13,7 +13,7 @@ from tiny_runs import AtStart, Interrupt, accuracy, boundaries, outcome, reprodu
 from transformers import Trainer, TrainerCallback
 
 from hf_abkd import Stage
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
 
 STEPS = 3
 GLOBAL_BATCH = 8

@@ -15,7 +15,7 @@ from tiny import images
 from tiny_runs import AS_IT_IS, Interrupt, pieces, trainer_of
 
 from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
-from hf_abkd.training.run_folder import checkpoint_of
+from hf_abkd.training.life.run_folder import checkpoint_of
 
 # Ten steps are an epoch. The first stage takes 7 steps, and checkpoints are written at 4, 7, 8, 12, 16, 20 and 24.
 STEPS, BOUNDARY, SAVE = 24, 7, 4

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
 
 warnings.simplefilter("error", UserWarning)
 home, facts = Path(sys.argv[1]), {}

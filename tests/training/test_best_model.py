@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, LevitConfig, LevitForImageClassi
 
 from hf_abkd import CrossEntropy, Stage, Term
 from hf_abkd.models import saving
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
 
 STEPS, BOUNDARY, EVERY, SPOILT = 10, 3, 2, 7
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_abkd import CrossEntropy, Objective, Stage, Term
-from hf_abkd.training import checkpoints
 from hf_abkd.training.finiteness import FiniteWatch
+from hf_abkd.training.life import checkpoints
 from hf_abkd.training.progress import Span
 
 IDS = 100

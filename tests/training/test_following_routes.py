@@ -32,7 +32,7 @@ from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.identity import fingerprint
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.route.route import TeacherRoute
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
 
 
 @pytest.fixture(scope="module")

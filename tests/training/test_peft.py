@@ -21,9 +21,9 @@ from transformers import AutoModelForImageClassification, TrainerCallback, ViTFo
 from hf_abkd import DistillationTrainer, activation_boundary
 from hf_abkd.layers.capture import Capture, CapturePoint
 from hf_abkd.models import adapters, saving
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
+from hf_abkd.training.life.saved_state import STATE_NAME
 from hf_abkd.training.publishing import publisher
-from hf_abkd.training.saved_state import STATE_NAME
 
 peft = pytest.importorskip("peft", minversion="0.20")
 pytestmark = [

@@ -26,8 +26,8 @@ from hf_abkd import (
     activation_boundary,
 )
 from hf_abkd.models import saving
-from hf_abkd.training import checkpoints
-from hf_abkd.training.run_folder import checkpoint_of
+from hf_abkd.training.life import checkpoints
+from hf_abkd.training.life.run_folder import checkpoint_of
 
 # ---- Killed ----
 

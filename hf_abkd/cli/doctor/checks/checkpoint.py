@@ -15,7 +15,7 @@ from hf_abkd.cli.doctor.subject import Subject
 from hf_abkd.models import saving
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import logits_of
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
 from hf_abkd.wording import listed
 
 

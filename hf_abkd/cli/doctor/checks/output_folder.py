@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from hf_abkd.cli.doctor.findings import Finding
 from hf_abkd.cli.doctor.subject import Subject
-from hf_abkd.training.checkpoints import checkpoints
-from hf_abkd.training.run_folder import AUTO, holds_another_run
+from hf_abkd.training.life.checkpoints import checkpoints
+from hf_abkd.training.life.run_folder import AUTO, holds_another_run
 from hf_abkd.wording import listed
 
 

@@ -11,8 +11,8 @@ from tiny import images
 from tiny_runs import Recorder, accuracy, assert_equal, outcome
 from transformers import TrainerCallback
 
-from hf_abkd.training import checkpoints
-from hf_abkd.training.finished import FINISHED_NAME
+from hf_abkd.training.life import checkpoints
+from hf_abkd.training.life.finished import FINISHED_NAME
 
 
 def stream():

@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_abkd.files import leftovers
-from hf_abkd.training.checkpoints import MODULES_NAME, checkpoints, incomplete
-from hf_abkd.training.saved_state import STATE_NAME
+from hf_abkd.training.life.checkpoints import MODULES_NAME, checkpoints, incomplete
+from hf_abkd.training.life.saved_state import STATE_NAME
 
 #: Go on from the newest complete checkpoint, or begin if there is none.
 AUTO = "auto"

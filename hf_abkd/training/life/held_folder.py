@@ -16,7 +16,7 @@ from uuid import uuid4
 from accelerate import Accelerator
 from torch import nn
 
-from hf_abkd.training.together import on_first
+from hf_abkd.training.life.together import on_first
 
 RUNNING_NAME = ".running.json"
 _HELD: set[Path] = set()

@@ -26,7 +26,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_abkd.files import write_json
 from hf_abkd.models.saving import UNMERGED_NAME, save_tensors, save_unmerged
-from hf_abkd.training.saved_state import STATE_FORMAT, STATE_NAME, check_format, read_saved
+from hf_abkd.training.life.saved_state import STATE_FORMAT, STATE_NAME, check_format, read_saved
 
 MODULES_NAME = "distillation_modules.safetensors"
 

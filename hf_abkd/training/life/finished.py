@@ -12,8 +12,8 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from hf_abkd.files import write_json
-from hf_abkd.training.checkpoints import incomplete
-from hf_abkd.training.saved_state import read_finished, trainer_state
+from hf_abkd.training.life.checkpoints import incomplete
+from hf_abkd.training.life.saved_state import read_finished, trainer_state
 
 FINISHED_NAME = "finished_run.json"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_abkd.training.checkpoints import load_state
+from hf_abkd.training.life.checkpoints import load_state
 
 
 def test_a_folder_that_is_no_checkpoint_is_told_for_what_it_is(tmp_path):

@@ -11,7 +11,7 @@ from launched import in_two_processes
 from tiny_runs import assert_equal, outcome
 from transformers import TrainerCallback
 
-from hf_abkd.training import checkpoints
+from hf_abkd.training.life import checkpoints
 
 RESULTS = {signal.SIGTERM: SystemExit, signal.SIGINT: KeyboardInterrupt}
 

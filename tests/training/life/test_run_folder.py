@@ -12,9 +12,9 @@ from killed_runs import augmented
 from tiny import resnet
 from tiny_runs import Interrupt, Recorder
 
-from hf_abkd.training import checkpoints, held_folder
-from hf_abkd.training.held_folder import held
-from hf_abkd.training.run_folder import checkpoint_of, sweep
+from hf_abkd.training.life import checkpoints, held_folder
+from hf_abkd.training.life.held_folder import held
+from hf_abkd.training.life.run_folder import checkpoint_of, sweep
 
 
 def run(folder, **settings):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from hf_abkd.training.checkpoints import incomplete
-from hf_abkd.training.finished import noted_end
-from hf_abkd.training.saved_state import check_format, read_finished, read_saved, trainer_state
+from hf_abkd.training.life.checkpoints import incomplete
+from hf_abkd.training.life.finished import noted_end
+from hf_abkd.training.life.saved_state import check_format, read_finished, read_saved, trainer_state
 
 RUN = {
     "format": 2,

@@ -18,16 +18,16 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.teachers.source import TeacherSource
-from hf_abkd.training import checkpoints
-from hf_abkd.training.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
-from hf_abkd.training.held_folder import checkpoint_size, writing
-from hf_abkd.training.interruption import Interruption
-from hf_abkd.training.make_up import check_make_up
+from hf_abkd.training.life import checkpoints
+from hf_abkd.training.life.finished import FinishedRun, ended_at, forget_end, note_end, noted_end
+from hf_abkd.training.life.held_folder import checkpoint_size, writing
+from hf_abkd.training.life.interruption import Interruption
+from hf_abkd.training.life.make_up import check_make_up
+from hf_abkd.training.life.run_folder import AUTO, check_folder, checkpoint_of, claim_folder, sweep
+from hf_abkd.training.life.saved_state import read_saved, trainer_state
+from hf_abkd.training.life.together import on_first
 from hf_abkd.training.progress import OneRunHandler
-from hf_abkd.training.run_folder import AUTO, check_folder, checkpoint_of, claim_folder, sweep
-from hf_abkd.training.saved_state import read_saved, trainer_state
 from hf_abkd.training.stage_runner import StageRunner
-from hf_abkd.training.together import on_first
 
 
 @dataclass(frozen=True)
