@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import images
+from tiny import images, resnet
 from tiny_runs import AS_IT_IS, Interrupt, pieces, trainer_of
 
 from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
@@ -31,6 +31,11 @@ def augmented(folder, *parts, extra=None, **settings):
     saving = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": SAVE}
     settings = {**saving, **AS_IT_IS, "data": images(40), **settings}
     return trainer_of(folder, *parts, extra={**given, **(extra or {})}, **settings)
+
+
+def short(folder, **settings):
+    """A run of one stage and three steps, with a checkpoint at the second and the third."""
+    return augmented(folder, resnet(4), None, None, **{"max_steps": 3, "save_steps": 2, **settings})
 
 
 def main(folder):

@@ -4,24 +4,10 @@ import logging
 import shutil
 
 import pytest
-from killed_runs import augmented
-from tiny import images, resnet
-from tiny_runs import Interrupt
+from killed_runs import short
+from tiny import images
 
 from hf_abkd.data.augment import RandomHorizontalFlip
-
-
-def run(folder, **settings):
-    """A run of one stage and three steps."""
-    return augmented(folder, resnet(4), None, None, **{"max_steps": 3, "save_steps": 2, **settings})
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stopped")
-    run(folder, callbacks=[Interrupt(2)]).train()
-    return folder
-
 
 CHANGES = {
     "fewer images": ({"data": images(36)}, "images of the training set 40 there, 36 here"),
@@ -41,7 +27,7 @@ def test_a_run_is_not_gone_on_with_as_another_one(stopped, tmp_path, change):
     folder = shutil.copytree(stopped, tmp_path / "run")
     settings, told = CHANGES[change]
     with pytest.raises(ValueError, match="is of another run") as refused:
-        run(folder, **settings).train(resume_from_checkpoint="auto")
+        short(folder, **settings).train(resume_from_checkpoint="auto")
     assert told in str(refused.value) and "--ignore_data_skip" in str(refused.value)
 
 
@@ -49,7 +35,7 @@ def test_other_settings_are_told(stopped, tmp_path, caplog):
     """The learning rate of a resumed run is that of its checkpoint, whatever is asked for."""
     folder = shutil.copytree(stopped, tmp_path / "run")
     with caplog.at_level(logging.WARNING, logger="hf_abkd"):
-        run(folder, learning_rate=0.5, seed=7, ignore_data_skip=True).train(resume_from_checkpoint=True)
+        short(folder, learning_rate=0.5, seed=7, ignore_data_skip=True).train(resume_from_checkpoint=True)
     assert "learning_rate" in caplog.text and "0.5 here" in caplog.text and "seed 42 there, 7 here" in caplog.text
 
 
@@ -58,7 +44,7 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with_and_told_of(stopped,
     folder = shutil.copytree(stopped, tmp_path / "run")
     state = folder / "checkpoint-2" / "distillation_state.json"
     state.write_text(state.read_text().replace('"made_of"', '"not_known"'))
-    trainer = run(folder)
+    trainer = short(folder)
     with caplog.at_level(logging.WARNING, logger="hf_abkd"):
         trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 3 and "written by an earlier version" in caplog.text

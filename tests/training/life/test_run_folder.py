@@ -8,26 +8,12 @@ import signal
 from collections import namedtuple
 
 import pytest
-from killed_runs import augmented
-from tiny import resnet
+from killed_runs import short
 from tiny_runs import Interrupt, Recorder
 
 from hf_abkd.training.life import checkpoints, held_folder
 from hf_abkd.training.life.held_folder import held
 from hf_abkd.training.life.run_folder import checkpoint_of, sweep
-
-
-def run(folder, **settings):
-    """A run of one stage and three steps, with a checkpoint at the second and the third."""
-    return augmented(folder, resnet(4), None, None, **{"max_steps": 3, "save_steps": 2, **settings})
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """The folder of a run that was stopped at its second step."""
-    folder = tmp_path_factory.mktemp("stopped")
-    run(folder, callbacks=[Interrupt(2)]).train()
-    return folder
 
 
 @pytest.fixture
@@ -46,7 +32,7 @@ def killed(stopped, tmp_path):
 @pytest.mark.parametrize("how", ["auto", None])
 def test_a_kill_in_the_first_checkpoint_is_no_dead_end(killed, how):
     """Resuming said to start afresh, starting afresh said to resume, and the user had to delete by hand."""
-    trainer = run(killed)
+    trainer = short(killed)
     trainer.train(resume_from_checkpoint=how)
     assert trainer.state.global_step == 3
     left = [path for path in killed.rglob("*") if path.name.startswith(("_saving", "."))]
@@ -58,7 +44,7 @@ def test_one_command_begins_goes_on_and_ends(tmp_path):
     steps = []
     for callbacks in ([Interrupt(2)], [], []):
         recorder = Recorder()
-        trainer = run(tmp_path, callbacks=[*callbacks, recorder])
+        trainer = short(tmp_path, callbacks=[*callbacks, recorder])
         assert trainer.train(resume_from_checkpoint="auto").global_step == (2 if callbacks else 3)
         steps.append(recorder.steps)
     assert steps == [[1, 2], [3], []]
@@ -68,7 +54,7 @@ def test_overwriting_goes_before_going_on(stopped, tmp_path):
     """The command line goes on by default; who asks for a new run must not get the old one."""
     folder = shutil.copytree(stopped, tmp_path / "again")
     recorder = Recorder()
-    trainer = run(folder, callbacks=[recorder, Interrupt(1)], overwrite_output_dir=True, save_strategy="no")
+    trainer = short(folder, callbacks=[recorder, Interrupt(1)], overwrite_output_dir=True, save_strategy="no")
     trainer.train(resume_from_checkpoint="auto")
     assert recorder.steps == [1] and checkpoints.checkpoints(folder) == []
 
@@ -124,8 +110,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_begins_anew_only_if_it_may(stop
     cut("optimizer.pt")(folder / "checkpoint-2")
     for how, message in ((True, "optimizer.pt was cut off"), (None, "holds another run")):
         with pytest.raises(ValueError, match=message):
-            run(folder).train(resume_from_checkpoint=how)
-    trainer = run(folder)
+            short(folder).train(resume_from_checkpoint=how)
+    trainer = short(folder)
     trainer.train(resume_from_checkpoint="auto")
     assert trainer.state.global_step == 3 and checkpoints.incomplete(folder / "checkpoint-2") is None
 
@@ -136,7 +122,7 @@ def test_checkpoints_of_other_programs_are_not_swept(tmp_path):
     (tmp_path / "checkpoint-7" / "pytorch_model.bin").write_text("of somebody else")
     sweep(tmp_path)
     with pytest.raises(ValueError, match="holds another run"):
-        run(tmp_path).train(resume_from_checkpoint=None)
+        short(tmp_path).train(resume_from_checkpoint=None)
     assert (tmp_path / "checkpoint-7" / "pytorch_model.bin").is_file()
 
 
@@ -168,7 +154,7 @@ def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_is_not_in_the_way(
     child, worker = holding(tmp_path)
     try:
         with pytest.raises(RuntimeError, match=rf"another run is in .* \(process {child} on "):
-            run(tmp_path).train()
+            short(tmp_path).train()
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         assert (tmp_path / held_folder.RUNNING_NAME).is_file()
@@ -194,7 +180,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_training(tmp_path):
     """After hours the first checkpoint fails, and everything is lost."""
     recorder = Recorder()
     with pytest.raises(RuntimeError, match=r"output folder .* cannot be written to \(Read-only file system\)"):
-        run(tmp_path, callbacks=[recorder]).train()
+        short(tmp_path, callbacks=[recorder]).train()
     assert recorder.steps == []
 
 
@@ -204,14 +190,14 @@ def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(held_folder.shutil, "disk_usage", lambda _: usage(2000, 1000, 1000))
     (tmp_path / "old.bin").write_bytes(bytes(5000))
     with pytest.raises(RuntimeError, match=r"has 1 kB free, and a checkpoint .* takes about [\d.]+ kB: free [\d.]+ kB"):
-        run(tmp_path).train()
+        short(tmp_path).train()
     assert [path.name for path in tmp_path.iterdir()] == ["old.bin"]
 
 
 @pytest.mark.usefixtures("read_only")
 def test_a_run_that_saves_nothing_needs_no_folder(tmp_path, caplog):
     """Many runs in notebooks write nothing, and must not be refused for where they stand."""
-    trainer = run(tmp_path, save_strategy="no", max_steps=1)
+    trainer = short(tmp_path, save_strategy="no", max_steps=1)
     with caplog.at_level(logging.WARNING, logger="hf_abkd"):
         assert trainer.train().global_step == 1
     assert "cannot be written to" in caplog.text
