@@ -37,6 +37,16 @@ class DataArguments:
     validation_dir: str | None = field(
         default=None, metadata={"help": "Folder of validation images, one folder per class."}
     )
+    unlabelled_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files of images without labels, of the kinds of --train_files, to train on beside the labelled "
+            "ones; labels in them are not read. For what learns from the teacher without labels, as KD and AB do."
+        },
+    )
+    unlabelled_dir: str | None = field(
+        default=None, metadata={"help": "Likewise a folder of images, in folders of any kind or in none."}
+    )
     train_val_split: float = field(
         default=0.1,
         metadata={
@@ -47,9 +57,12 @@ class DataArguments:
     max_train_samples: int | None = field(
         default=None,
         metadata={
-            "help": "Train on so many rows only (of what is left after a hold-out), drawn by the seed with every class "
-            "in its share; of a stream on the first that its buffer gives."
+            "help": "Train on so many labelled rows only (of what is left after a hold-out), drawn by the seed with "
+            "every class in its share; of a stream on the first that its buffer gives."
         },
+    )
+    max_unlabelled_samples: int | None = field(
+        default=None, metadata={"help": "Train on so many of the images without labels only, drawn by the seed."}
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on so many rows only, drawn in the same way."}
@@ -81,3 +94,8 @@ class DataArguments:
             "by class. 0 keeps the order."
         },
     )
+
+    @property
+    def names_unlabelled(self) -> bool:
+        """Whether there are images without labels."""
+        return bool(self.unlabelled_files or self.unlabelled_dir)

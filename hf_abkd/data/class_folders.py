@@ -22,7 +22,7 @@ _LAYOUT = "expected one folder per class with the images in it: FOLDER/cat/1.png
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What lies in a folder: folders, images, and other files; hidden ones are left out."""
 
     folders: list[Path]
@@ -47,11 +47,11 @@ def load_class_folders(flag: str, folder: str) -> Part:
     origin, root = f"{flag} {folder}", Path(folder).expanduser().resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"{origin}: no such folder")
-    top = _found(root, origin)
+    top = found_in(root, origin)
     _check_top(top, root, origin)
     # As most systems write names: macOS writes an accent behind its letter, and the same name would be another class.
     classes = [unicodedata.normalize("NFC", path.name) for path in top.folders]
-    inside = [_found(path, origin) for path in top.folders]
+    inside = [found_in(path, origin) for path in top.folders]
     _check_classes(inside, classes, root, origin)
     others = [path for found in (top, *inside) for path in found.others]
     if others:
@@ -69,7 +69,7 @@ def load_class_folders(flag: str, folder: str) -> Part:
     return Part(Dataset.from_dict(columns, features=features), origin)
 
 
-def _check_top(top: _Found, root: Path, origin: str) -> None:
+def _check_top(top: Found, root: Path, origin: str) -> None:
     """Refuse a folder without class folders, or with images beside them."""
     if top.images:
         raise ValueError(
@@ -79,7 +79,7 @@ def _check_top(top: _Found, root: Path, origin: str) -> None:
         raise ValueError(f"{origin}: no folder inside; {_LAYOUT}")
 
 
-def _check_classes(inside: list[_Found], classes: list[str], root: Path, origin: str) -> None:
+def _check_classes(inside: list[Found], classes: list[str], root: Path, origin: str) -> None:
     """Refuse class folders with folders in them, and those without an image."""
     deeper = [path for found in inside for path in found.folders]
     if deeper:
@@ -101,9 +101,9 @@ def _check_classes(inside: list[_Found], classes: list[str], root: Path, origin:
         raise ValueError(f"{origin}: names that are no UTF-8 text: {listed(unnamed, quoted=True)}; rename them")
 
 
-def _found(folder: Path, origin: str) -> _Found:
+def found_in(folder: Path, origin: str) -> Found:
     """Return what lies in a folder, in the order of the names."""
-    found = _Found([], [], [])
+    found = Found([], [], [])
     # Entries know what they are: asking each file again takes minutes over a network.
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)

@@ -138,6 +138,11 @@ def labels_of(part: Part, column: str) -> list[Any]:
             f"{part.origin}: {unlabelled} of {len(labels)} rows have no label (None or a negative number) in column "
             f"{column!r}. Drop them, or name other data; benchmarks often withhold the labels of their test split: "
             "see --validation_split_name"
+            + (
+                "; to train on their images, give them with --unlabelled_files"
+                if part.origin.startswith("--train")
+                else ""
+            )
             + ("; of CSV files, NA, None, null and nan are no labels either" if ".csv" in part.origin else "")
         )
     return labels

@@ -27,13 +27,13 @@ def is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
-def with_images(part: Part, image: str, label: str, bits: int | None = None) -> Part:
+def with_images(part: Part, image: str, label: str | None, bits: int | None = None) -> Part:
     """Return the part with a column of images that are decoded when they are read.
 
     Args:
         part: The rows.
         image: The column of the images.
-        label: The column of the labels, which must be there.
+        label: The column of the labels, which must be there; None of images without labels.
         bits: How many bits 16-bit grey images use; None for what the files say.
 
     Raises:
@@ -46,7 +46,8 @@ def with_images(part: Part, image: str, label: str, bits: int | None = None) -> 
             "use parquet files written by `datasets`, or leave out --streaming"
         )
     _check_column(part, "--image_column_name", image, Image)
-    _check_column(part, "--label_column_name", label, ClassLabel)
+    if label is not None:
+        _check_column(part, "--label_column_name", label, ClassLabel)
     rows, feature = part.rows, features[image]
     if not _is_decodable(feature):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Given columns: whether a data set from Python has the images and labels that a transform reads."""
+"""Given columns: whether a data set from Python has the images and labels that a transform reads, and which rows do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from datasets import ClassLabel, Dataset, IterableDataset, Value
 from hf_abkd.data.columns import is_text
 
 
-def check_columns(dataset: Dataset | IterableDataset, image: str, label: str | None) -> None:
+def check_columns(
+    dataset: Dataset | IterableDataset, image: str, label: str | None, *, unlabelled: bool = False
+) -> None:
     """Refuse a data set without these columns, or with labels that are no class numbers.
 
     All labels are looked at, but for those of a stream. Images are not.
@@ -20,9 +22,10 @@ def check_columns(dataset: Dataset | IterableDataset, image: str, label: str | N
         dataset: The rows; of a stream the columns may not be known.
         image: The column of the images.
         label: The column of the labels, or None.
+        unlabelled: Whether rows may have no label, None or a negative number.
 
     Raises:
-        ValueError: If a column is missing, or a label is text, missing, negative or no whole number.
+        ValueError: If a column is missing, or a label is text, no whole number or, unless `unlabelled`, missing.
     """
     features = dataset.features
     if features is None:
@@ -40,7 +43,7 @@ def check_columns(dataset: Dataset | IterableDataset, image: str, label: str | N
     if is_text(features[label]):
         raise ValueError(f"{what}; number the classes first: dataset.class_encode_column({label!r})")
     if isinstance(features[label], (ClassLabel, Value)) and isinstance(dataset, Dataset):
-        _check_numbers(_labels(dataset, label), label, what)
+        _check_numbers(_labels(dataset, label), label, what, unlabelled=unlabelled)
 
 
 def largest_label(dataset: Dataset, label: str) -> tuple[int, int]:
@@ -50,7 +53,19 @@ def largest_label(dataset: Dataset, label: str) -> tuple[int, int]:
     return (-1, -1) if largest is None else (largest, pc.index(labels, largest).as_py())
 
 
-def _check_numbers(labels: pa.ChunkedArray, label: str, what: str) -> None:
+def labelled_rows(dataset: Dataset, label: str) -> list[int]:
+    """Return the rows whose label is neither None nor negative, rising."""
+    if not pa.types.is_integer(_labels(dataset, label).type):
+        return []
+    has_label = pc.fill_null(pc.greater_equal(_labels(dataset, label), 0), False)
+    rows: list[int] = pc.indices_nonzero(has_label).to_pylist()
+    return rows
+
+
+def _check_numbers(labels: pa.ChunkedArray, label: str, what: str, *, unlabelled: bool) -> None:
+    # A column without any value has no type.
+    if unlabelled and labels.null_count == len(labels):
+        return
     if not pa.types.is_integer(labels.type):
         wrong = None
         if pa.types.is_floating(labels.type):
@@ -61,11 +76,11 @@ def _check_numbers(labels: pa.ChunkedArray, label: str, what: str) -> None:
         raise ValueError(
             f"{what}, and a class is a whole number: dataset.cast_column({label!r}, datasets.Value('int64'))"
         )
-    wrong = _first(labels, pc.less(labels, 0), missing=True)
+    wrong = None if unlabelled else _first(labels, pc.less(labels, 0), missing=True)
     if wrong is not None:
         raise ValueError(
             f"column {label!r} holds rows without a label (None or a negative number), the first {wrong}. Drop them, "
-            "or pass label_column=None to train without labels"
+            "pass unlabelled=True to train on them beside the others, or label_column=None to train without labels"
         )
 
 

@@ -16,6 +16,7 @@ from hf_abkd.data.columns import Part, with_images
 from hf_abkd.data.readable_images import with_readable_images
 from hf_abkd.data.sources import load_parts
 from hf_abkd.data.subsets import drawn_rows, first_of_stream, shuffled
+from hf_abkd.data.unlabelled import load_unlabelled, with_unlabelled
 from hf_abkd.wording import listed, public_name
 
 
@@ -24,16 +25,24 @@ class ImageDatasets:
     """Training and validation images with one shared list of class names.
 
     Attributes:
-        train: Rows to train on; the label column is a `ClassLabel` with the names in `labels`.
+        train: Rows to train on; the label column is a `ClassLabel` with the names in `labels`. Images without labels
+            are its last rows, and their label is None.
         validation: Rows to evaluate on with the same `ClassLabel`, or None.
         labels: Class names; the index is the label.
         name: A readable name for logs and the model card.
+        unlabelled: How many images without labels there are.
     """
 
     train: Dataset | IterableDataset
     validation: Dataset | IterableDataset | None
     labels: list[str]
     name: str
+    unlabelled: int = 0
+
+    @property
+    def labelled(self) -> Dataset | IterableDataset:
+        """The rows to train on that have labels."""
+        return self.train.take(len(self.train) - self.unlabelled) if self.unlabelled else self.train
 
 
 def load_image_datasets(
@@ -43,8 +52,8 @@ def load_image_datasets(
 
     Without validation data a seeded, stratified share of the training rows is held out. Class names are taken from
     all training rows, before `max_train_samples` draws some of what is left, with every class in its share. A stream
-    to train on is shuffled by a buffer. The headers of images are looked at, and with `skip_damaged_images` every image
-    is decoded once.
+    to train on is shuffled by a buffer. Images without labels come last. The headers of images are looked at, and with
+    `skip_damaged_images` every image is decoded once.
 
     Args:
         arguments: The flags.
@@ -72,11 +81,16 @@ def load_image_datasets(
     train = _subset(train, "--max_train_samples", arguments.max_train_samples, arguments, seed)
     if validation is not None:
         validation = _subset(validation, "--max_eval_samples", arguments.max_eval_samples, arguments, seed)
+    rows = shuffled(train.rows, seed=seed, buffer_size=arguments.shuffle_buffer_size)
+    unlabelled = load_unlabelled(arguments, seed=seed, cache_dir=cache_dir, token=token)
+    if unlabelled is not None:
+        rows = with_unlabelled(rows, unlabelled, image, label)
     return ImageDatasets(
-        train=shuffled(train.rows, seed=seed, buffer_size=arguments.shuffle_buffer_size),
+        train=rows,
         validation=None if validation is None else validation.rows,
         labels=names,
         name=_readable_name(arguments),
+        unlabelled=0 if unlabelled is None else len(unlabelled),
     )
 
 
@@ -93,8 +107,18 @@ def _check_arguments(arguments: DataArguments) -> None:
         )
     if arguments.validation_files and arguments.validation_dir:
         raise ValueError("give the validation data with one of --validation_files, --validation_dir; got both")
+    if arguments.unlabelled_files and arguments.unlabelled_dir:
+        raise ValueError("give the images without labels with one of --unlabelled_files, --unlabelled_dir; got both")
+    if arguments.max_unlabelled_samples is not None and not arguments.names_unlabelled:
+        raise ValueError("--max_unlabelled_samples is given without --unlabelled_files or --unlabelled_dir: add one")
+    if arguments.names_unlabelled and arguments.streaming:
+        raise ValueError(
+            "images without labels are put behind the labelled ones, which a stream has no end for: leave out "
+            "--streaming, or --unlabelled_files and --unlabelled_dir"
+        )
     for flag, samples in (
         ("--max_train_samples", arguments.max_train_samples),
+        ("--max_unlabelled_samples", arguments.max_unlabelled_samples),
         ("--max_eval_samples", arguments.max_eval_samples),
     ):
         if samples is not None and samples < 1:

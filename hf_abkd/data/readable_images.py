@@ -35,7 +35,7 @@ class _Unreadable:
     problem: str
 
 
-def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> Part:
+def with_readable_images(part: Part, image: str, label: str | None, *, skip: bool) -> Part:
     """Return the part without images that cannot be read; refuse it if there are any and they are not to be skipped.
 
     Without `skip` the headers of files are read, about 0.1 ms each, and of images that lie in the rows as bytes both
@@ -45,7 +45,7 @@ def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> P
     Args:
         part: The rows. A stream is returned as it is: its images are looked at while it flows.
         image: The column of the images.
-        label: The column of the labels, a `ClassLabel`.
+        label: The column of the labels, a `ClassLabel`; None of images without labels.
         skip: Whether images that cannot be read are left out, counted and named.
 
     Raises:
@@ -69,8 +69,10 @@ def with_readable_images(part: Part, image: str, label: str, *, skip: bool) -> P
         )
     left_out = {each.row for each in unreadable}
     rows = part.rows.select([row for row in range(len(part.rows)) if row not in left_out])
-    gone = sorted(set(part.rows[label][:]) - set(rows[label][:]))
-    if gone:
+    if not len(rows):
+        raise ValueError(f"{told}. Nothing is left")
+    gone = [] if label is None else sorted(set(part.rows[label][:]) - set(rows[label][:]))
+    if label is not None and gone:
         names = _class_names(part.rows, label)
         raise ValueError(f"{told}. Nothing is left of {listed([names[number] for number in gone], quoted=True)}")
     logger.warning("%s; left out", told)
@@ -112,20 +114,25 @@ def _name(value: pa.StructScalar, row: int) -> str:
     return f"row {row:,}" if path is None else repr(path)
 
 
-def _told(part: Part, unreadable: list[_Unreadable], label: str) -> str:
+def _told(part: Part, unreadable: list[_Unreadable], label: str | None) -> str:
     """Return how many images cannot be read, which, and how much of which class that is."""
-    numbers, names = part.rows[label][:], _class_names(part.rows, label)
-    there, missing = Counter(numbers), Counter(numbers[each.row] for each in unreadable)
     # What is wrong with many is said once.
     named: dict[str, list[str]] = {}
     for each in unreadable:
         named.setdefault(each.problem, []).append(each.name)
     kinds = [f"{listed(images, 3)} ({problem})" for problem, images in named.items()]
-    classes = [f"{count} of {there[number]} of {names[number]!r}" for number, count in missing.most_common()]
+    of_classes = "" if label is None else f" ({listed(_shares(part.rows, unreadable, label))})"
     return (
-        f"{part.origin}: {counted(len(unreadable), 'image')} of {len(numbers):,} cannot be read "
-        f"({listed(classes)}): {listed(kinds, 3)}"
+        f"{part.origin}: {counted(len(unreadable), 'image')} of {len(part.rows):,} cannot be read"
+        f"{of_classes}: {listed(kinds, 3)}"
     )
+
+
+def _shares(rows: Dataset, unreadable: list[_Unreadable], label: str) -> list[str]:
+    """Return how many images of which class cannot be read."""
+    numbers, names = rows[label][:], _class_names(rows, label)
+    there, missing = Counter(numbers), Counter(numbers[each.row] for each in unreadable)
+    return [f"{count} of {there[number]} of {names[number]!r}" for number, count in missing.most_common()]
 
 
 def _class_names(rows: Dataset, label: str) -> list[str]:

@@ -37,14 +37,14 @@ def load_parts(arguments: DataArguments, *, cache_dir: str | None, token: str | 
     # Each part is read on its own: read together, `datasets` would silently merge their class names.
     validation = None
     if arguments.validation_files:
-        validation = _load_files("--validation_files", arguments.validation_files, options)
+        validation = load_files("--validation_files", arguments.validation_files, options)
     elif arguments.validation_dir:
         validation = load_class_folders("--validation_dir", arguments.validation_dir)
     if arguments.dataset_name:
         train, named_validation = _load_named(arguments, options, with_validation=validation is None)
         return train, validation or named_validation
     if arguments.train_files:
-        return _load_files("--train_files", arguments.train_files, options), validation
+        return load_files("--train_files", arguments.train_files, options), validation
     if arguments.train_dir:
         return load_class_folders("--train_dir", arguments.train_dir), validation
     raise ValueError("no training data")  # refused by load_image_datasets before
@@ -52,13 +52,28 @@ def load_parts(arguments: DataArguments, *, cache_dir: str | None, token: str | 
 
 def _warn_of_same(arguments: DataArguments) -> None:
     """Warn of files or a folder that are both trained and evaluated on."""
-    train = [*(arguments.train_files or []), *([arguments.train_dir] if arguments.train_dir else [])]
+    labelled = [*(arguments.train_files or []), *([arguments.train_dir] if arguments.train_dir else [])]
+    unlabelled = [
+        *(arguments.unlabelled_files or []),
+        *([arguments.unlabelled_dir] if arguments.unlabelled_dir else []),
+    ]
+    train = labelled + unlabelled
     validation = [
         *(arguments.validation_files or []),
         *([arguments.validation_dir] if arguments.validation_dir else []),
     ]
     trained = {Path(name).expanduser().resolve() for name in train}
     both = [name for name in validation if Path(name).expanduser().resolve() in trained]
+    if not validation and arguments.train_val_split > 0:
+        # What is held out of them is among the images without labels.
+        split = {Path(name).expanduser().resolve() for name in labelled}
+        shared = [name for name in unlabelled if Path(name).expanduser().resolve() in split]
+        if shared:
+            logger.warning(
+                "%s: what --train_val_split holds out of it for the evaluation is trained on without labels; give "
+                "validation data of other images",
+                listed(shared),
+            )
     if both:
         logger.warning(
             "%s: trained and evaluated on, so that learning by heart counts as accuracy; leave out the validation "
@@ -113,7 +128,18 @@ def _check_left_out(folder: Path, origin: str) -> None:
         )
 
 
-def _load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> Part:
+def load_files(flag: str, files: Sequence[str], options: Mapping[str, Any]) -> Part:
+    """Return the rows of files of one kind.
+
+    Args:
+        flag: The flag that named the files.
+        files: The files.
+        options: What `datasets.load_dataset` is given beside them.
+
+    Raises:
+        ValueError: If they are of several kinds, of none that can be read, or empty.
+        FileNotFoundError: If one does not exist.
+    """
     suffixes = {Path(file).suffix.lower() for file in files}
     unknown = sorted(suffixes - set(_BUILDERS))
     if unknown:

@@ -24,6 +24,7 @@ from hf_abkd.data.preprocessing import processed
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import NO_LABEL
 
 # The default of 1,000 would hold 1,000 processed images in memory before the first step.
 STREAMING_BATCH_SIZE = 32
@@ -64,6 +65,9 @@ class ImageTransform:
             an image has whose targets were cached without knowing the student.
         sample_ids: Whether each image comes with its id, a hash of its pixels as they were decoded. Augmentations and
             cached teachers need it; models of another trainer may not take it.
+        unlabelled: Whether rows may have no label, None or a negative number in the column, for training on images
+            without labels beside those with: such rows come with the label -100, which losses leave out. Otherwise
+            they are refused.
 
     Raises:
         ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
@@ -89,6 +93,7 @@ class ImageTransform:
         shared: bool = True,
         teacher_canvas: bool = False,
         sample_ids: bool = True,
+        unlabelled: bool = False,
     ) -> None:
         if num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}")
@@ -96,6 +101,7 @@ class ImageTransform:
         self.image_column = image_column
         self.label_column = label_column
         self.sample_ids = sample_ids
+        self.unlabelled = unlabelled
         self.mode = "L" if num_channels == 1 else "RGB"
         processed(processor, PILImage.new(self.mode, (32, 32)))
         self._images = StoredImages(image_column)
@@ -141,9 +147,7 @@ class ImageTransform:
         if self.label_column is not None:
             labels = batch[self.label_column]
             # Rows in memory were checked when they were prepared; a stream can only be checked as it flows.
-            for label in labels:
-                self._check_label(label)
-            result[IMAGE_CLASSIFICATION.labels] = list(labels)
+            result[IMAGE_CLASSIFICATION.labels] = [self._label(label) for label in labels]
         return result
 
     def of(self, dataset: Dataset | IterableDataset) -> ImageTransform:
@@ -154,11 +158,15 @@ class ImageTransform:
         transform._bits = stated_bits((dataset.features or {}).get(self.image_column))
         return transform
 
-    def _check_label(self, label: object) -> None:
+    def _label(self, label: object) -> int:
+        """Return a label of a batch, checked; -100 where there is none."""
         if label is None or (isinstance(label, int) and label < 0):
+            if self.unlabelled:
+                return NO_LABEL
             raise SampleError(
-                f"column {self.label_column!r} holds a row without a label (None or a negative number). "
-                "Drop such rows, or pass label_column=None to train without labels."
+                f"column {self.label_column!r} holds a row without a label (None or a negative number). Drop such "
+                "rows, pass unlabelled=True to train on them beside the others, or label_column=None to train without "
+                "labels."
             )
         if not isinstance(label, int):
             number = f": dataset.class_encode_column({self.label_column!r})" if isinstance(label, str) else ""
@@ -166,6 +174,7 @@ class ImageTransform:
                 f"column {self.label_column!r} holds the label {label!r}, and every image has one class here, a whole "
                 f"number{number}"
             )
+        return label
 
     def picture(self, value: object) -> PILImage.Image:
         """Return a value of the image column as a picture of whatever mode: decoded, if it is stored.
@@ -223,7 +232,7 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
         >>> prepared[1]["pixel_values"].shape, prepared[1]["labels"]
         (torch.Size([3, 24, 24]), 4)
     """
-    check_columns(dataset, transform.image_column, transform.label_column)
+    check_columns(dataset, transform.image_column, transform.label_column, unlabelled=transform.unlabelled)
     transform = transform.of(dataset)
     stored = (dataset.features or {}).get(transform.image_column)
     if isinstance(stored, Image):

@@ -16,7 +16,9 @@ from hf_abkd.settings import number
 class CrossEntropy(Objective):
     """Predict the label.
 
-    Requirements: the student's logits and labels; no teacher. A sample with the label -100 counts as 0.
+    Requirements: the student's logits and labels; no teacher. A sample with the label -100 has none and is left out:
+        the mean is over the samples of the batch that have a label, and 0 where none has. With gradient accumulation
+        and several processes each batch is a mean of its own, and the step takes the mean of these.
     Relations: the task itself, which usually stands beside what is learnt from a teacher, such as
         `KnowledgeDistillation`. Alone it is plain fine-tuning.
     Shapes: student (N, K), logits; labels (N,), integers in [0, K) or -100; returns ().
@@ -46,16 +48,15 @@ class CrossEntropy(Objective):
         self.label_smoothing = number("label_smoothing", label_smoothing, least=0, below=1) if given else None
 
     def forward(self, student: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy averaged over samples, shape ()."""
+        """Return the cross-entropy averaged over the samples that have a label, shape ()."""
         if labels.is_floating_point() or labels.ndim != 1:
             raise TypeError(
                 f"CrossEntropy needs one integer class per sample, shape ({student.shape[0]},); got labels of shape "
                 f"{tuple(labels.shape)} and type {labels.dtype}. Multi-label targets are not supported."
             )
-        # Divided by N here: the built-in mean leaves ignored labels out of the count, and then a batch would not be
-        # the mean of its parts.
+        # Divided here: of a batch without a label the built-in mean is not a number.
         total = functional.cross_entropy(student, labels, label_smoothing=self.label_smoothing or 0.0, reduction="sum")
-        return total / student.shape[0]
+        return total / (labels != -100).sum().clamp(min=1)
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""

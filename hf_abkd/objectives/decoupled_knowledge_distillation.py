@@ -22,7 +22,8 @@ class DecoupledKnowledgeDistillation(Objective):
     that is sure leaves them next to nothing, and what it knows of them is hardly learnt. Here the second part has a
     weight of its own.
 
-    Requirements: logits of both models over the same classes, and labels. A sample with the label -100 counts as 0.
+    Requirements: logits of both models over the same classes, and labels. A sample with the label -100 has none and is
+        left out, as `CrossEntropy` does.
     Relations: `KnowledgeDistillation` is the undivided form, which needs no labels. Beside it stands `CrossEntropy`.
     Paper: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://huggingface.co/papers/2203.08679
         (`target_weight` is its alpha, `other_weight` its beta; it uses alpha 1, and beta from 1 to 8, by the pair of
@@ -66,7 +67,7 @@ class DecoupledKnowledgeDistillation(Objective):
         self.other_weight = number("other_weight", other_weight, least=0)
 
     def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor) -> Tensor:
-        """Return the weighted sum of both divergences, averaged over samples, shape ()."""
+        """Return the weighted sum of both divergences, averaged over the samples that have a label, shape ()."""
         if student.shape[1] < 2:
             raise ValueError(
                 f"DecoupledKnowledgeDistillation needs at least 2 classes, got logits of {tuple(student.shape)}"
@@ -81,7 +82,7 @@ class DecoupledKnowledgeDistillation(Objective):
         ours, theirs = (_log_probabilities(logits / self.temperature, is_true) for logits in (student, teacher))
         of_target, of_others = (_divergence(one, other) for one, other in zip(ours, theirs, strict=True))
         values = self.target_weight * of_target + self.other_weight * of_others
-        return (values * known).sum() * self.temperature**2 / len(student)
+        return (values * known).sum() * self.temperature**2 / known.sum().clamp(min=1)
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""

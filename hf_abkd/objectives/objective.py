@@ -43,8 +43,9 @@ class Objective(nn.Module):
         boundary: Whether both tensors are responses *before* an activation, so that a module named without a
             side means the input of its activation, and only the sign of the target counts: it may come as a bool
             tensor, True above 0, or as packed bits (uint8, see `hf_abkd.boundaries.packing`).
-        per_sample: Whether the value of a batch is the mean of the values of its samples. Gradient accumulation
-            and several processes leave such an objective unchanged.
+        per_sample: Whether the value of a batch is the mean of the values of its samples; of an objective that needs
+            labels, of those that have one. Gradient accumulation and several processes leave such an objective
+            unchanged, as far as batches have equally many of them.
         follows: Settings that, where they are None, follow a training argument: its name by that of the setting.
         citation: BibTeX entry of its paper, for model cards.
 

@@ -24,13 +24,17 @@ def test_equals_a_loop_over_the_samples(smoothing):
     assert CrossEntropy(label_smoothing=smoothing)(logits, labels).item() == pytest.approx(expected)
 
 
-def test_ignored_labels_do_not_change_the_weight_of_the_others():
-    """The built-in mean leaves them out of the count: the parts of a split batch would not add up to it."""
-    logits = make_logits()
-    whole = CrossEntropy()(logits, torch.tensor([0, 2, -100, -100]))
-    halves = [CrossEntropy()(logits[:2], torch.tensor([0, 2])), CrossEntropy()(logits[2:], torch.tensor([-100, -100]))]
-    assert whole > 0
-    torch.testing.assert_close(whole, sum(halves) / 2)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_images_without_labels_neither_count_nor_weigh(smoothing):
+    """Counted, 20 of them for each label would divide what the labels teach by 21, whatever weight the term has."""
+    logits, objective = make_logits().requires_grad_(), CrossEntropy(label_smoothing=smoothing)
+    value = objective(logits, torch.tensor([0, -100, 2, -100]))
+    torch.testing.assert_close(value, objective(logits[[0, 2]], torch.tensor([0, 2])))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert gradient[[1, 3]].abs().sum() == 0 and (gradient[[0, 2]].abs().sum(1) > 0).all()
+    # Nothing to learn is no NaN, and every process must have something to go back through.
+    nothing = objective(logits, torch.full((4,), -100))
+    assert nothing.item() == 0 and torch.autograd.grad(nothing, logits)[0].abs().sum() == 0
 
 
 @pytest.mark.parametrize(

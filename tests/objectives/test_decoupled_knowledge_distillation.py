@@ -27,7 +27,7 @@ def by_hand(student, teacher, labels, temperature, target_weight, other_weight):
                 one, other = p[index] / (sum(p) - p[label]), q[index] / (sum(q) - q[label])
                 of_others += one * math.log(one / other)
         total += temperature**2 * (target_weight * of_target + other_weight * of_others)
-    return total / len(labels)
+    return total / sum(label != -100 for label in labels.tolist())
 
 
 @pytest.mark.parametrize(("temperature", "target_weight", "other_weight"), [(4.0, 1.0, 8.0), (1.0, 0.5, 0.0)])

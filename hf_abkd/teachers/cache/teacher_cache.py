@@ -122,7 +122,7 @@ class TeacherCache:
 
         Args:
             processor: The student's image processor.
-            **settings: `image_column` and `label_column` of `ImageTransform`.
+            **settings: `image_column`, `label_column` and `unlabelled` of `ImageTransform`.
         """
         return ImageTransform(
             processor,

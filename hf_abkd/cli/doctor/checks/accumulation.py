@@ -42,8 +42,12 @@ def _difference(subject: Subject, stage: RunStage) -> tuple[float, list[RunTerm]
     """Return by how much the gradients differ, as a share of the larger one, and the terms whose values differ."""
     terms, weights, halves = stage.terms, weights_of(stage), subject.batches
     with subject.stage(stage) as distiller, evaluating(distiller):
-        parts = [(half.student, subject.targets(stage, half), half.labels) for half in halves]
-        labels = [half.labels for half in halves if half.labels is not None]
+        # An image without a label stands for one of the first class: halves with other numbers of labels differ.
+        labels = [half.labels.clamp(min=0) for half in halves if half.labels is not None]
+        of_each = labels or [None] * len(halves)
+        parts = [
+            (half.student, subject.targets(stage, half), theirs) for half, theirs in zip(halves, of_each, strict=True)
+        ]
         whole = (
             _joined([inputs for inputs, _, _ in parts]),
             _joined([targets for _, targets, _ in parts]),
