@@ -67,6 +67,7 @@ def main():
         runs.stages_of(method, run)
     if not demo:
         runs.check_teacher(methods, models)
+    runs.check_unlabelled(methods, data)
     jobs = comparison.jobs(methods, args, run)
     kept = comparison.kept_runs(jobs, args, flags)
     work = demonstration.digits_workload(args, run, kept) if demo else from_flags(models, data, seed=args.seed)

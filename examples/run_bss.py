@@ -90,6 +90,7 @@ def main():
         stages_of(method, samples)
     if not demo:
         runs.check_teacher(methods, models)
+    runs.check_unlabelled(methods, data)
     jobs = comparison.jobs(methods, args, run)
     kept = comparison.kept_runs(jobs, args, flags)
     work = demonstration.digits_workload(args, run, kept) if demo else from_flags(models, data, seed=args.seed)

@@ -78,6 +78,7 @@ def main():
     run, models, data, args, flags = every_flag = runs.parse(parser)
     if not demo:
         runs.check_teacher(["kd"], models)
+    runs.check_unlabelled([], data)  # what is compared takes their place
     long = replace(args, num_train_epochs=demonstration.DEFAULTS["num_train_epochs"])  # for what learns from all digits
     kinds = ["synthesised", "noise", "real", *(["adaptive"] if flags.adaptive else [])]
     jobs = comparison.jobs(kinds, args, run)

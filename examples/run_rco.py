@@ -101,6 +101,7 @@ def main():
     methods = runs.methods_of(chosen, METHODS, compare=demo)
     for method in methods:
         runs.stages_of("kd" if method == "rco" else method, run)
+    runs.check_unlabelled(["alone"] if route.record else methods, data)
     if route.record:
         record(from_flags(models, data, seed=args.seed), args, run, route)
         return

@@ -45,11 +45,16 @@ def named_domains(
     """Load the source that flags name, and the target: other files, or scikit-learn's digits.
 
     Args:
-        source: The flags of the source.
+        source: The flags of the source; images without labels are refused.
         target_files: Training images of the target; None for the digits.
         target_validation_files: Images of the target to report on.
         seed: Seed of what is held out.
     """
+    if source.names_unlabelled:
+        raise ValueError(
+            "the images without labels are those of the target domain here: name them with --target_files, and leave "
+            "out --unlabelled_files and --unlabelled_dir"
+        )
     images = load_image_datasets(source, seed=seed)
     if target_files is None:
         return images, digits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from hf_abkd.cli.flags import FlagParser
+from hf_abkd.cli.labelled_alone import labelled_alone
+from hf_abkd.cli.output import write_line
 from hf_abkd.cli.workload import Workload
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.augment import Augmentation, Compose, RandomCrop, RandomHorizontalFlip
@@ -175,6 +178,28 @@ def check_teacher(methods: Sequence[str], models: ModelArguments) -> None:
         raise ValueError("--teacher_name_or_path is missing; --method alone trains the student without a teacher")
 
 
+def check_unlabelled(methods: Sequence[str], data: DataArguments) -> None:
+    """Refuse images without labels where nothing learns from them; of several methods, tell who does without.
+
+    Args:
+        methods: The methods that students are trained by; "alone" learns from labels only.
+        data: Which images.
+
+    Raises:
+        ValueError: If no method learns from them.
+    """
+    if not data.names_unlabelled:
+        return
+    if all(method == "alone" for method in methods):
+        alone = " (--method alone learns from labels only): choose a method with a teacher, or" if methods else ":"
+        raise ValueError(
+            f"nothing here learns from images without labels{alone} leave out --unlabelled_files and --unlabelled_dir"
+        )
+    if "alone" in methods and os.environ.get("RANK", "0") == "0":
+        title = METHODS["alone"]
+        write_line(f"{title}: trained on the images with labels only, for as many steps as the other methods")
+
+
 def stages_of(method: str, run: RunArguments) -> list[Stage] | None:
     """Return the stages of a method; None trains the student alone.
 
@@ -223,6 +248,8 @@ def make_trainer(
         # Evaluating is this command's default, and --train_val_split 0 leaves nothing to do it on.
         changes: dict[str, Any] = {"eval_strategy": "no"}
         args = replace(args, **changes)
+    if not stages:
+        work, args = labelled_alone(work, args)
     _check_best(args, agreement=bool(stages))
     return DistillationTrainer(
         student,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.data.preprocessing import same_preprocessing
@@ -22,6 +24,7 @@ from hf_abkd.models.student import load_student, student_channels
 from hf_abkd.models.teacher import load_teacher
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.wording import counted
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Workload:
         name: The name of the data, for logs and model cards.
         dataset_id: The data set on the Hub, if it is there.
         teacher_processor: The teacher's image processor, if it prepares images otherwise than the student's.
+        unlabelled: How many of the training images, the last ones, have no label.
     """
 
     teacher: nn.Module | TeacherCache | None
@@ -47,6 +51,7 @@ class Workload:
     name: str
     dataset_id: str | None = None
     teacher_processor: BaseImageProcessor | None = None
+    unlabelled: int = 0
 
 
 def prepared(
@@ -72,32 +77,35 @@ def prepared(
             teacher=teacher,
             make_student=make_student,
             processor=processor,
-            train=prepare(images.train, teacher.transform(processor, **columns)),
+            train=prepare(images.train, teacher.transform(processor, **columns, unlabelled=images.unlabelled > 0)),
             # The teacher has no part in evaluations.
             validation=None if images.validation is None else prepare(images.validation, alone),
             name=images.name,
+            unlabelled=images.unlabelled,
         )
     if teacher_processor is not None and same_preprocessing(processor, teacher_processor, num_channels):
         teacher_processor = None
 
-    def transform(shared: bool) -> ImageTransform:
+    def transform(shared: bool, unlabelled: bool = False) -> ImageTransform:
         return ImageTransform(
             processor,
             **columns,
             num_channels=num_channels,
             teacher_processor=teacher_processor,
             shared=shared,
+            unlabelled=unlabelled,
         )
 
     return Workload(
         teacher=teacher,
         make_student=make_student,
         processor=processor,
-        train=prepare(images.train, transform(shared=True)),
+        train=prepare(images.train, transform(shared=True, unlabelled=images.unlabelled > 0)),
         # Not augmented, so that each model can have exactly what its own processor makes.
         validation=None if images.validation is None else prepare(images.validation, transform(shared=False)),
         name=images.name,
         teacher_processor=teacher_processor,
+        unlabelled=images.unlabelled,
     )
 
 
@@ -116,6 +124,7 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         )
     student_hub = models.hub(models.student_revision)
     images = load_image_datasets(data, seed=seed, cache_dir=models.cache_dir, token=models.token)
+    tell_unlabelled(images)
 
     def make_student() -> PreTrainedModel:
         return load_student(
@@ -141,6 +150,13 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         teacher_processor=_load_teacher_processor(models, teacher),
     )
     return replace(work, dataset_id=data.dataset_name)
+
+
+def tell_unlabelled(images: ImageDatasets) -> None:
+    """Tell how many images to train on have labels, where some have none; one process speaks for all."""
+    if images.unlabelled and os.environ.get("RANK", "0") == "0":
+        labelled = counted(len(images.train) - images.unlabelled, "image")
+        write_line(f"training set: {labelled} with labels and {images.unlabelled:,} without")
 
 
 def _load_teacher(models: ModelArguments, labels: list[str]) -> nn.Module | TeacherCache | None:

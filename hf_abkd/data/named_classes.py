@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.transform import ImageTransform, class_names_of_stream
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
+from hf_abkd.models.tasks.task import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class NamedClasses:
     rows: Dataset | None = None
 
     def labels(self, places: Sequence[int]) -> list[int]:
-        """Return the labels of some rows as the column holds them."""
-        column: list[int] = [] if self.rows is None else self.rows.with_format(None).select(places)[self.column][:]
-        return column
+        """Return the labels of some rows as the column holds them; -100 where it holds none."""
+        column: list[int | None] = (
+            [] if self.rows is None else self.rows.with_format(None).select(places)[self.column][:]
+        )
+        return [NO_LABEL if label is None or label < 0 else label for label in column]
 
 
 def named_classes(dataset: Any) -> list[NamedClasses]:

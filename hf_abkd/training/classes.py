@@ -16,6 +16,7 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.teachers.chance import is_near_chance
 from hf_abkd.teachers.class_order import check_order, decided_order, shown
 from hf_abkd.teachers.source import TeacherSource
+from hf_abkd.training.missing_labels import KnownLabels, check_complete, check_none_missing
 from hf_abkd.training.teacher_answers import Reader, TeacherAnswers, some_places
 from hf_abkd.wording import listed
 
@@ -69,13 +70,18 @@ class RunClasses:
             ValueError: If they do not go together.
         """
         self.check_student(student)
-        evaluated = self.datasets()[1]
+        train, evaluated = self.datasets()
+        if (known := KnownLabels.of(train)) is not None and known.missing:
+            counts = f"{len(known.labelled):,} images with labels and {known.missing:,} without"
+            self._tell(logging.INFO, f"the training set has {counts}; terms that need labels learn from the former")
         for dataset in evaluated.values() if isinstance(evaluated, dict) else [evaluated]:
+            check_complete(dataset)
             self.check_evaluated(dataset)
             if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset):
                 labels = self.read(dataset, range(2)).labels
                 if labels is not None:
                     self.task.check_truth(labels, self.task.classes(student.config))
+                    check_none_missing(labels)
 
     def names_of(self, dataset: Any) -> tuple[str, ...] | None:
         """Return what a data set calls its classes, in the order of its labels; None if it does not say.
@@ -147,10 +153,13 @@ class RunClasses:
         """Compare the names of a data set that is evaluated on with those of the training set.
 
         Raises:
-            ValueError: If it numbers the same classes otherwise.
+            ValueError: If it numbers the same classes otherwise, or has rows without a label.
         """
         train = self.train
-        if dataset is train or train is None:
+        if dataset is train:
+            return
+        check_complete(dataset)
+        if train is None:
             return
         names, trained = self.names_of(dataset), self.names_of(train)
         how = relation(names, trained)

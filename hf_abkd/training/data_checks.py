@@ -137,8 +137,8 @@ class CheckedBatches:
             label = row[name]
             if label is None:
                 raise SampleError(
-                    f"a row of the data set has no label ({name!r} is None): give every row one, or leave {name!r} out "
-                    "of all"
+                    f"a row of the data set has no label ({name!r} is None): give it -100 to train on it without one, "
+                    f"or leave {name!r} out of all rows"
                 )
             if isinstance(label, (str, float)):
                 remedy = (

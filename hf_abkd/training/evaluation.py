@@ -16,13 +16,14 @@ from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
-from hf_abkd.models.tasks.task import Task
+from hf_abkd.models.tasks.task import NO_LABEL, Task
 from hf_abkd.teachers.chance import is_near_chance
 from hf_abkd.teachers.class_order import check_order
 from hf_abkd.teachers.route.divergence import divergence
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.data_checks import first_dataset
+from hf_abkd.training.missing_labels import check_none_missing, refuse_missing
 from hf_abkd.training.setup import Setup
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.wiring.wiring import teacher_names
@@ -54,6 +55,8 @@ class Evaluation:
         self.accelerator = accelerator
         self.classes = classes
         self._agreement: _Agreement | None = None
+        # How many rows without a label were seen, on the device: reading it would hold up every batch.
+        self._missing = torch.zeros((), dtype=torch.long, device=accelerator.device)
 
     # ---- The student ----
 
@@ -76,7 +79,20 @@ class Evaluation:
         loss = None
         if batch.labels is not None:
             loss = self.task.loss(logits, batch.labels, label_smoothing=label_smoothing)
+            self._missing += (batch.labels == NO_LABEL).sum()
         return {"loss": loss, "logits": logits}
+
+    def of_labelled(self, evaluate: Callable[[], EvalLoopOutput]) -> Callable[[], EvalLoopOutput]:
+        """Return what runs an evaluation, and refuses its result if some of the rows had no label."""
+
+        def evaluated() -> EvalLoopOutput:
+            self._missing.zero_()
+            output = evaluate()
+            if missing := int(self.accelerator.reduce(self._missing, "sum")):
+                refuse_missing(f"{missing:,} of the rows that were read")
+            return output
+
+        return evaluated
 
     def with_agreement(
         self, evaluate: Callable[[], EvalLoopOutput], student: nn.Module, setup: Setup, prefix: str
@@ -166,7 +182,7 @@ class Evaluation:
             checks_order: Whether a teacher is refused that evidently knows the classes in another order.
 
         Raises:
-            ValueError: If there is no teacher or no data, the batches have no labels, or the teacher predicts other
+            ValueError: If there is no teacher or no data, rows have no labels, or the teacher predicts other
                 classes, or evidently the same ones in another order.
             RuntimeError: If its logits are not finite.
         """
@@ -191,6 +207,7 @@ class Evaluation:
             for found, part in zip(gathered, self.accelerator.gather_for_metrics(parts), strict=True):
                 found.append(part)
         right, truth, said, finite = map(torch.cat, gathered)
+        check_none_missing(truth)
         if broken := int((~finite).sum()):
             raise RuntimeError(
                 f"the teacher's logits are not finite for {broken} of {len(finite)} evaluation images. Look at its "

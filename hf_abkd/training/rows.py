@@ -16,6 +16,7 @@ from hf_abkd.data.draws import number_of
 from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.streams import RepeatedStream
 from hf_abkd.data.subsets import LOOKED_AT
+from hf_abkd.models.tasks.task import NO_LABEL
 from hf_abkd.stages.arguments import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -214,26 +215,26 @@ class _Labels:
 
     def __init__(self) -> None:
         self._seen = 0
-        self._first: Tensor | None = None
-        self._same: Tensor | None = None
+        self._least: Tensor | None = None
+        self._largest: Tensor | None = None
 
     def add(self, labels: Tensor | None, limit: float) -> None:
         if self._seen < 0 or labels is None or labels.ndim != 1 or not len(labels):
             return
-        if self._first is None or self._same is None:
-            self._first, self._same = labels[0], torch.ones((), dtype=torch.bool, device=labels.device)
-        # On the device: reading it waits for everything that runs there.
-        self._same = self._same & (labels == self._first).all()
+        # On the device: reading it waits for everything that runs there. Rows without a label are of no class.
+        least = torch.where(labels == NO_LABEL, torch.iinfo(labels.dtype).max, labels).min()
+        self._least = least if self._least is None else torch.minimum(self._least, least)
+        self._largest = labels.max() if self._largest is None else torch.maximum(self._largest, labels.max())
         self._seen += len(labels)
         if self._seen < limit:
             return
-        if self._seen >= _FEWEST and self._same.item():
+        if self._seen >= _FEWEST and (self._least == self._largest).item():
             logger.warning(
                 "the first %d labels of the training stream are all %s: it is sorted by class, and is not shuffled as "
                 "other data are. Shuffle it with a seed and a buffer: stream.shuffle(seed=0, buffer_size=10_000), or "
                 "a larger --shuffle_buffer_size",
                 self._seen,
-                self._first.item(),
+                self._largest.item(),
             )
         # Looked at enough.
         self._seen = -1

@@ -24,6 +24,7 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.extension import Extender, groups_of
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.classes import RunClasses
+from hf_abkd.training.missing_labels import check_some_labelled
 from hf_abkd.training.terms.distiller import check_rows
 from hf_abkd.training.terms.run_stage import RunStage, each_once
 from hf_abkd.training.terms.run_term import RunTerm, plan_of
@@ -162,6 +163,9 @@ def _check_batch(given: Given) -> None:
                 f"term {term.name!r} needs labels, and the training set gives only {sorted(batch.student)}. "
                 "Name the label column, or use terms that need no labels."
             )
+    if batch.labels is not None:
+        terms = each_once(stages) + [term for stage in stages for term in stage.teacher_terms]
+        check_some_labelled(terms, batch.labels, given.classes.train, given.classes.read)
     for stage in stages:
         check_rows(stage.all_terms(), groups_of(stage.stage.extension, batch))
 

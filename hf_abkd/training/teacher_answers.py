@@ -15,6 +15,7 @@ from hf_abkd.data.batch import Batch
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.task import NO_LABEL
 from hf_abkd.teachers.source import TeacherSource
+from hf_abkd.training.missing_labels import KnownLabels
 
 # How many images are looked at, and how many of them at once; of a stream no more than that.
 _IMAGES, _AT_ONCE = 256, 32
@@ -57,7 +58,12 @@ class TeacherAnswers:
         if isinstance(dataset, (IterableDataset, TorchStream)):
             yield self.read(dataset, range(_AT_ONCE))
         elif dataset is not None and hasattr(dataset, "__getitem__"):
-            places = some_places(len(dataset), _IMAGES)
+            known = KnownLabels.of(dataset)
+            if known is None or not known.labelled:
+                places = some_places(len(dataset), _IMAGES)
+            else:
+                # A few with labels may lie among very many without.
+                places = [known.labelled[place] for place in some_places(len(known.labelled), _IMAGES)]
             for start in range(0, len(places), _AT_ONCE):
                 yield self.read(dataset, places[start : start + _AT_ONCE])
 

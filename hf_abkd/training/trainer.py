@@ -606,9 +606,8 @@ class DistillationTrainer(Trainer):
         """Evaluate the same student in every process; with `eval_agreement` also how far it agrees with the teacher."""
         self.synchronize_buffers()
         self._keep_forward()
-        run = partial(
-            super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-        )
+        arguments = dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        run = self._evaluation.of_labelled(partial(super().evaluation_loop, *arguments))
         if not self.args.eval_agreement or self.source.live is None:
             output: EvalLoopOutput = run()
         else:

@@ -15,6 +15,7 @@ from transformers import BaseImageProcessor
 from hf_abkd.cli import runs
 from hf_abkd.cli.flags import FlagParser
 from hf_abkd.cli.output import write_line
+from hf_abkd.cli.workload import tell_unlabelled
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.models.expected_images import channels_of
@@ -91,6 +92,7 @@ def run(words: Sequence[str]) -> int:
     # All rows, as which of them a run trains on is its own choice; a part of them is that of a run with this seed.
     wanted = replace(data, train_val_split=0.0) if data.max_train_samples is None else data
     images = load_image_datasets(wanted, seed=stored.seed, cache_dir=stored.cache_dir, token=stored.token)
+    tell_unlabelled(images)
     teacher, processor = _load(stored, images.labels)
     if complete and stored.verify is not None:
         cache = TeacherCache.load(Path(stored.output_dir))
@@ -193,14 +195,15 @@ def _judgement(cache: TeacherCache, images: ImageDatasets, data: DataArguments) 
     """Return how often the teacher is right on the images, if that is defined."""
     score = accuracy(
         cache,
-        images.train,
+        images.labelled,
         images.labels,
         image_column=data.image_column_name,
         label_column=data.label_column_name,
     )
     if score is None:
         return
-    yield f"the teacher is right on {score[0]:.1%} of these images; the commonest class is {score[1]:.1%} of them"
+    these = "of the images with labels" if images.unlabelled else "of these images"
+    yield f"the teacher is right on {score[0]:.1%} {these}; the commonest class is {score[1]:.1%} of them"
     if is_near_chance(*score):
         yield "  which is close to guessing: is it trained, and are processor and label order those of this data?"
 

@@ -14,7 +14,7 @@ from transformers import set_seed
 from hf_abkd.cli.doctor.examination import examine, untold, warnings_collected
 from hf_abkd.cli.doctor.findings import Finding, failure
 from hf_abkd.cli.doctor.subject import Subject
-from hf_abkd.cli.runs import RunArguments, TrainingArguments, check_teacher, make_trainer, stages_of
+from hf_abkd.cli.runs import RunArguments, TrainingArguments, check_teacher, check_unlabelled, make_trainer, stages_of
 from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models.arguments import ModelArguments
@@ -65,6 +65,7 @@ def _made(
     findings = []
     try:
         check_teacher([method], models)
+        check_unlabelled([method], data)
         trainer = make_trainer(student, work, args, run, stages_of(method, run))
         # Runs both models on a batch.
         trainer.plan  # noqa: B018
@@ -91,5 +92,6 @@ def _described(trainer: DistillationTrainer, work: Workload) -> str:
     elif trainer.cache is not None:
         models += f" learns from what {trainer.cache.reference['class']} said, in {trainer.cache.table.folder}"
     rows = counted(len(work.train), "image") if isinstance(work.train, Dataset) else "a stream of images"
+    rows += f" ({work.unlabelled:,} without a label)" if work.unlabelled else ""
     stages = ", then ".join(stage.name for stage in trainer.stages)
     return f"{models} on {rows} of {work.name}, {trainer.model.config.num_labels} classes; {stages}"

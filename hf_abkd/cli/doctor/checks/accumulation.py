@@ -44,9 +44,9 @@ def _difference(subject: Subject, stage: RunStage) -> tuple[float, list[RunTerm]
     with subject.stage(stage) as distiller, evaluating(distiller):
         # An image without a label stands for one of the first class: halves with other numbers of labels differ.
         labels = [half.labels.clamp(min=0) for half in halves if half.labels is not None]
-        of_each = labels or [None] * len(halves)
         parts = [
-            (half.student, subject.targets(stage, half), theirs) for half, theirs in zip(halves, of_each, strict=True)
+            (half.student, subject.targets(stage, half), labels[number] if labels else None)
+            for number, half in enumerate(halves)
         ]
         whole = (
             _joined([inputs for inputs, _, _ in parts]),
