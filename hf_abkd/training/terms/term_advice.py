@@ -57,8 +57,9 @@ def advise(names: Sequence[str], norms: Sequence[float], weights: Sequence[float
 def _of_silent(name: str) -> str:
     return (
         f"the gradient of term {name!r} on the student is 0, but for rounding: it teaches nothing in these first "
-        "steps, and no weight changes that. Is the student the teacher itself, is what the term reaches frozen, or has "
-        "the student nothing left to learn of it? Else leave the term out."
+        "steps, and no weight changes that. Is the student the teacher itself, is what the term reaches frozen, had "
+        "none of these images the label that it needs, or has the student nothing left to learn of it? Else leave the "
+        "term out."
     )
 
 
