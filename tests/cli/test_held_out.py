@@ -1,5 +1,7 @@
 """Training images that are kept apart."""
 
+import dataclasses
+
 import pytest
 import tiny
 
@@ -18,6 +20,16 @@ def test_images_of_every_class_are_kept_apart_and_none_is_in_both():
     assert sorted(held_out["labels"]) == [0, 1, 2, 3] and sorted(rest.train["labels"]) == [0, 0, 1, 1, 2, 2, 3, 3]
     seen = [row["pixel_values"].sum().item() for part in (rest.train, held_out) for row in part]
     assert len(set(seen)) == 12
+
+
+def test_images_without_labels_are_not_kept_apart():
+    """They are behind the others, and what is measured on the images that are kept apart may be an accuracy."""
+    data = tiny.images(12)
+    few = dataclasses.replace(work(data), unlabelled=8)
+    rest, held_out = held_out_of(few, 3, flag="--greedy_delta", seed=0)
+    first = [data[row]["pixel_values"].sum().item() for row in range(4)]
+    assert {row["pixel_values"].sum().item() for row in held_out} < set(first) and len(held_out) == 3
+    assert len(rest.train) == 9 and rest.unlabelled == 8
 
 
 def test_what_cannot_be_kept_apart_is_refused():
