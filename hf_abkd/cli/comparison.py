@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from hf_abkd.cli.kept_runs import KeptRuns
 from hf_abkd.cli.runs import METHODS, RunArguments, make_trainer
+from hf_abkd.cli.verdict import verdict
 from hf_abkd.cli.workload import Workload
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
@@ -28,12 +29,14 @@ class Outcome:
 
     Attributes:
         model: What its method is called in tables.
+        seed: The seed of its run.
         parameters: How many parameters it has.
         log: The log of its run, entry by entry.
         measured: What else was measured.
     """
 
     model: str
+    seed: int
     parameters: int
     log: Sequence[Mapping[str, Any]]
     measured: Mapping[str, Any] = field(default_factory=dict)
@@ -185,7 +188,7 @@ def finished(model: str, trainer: DistillationTrainer, work: Workload, **measure
         trainer.push_to_hub(**card)
     else:
         trainer.create_model_card(**card)
-    return Outcome(model, trainer.model.num_parameters(), trainer.state.log_history, measured)
+    return Outcome(model, args.seed, trainer.model.num_parameters(), trainer.state.log_history, measured)
 
 
 def percent(shares: Sequence[float | None]) -> str:
@@ -233,7 +236,12 @@ def report(
         first: As those of `table`.
         alone: What the method without a teacher is called in tables.
     """
-    return "\n".join([table(outcomes, columns, first), *remarks(outcomes, alone)])
+    by_seed: dict[str, dict[int, float]] = {outcome.model: {} for outcome in outcomes}
+    for outcome in outcomes:
+        if outcome.accuracy is not None:
+            by_seed[outcome.model][outcome.seed] = outcome.accuracy
+    said = [verdict(by_seed, alone)] if len(by_seed) > 1 else []
+    return "\n".join([table(outcomes, columns, first), *remarks(outcomes, alone), *filter(None, said)])
 
 
 def table(

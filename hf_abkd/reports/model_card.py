@@ -38,6 +38,7 @@ class CardFacts:
         parameters: Its number of parameters.
         stages: Description of each stage, with `name`, `steps`, `epochs`, `freeze`, `terms` and `settings`; a term
             has its `loss` and `agreement` at the end of the stage if they are known.
+        chosen: Why the settings that nobody gave are what they are; empty if all were given.
         teacher: Class, source, fingerprint and parameters of the teacher; None for a model trained without one.
         plan: Which layers were paired, as YAML; None if none were.
         scores: The last evaluation, by metric name without the prefix `eval_`.
@@ -66,6 +67,7 @@ class CardFacts:
     student: str
     parameters: int
     stages: list[dict[str, Any]] = field(default_factory=list)
+    chosen: str = ""
     teacher: Mapping[str, Any] | None = None
     plan: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -172,7 +174,8 @@ def _body(facts: CardFacts) -> str:
     if facts.plan is not None:
         parts += ["### Layers", f"```yaml\n{facts.plan.rstrip()}\n```"]
     if facts.stages:
-        parts += ["### Settings", _settings(facts.stages)]
+        why = f"Optimiser and learning rate were {facts.chosen}." if facts.chosen else ""
+        parts += ["### Settings", *filter(None, [why]), _settings(facts.stages)]
     parts += [_versions()]
     if facts.citations:
         parts += ["## Citation", *(f"```bibtex\n{entry}\n```" for entry in facts.citations)]

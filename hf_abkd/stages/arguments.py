@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from hf_abkd.settings import number, whole_number
+
+#: The arguments that are None unless they are given, with the defaults that transformers has for them. What suits the
+#: student is filled in by its `Recipe`.
+OPEN_ARGUMENTS: Mapping[str, Any] = {
+    "learning_rate": 5e-5,
+    "lr_scheduler_type": SchedulerType.LINEAR,
+    "warmup_steps": 0.0,
+    "optim": OptimizerNames(TrainingArguments.default_optim),
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "decay_norm_and_bias": False,
+}
+
+
+def _open(name: str, help_: str = "") -> Mapping[str, Any]:
+    """Return the metadata of a field that is None unless it is given, with the help that transformers has for it."""
+    theirs = TrainingArguments.__dataclass_fields__
+    told = help_ or theirs[name].metadata["help"].rstrip()
+    return {"help": f"{told} Default: what suits the student."}
 
 
 @dataclass
 class DistillationArguments(TrainingArguments):
     """Training arguments of a distillation run; every flag of `transformers.TrainingArguments` keeps its meaning.
 
+    The arguments of the optimiser and the learning rate are None unless they are given: a run then takes what suits its
+    student, tells what that is, and says so in the model card; see `hf_abkd.stages.recipe`. With a `learning_rate` that
+    is given, the optimiser is that of transformers unless `optim` names another one.
     Without an accelerator `dataloader_pin_memory` is off, where torch would ignore it and warn.
 
     Args:
@@ -52,10 +76,16 @@ class DistillationArguments(TrainingArguments):
 
     Example:
         >>> args = DistillationArguments(output_dir="student", lr_milestones=[0.3, 0.6, 0.8], lr_gamma=0.2)
-        >>> args.get_warmup_steps(100), args.lr_milestones
-        (0, [0.3, 0.6, 0.8])
+        >>> args.learning_rate is None, args.lr_milestones
+        (True, [0.3, 0.6, 0.8])
     """
 
+    learning_rate: float | None = field(default=None, metadata=_open("learning_rate"))
+    lr_scheduler_type: SchedulerType | str | None = field(default=None, metadata=_open("lr_scheduler_type"))
+    warmup_steps: float | None = field(default=None, metadata=_open("warmup_steps"))
+    optim: OptimizerNames | str | None = field(default=None, metadata=_open("optim"))
+    weight_decay: float | None = field(default=None, metadata=_open("weight_decay", "Weight decay."))
+    max_grad_norm: float | None = field(default=None, metadata=_open("max_grad_norm"))
     lr_milestones: list[float] | None = field(
         default=None,
         metadata={
@@ -63,8 +93,8 @@ class DistillationArguments(TrainingArguments):
         },
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "The factor of each learning rate drop."})
-    decay_norm_and_bias: bool = field(
-        default=False, metadata={"help": "Apply weight decay to biases and normalisation weights too."}
+    decay_norm_and_bias: bool | None = field(
+        default=None, metadata=_open("", "Apply weight decay to biases and normalisation weights too.")
     )
     evaluate_teacher: bool = field(
         default=True, metadata={"help": "Measure the teacher on the evaluation data before the first step."}
@@ -126,7 +156,13 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Check numbers, and what distillation adds."""
         _check_numbers(self)
+        open_ones = [name for name in OPEN_ARGUMENTS if getattr(self, name) is None]
+        for name in open_ones:
+            # What transformers checks and converts here has to be there.
+            setattr(self, name, OPEN_ARGUMENTS[name])
         super().__post_init__()
+        for name in open_ones:
+            setattr(self, name, None)
         if self.device.type == "cpu":
             # Pinned memory is for copies to an accelerator: without one torch ignores it, and warns of it each epoch.
             self.dataloader_pin_memory = False
@@ -185,7 +221,7 @@ _WHOLE_NUMBERS: Mapping[str, Mapping[str, int]] = {
     "augmentation_seed": {},
     "augmentation_views": {"least": 1},
 }
-_MAY_BE_NONE = ("eval_steps", "eval_delay", "data_seed", "augmentation_seed", "augmentation_views")
+_MAY_BE_NONE = {"eval_steps", "eval_delay", "data_seed", "augmentation_seed", "augmentation_views", *OPEN_ARGUMENTS}
 
 
 def _check_numbers(args: DistillationArguments) -> None:

@@ -8,11 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.recipe import Recipe
 from hf_abkd.stages.stage import STAGE_ARGUMENTS, Stage
 
 
-def stage_arguments(args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
+def stage_arguments(
+    args: DistillationArguments, stages: Sequence[Stage], recipe: Recipe | None = None
+) -> list[DistillationArguments]:
     """Return the training arguments of every stage: the run's, with the stage's length and its own settings.
+
+    Args:
+        args: The arguments of the run.
+        stages: Its stages.
+        recipe: Fills in what both leave open; None leaves it open.
 
     Raises:
         ValueError: If the lengths of the stages do not fit the length of the run.
@@ -26,7 +34,7 @@ def stage_arguments(args: DistillationArguments, stages: Sequence[Stage]) -> lis
             of_stage.max_steps, of_stage.num_train_epochs = -1, length
         for key, value in stage.arguments.items():
             setattr(of_stage, key, STAGE_ARGUMENTS[key](value))
-        result.append(of_stage)
+        result.append(of_stage if recipe is None else recipe.filled(of_stage, stage))
     return result
 
 

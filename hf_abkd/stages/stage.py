@@ -91,6 +91,7 @@ class Stage:
             what is left evenly.
         optimizer: Class and keyword arguments of the optimiser, in the place of the `optim` argument.
         arguments: Training arguments that hold in this stage only; see `STAGE_ARGUMENTS`.
+        suggested: Likewise, for those that the arguments of the run leave open (see `DistillationArguments`).
         teacher: Weights that the run's teacher has while the stage runs: a folder with `model.safetensors` of the same
             architecture, or a `TeacherRoute` of several, one after another. It has its own back afterwards.
         extension: Makes further images of each training batch; terms read them, or the batch's own, by their `rows`.
@@ -119,6 +120,7 @@ class Stage:
     share: float | None = None
     optimizer: tuple[type[torch.optim.Optimizer], Mapping[str, Any]] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    suggested: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | os.PathLike[str] | TeacherRoute | None = None
     extension: Extension | None = None
     teacher_terms: Sequence[Term] = ()
@@ -160,16 +162,8 @@ class Stage:
                 whole_number(f"{where}: steps", value, least=1)
             else:
                 number(f"{where}: {key}", value, above=0, most=1 if key == "share" else None)
-        if unknown := sorted(set(self.arguments) - set(STAGE_ARGUMENTS)):
-            raise ValueError(
-                f"{where} cannot set {unknown}; a stage may set {sorted(STAGE_ARGUMENTS)}. "
-                "Other training arguments hold for the whole run."
-            )
-        for key, value in self.arguments.items():
-            try:
-                STAGE_ARGUMENTS[key](value)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{where}: {key}={value!r} is not possible: {error}") from error
+        for arguments in (self.arguments, self.suggested):
+            _check_arguments(arguments, where)
 
     @property
     def route(self) -> TeacherRoute | None:
@@ -206,6 +200,20 @@ class Stage:
             **({} if self.route is None else {"teacher": self.route.describe()}),
             **({} if self.extension is None else {"extension": repr(self.extension)}),
         }
+
+
+def _check_arguments(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse training arguments that no stage may set, and impossible values."""
+    if unknown := sorted(set(arguments) - set(STAGE_ARGUMENTS)):
+        raise ValueError(
+            f"{where} cannot set {unknown}; a stage may set {sorted(STAGE_ARGUMENTS)}. "
+            "Other training arguments hold for the whole run."
+        )
+    for key, value in arguments.items():
+        try:
+            STAGE_ARGUMENTS[key](value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {key}={value!r} is not possible: {error}") from error
 
 
 def frozen_parts(student: nn.Module, patterns: Sequence[str]) -> tuple[list[nn.Module], set[str]]:
@@ -272,6 +280,7 @@ def completed(
                 freeze=list(stage.freeze),
                 optimizer=copy.deepcopy(stage.optimizer),
                 arguments=copy.deepcopy(stage.arguments),
+                suggested=copy.deepcopy(stage.suggested),
                 extension=copy.deepcopy(stage.extension),
             )
         )

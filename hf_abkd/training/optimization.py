@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
+from transformers import SchedulerType
 
+from hf_abkd.models.start import start_of
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.lengths import stage_arguments
+from hf_abkd.stages.recipe import Recipe
 from hf_abkd.stages.stage import Stage
 
 
@@ -25,6 +31,10 @@ class GivenOptimizers:
     optimizer: torch.optim.Optimizer | None
     scheduler: Any
     kind: tuple[type, dict[str, Any]] | None
+
+    def any(self) -> bool:
+        """Whether they gave an optimiser, or the class of one."""
+        return self.optimizer is not None or self.kind is not None
 
     def of_stage(
         self, index: int, stage: Stage, arguments: DistillationArguments
@@ -51,6 +61,51 @@ def decayed_names(module: nn.Module, args: DistillationArguments) -> list[str]:
     Transformers goes by the names of modules, and decays the BatchNorm weights of most image models.
     """
     return [name for name, tensor in module.named_parameters() if tensor.ndim > 1 or args.decay_norm_and_bias]
+
+
+class Optimization:
+    """How the stages of a run are optimised: by what a user gave, and by what suits the student for the rest.
+
+    Args:
+        given: The optimisers that a user gave the trainer.
+        student: The student, as it is when its training begins.
+    """
+
+    def __init__(self, given: GivenOptimizers, student: nn.Module) -> None:
+        self.given = given
+        self.recipe = Recipe(start_of(student), by_hand=given.any())
+
+    def arguments(self, args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
+        """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`."""
+        return stage_arguments(args, stages, self.recipe)
+
+    def tell(self, args: DistillationArguments, stages: Sequence[Stage]) -> None:
+        """Say what optimiser and learning rate were chosen for the user, and why.
+
+        Args:
+            args: The arguments of the run, as the user gave them.
+            stages: The stages of the run.
+        """
+        reason = self.recipe.reason(args)
+        if reason:
+            each = zip(stages, self.arguments(args, stages), strict=True)
+            told = [f"  {stage.name}: {settings_text(own)}" for stage, own in each]
+            tqdm.write("\n".join([f"Training settings, {reason}:", *told]))
+
+
+def settings_text(args: DistillationArguments) -> str:
+    """Return optimiser and learning rate of a stage in words."""
+    optimizer = f"{args.optim.value}({args.optim_args or ''})".removesuffix("()")  # type: ignore[union-attr]
+    if args.lr_milestones:
+        drops = ", ".join(f"{100 * share:g}" for share in args.lr_milestones)
+        schedule = f"times {args.lr_gamma:g} at {drops} %"
+    else:
+        schedule = SchedulerType(args.lr_scheduler_type).value
+    warmup = args.warmup_steps or 0
+    rise = f" after a warm-up of {100 * warmup:g} %" if 0 < warmup < 1 else f" after {warmup:g} steps" if warmup else ""
+    decay = f"weight decay {args.weight_decay:g}{' on all weights' if args.decay_norm_and_bias else ''}"
+    clip = f"gradients clipped at {args.max_grad_norm:g}" if args.max_grad_norm else "no clipping"
+    return f"{optimizer}, learning rate {args.learning_rate:g} {schedule}{rise}, {decay}, {clip}"
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, trained: nn.Module) -> None:

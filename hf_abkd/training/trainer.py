@@ -26,10 +26,10 @@ from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.model_card import CardFacts
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.training import optimization
 from hf_abkd.training.augmented_views import AugmentedViews, views_of
 from hf_abkd.training.checks import (
     check_launch,
@@ -48,7 +48,6 @@ from hf_abkd.training.life.make_up import make_up
 from hf_abkd.training.life.run_life import RunLife, RunStart
 from hf_abkd.training.memory_format import takes_channels_last
 from hf_abkd.training.open_stages import OpenStages
-from hf_abkd.training.optimization import GivenOptimizers, check_optimizer, decayed_names, milestone_schedule
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
@@ -183,9 +182,10 @@ class DistillationTrainer(Trainer):
         self._open_stages = OpenStages(self.model, self.source, self._classes, self.sample_batch, self.args.device)
         self._given_stages = self._open_stages.complete(stages)
         check_stages(self._given_stages, self.model, self.source, self.args)
-        self._optimizers = GivenOptimizers(self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs)
+        given = self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs
+        self.optimization = optimization.Optimization(optimization.GivenOptimizers(*given), self.model)
         self.stages = run_stages(self._given_stages, self.args)
-        self._arguments = stage_arguments(self.args, self._given_stages)
+        self._arguments = self.optimization.arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._guessing = Guessing(self.task)
@@ -372,7 +372,7 @@ class DistillationTrainer(Trainer):
         life = self._life
         life.teacher = self.source.begin_run(self.setup.labels, tells=self.is_world_process_zero())
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        self._arguments = stage_arguments(self.args, self._given_stages)
+        self._arguments = self.optimization.arguments(self.args, self._given_stages)
         self._runner.place(self.stages, self._arguments, self._measure_length)
         views = self.augmentation, self.augmentation_seed
         life.made_of = make_up(self.args, self.train_dataset, self._read_rows, views, self.processing_class)
@@ -425,7 +425,7 @@ class DistillationTrainer(Trainer):
         stage, arguments = self.stages[index], self._arguments[index]
         self._rows.begin_stage()
         self._runner.flow.start(self.spans[index])
-        chosen = self._optimizers.of_stage(index, stage.stage, arguments)
+        chosen = self.optimization.given.of_stage(index, stage.stage, arguments)
         self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs = chosen
         arguments.eval_on_start = arguments.eval_on_start and index == 0
         # A loss that is not finite ends the run; to filter it out of the log would wait for the device in each step.
@@ -452,7 +452,7 @@ class DistillationTrainer(Trainer):
         finally:
             self._step = None
             self.model_wrapped = self.model
-            self.optimizer_cls_and_kwargs = self._optimizers.kind
+            self.optimizer_cls_and_kwargs = self.optimization.given.kind
         self.synchronize_buffers()
 
     def _follow_route(self) -> None:
@@ -514,7 +514,7 @@ class DistillationTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the parameters with weight decay: those of two dimensions or more, or all if the arguments say so."""
-        return decayed_names(model, self.args)
+        return optimization.decayed_names(model, self.args)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Set up the optimiser; see `transformers.Trainer.create_optimizer`.
@@ -523,14 +523,14 @@ class DistillationTrainer(Trainer):
             ValueError: If an optimiser given to the trainer leaves a trainable parameter out.
         """
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        check_optimizer(optimizer, self.model if model is None else model)
+        optimization.check_optimizer(optimizer, self.model if model is None else model)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Set up the learning rate schedule; see `transformers.Trainer.create_scheduler`."""
         if self.lr_scheduler is not None or not self.args.lr_milestones:
             return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = milestone_schedule(optimizer or self.optimizer, self.args, num_training_steps)
+        self.lr_scheduler = optimization.milestone_schedule(optimizer or self.optimizer, self.args, num_training_steps)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -577,6 +577,7 @@ class DistillationTrainer(Trainer):
         """Tell what was chosen, and how good the teacher is; return what was logged of it."""
         if self.is_world_process_zero():
             self._open_stages.tell(self.plan)
+            self.optimization.tell(self.args, self._given_stages)
         if scores is None:
             return []
         # An earlier call of `train` left its last step.
@@ -584,8 +585,7 @@ class DistillationTrainer(Trainer):
         self.log(dict(scores))
         if self.is_world_process_zero():
             self._evaluation.warn_of_guessing(scores)
-        early: list[dict[str, float]] = self.state.log_history[-1:]
-        return early
+        return list(self.state.log_history[-1:])
 
     def _teacher_scores(self, *, checks_order: bool = True) -> dict[str, float] | None:
         """Evaluate the teacher with the weights that it has now; None if that is not asked for or not defined."""
@@ -667,7 +667,7 @@ class DistillationTrainer(Trainer):
                 stages=self.stages,
                 spans=self.spans,
                 arguments=self._arguments,
-                optimizers=self._optimizers,
+                optimization=self.optimization,
                 augmentation=self.augmentation,
                 source=self.source,
                 teacher=self._life.teacher,

@@ -40,7 +40,7 @@ class Command:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.safetensors").touch()
-        return Outcome(METHODS[method], 7, [{"eval_accuracy": 0.1 * args.seed}], {"agreement": [0.5]})
+        return Outcome(METHODS[method], args.seed, 7, [{"eval_accuracy": 0.1 * args.seed}], {"agreement": [0.5]})
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_figures_that_were_never_logged_are_told_as_such(run_bss):
     def last_row(**figures):
         log = [{"eval_accuracy": 0.5, "train_runtime": 1.0, "teacher_accuracy": 0.9}]
         log.append({f"boundary_samples/{name}": value for name, value in figures.items()})
-        outcomes = [comparison.Outcome(run_bss.METHODS["bss"], 10, log)]
+        outcomes = [comparison.Outcome(run_bss.METHODS["bss"], 0, 10, log)]
         return comparison.table(outcomes, run_bss.COLUMNS)
 
     assert last_row(reached=0.0, passes=11.0).endswith("| 50.00 % | 1 s | 0.0 % | not logged | 11.0 |")

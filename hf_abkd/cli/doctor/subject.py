@@ -26,6 +26,7 @@ from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.kept_state import buffers_kept, gradients_kept, modes_kept
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.stage_module import make_stage_module, wanted_of
 from hf_abkd.training.terms.distiller import Distiller
@@ -72,6 +73,12 @@ class Subject:
     def teacher(self) -> nn.Module | None:
         """The teacher."""
         return None if self.trainer.teacher is None else self.trainer.teacher.model
+
+    def arguments(self, stage: RunStage) -> DistillationArguments:
+        """Return the training arguments of a stage, with what was chosen for the student."""
+        stages = self.trainer.stages
+        each = self.trainer.optimization.arguments(self.trainer.args, [one.stage for one in stages])
+        return each[stages.index(stage)]
 
     @cached_property
     def batches(self) -> list[Batch]:

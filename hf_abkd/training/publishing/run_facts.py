@@ -16,7 +16,7 @@ from hf_abkd.models import adapters
 from hf_abkd.reports.model_card import CardFacts, citations
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.teachers.source import TeacherSource
-from hf_abkd.training.optimization import GivenOptimizers
+from hf_abkd.training.optimization import Optimization
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.published_form import PublishedForm
 from hf_abkd.training.terms.run_stage import RunStage
@@ -38,7 +38,7 @@ class RunRecord:
         stages: The stages.
         spans: Where they lie; empty before training.
         arguments: The training arguments of each.
-        optimizers: What a user gave the trainer to optimise with.
+        optimization: How they are optimised.
         augmentation: What changes the images of the training set.
         source: What teaches the student.
         teacher: What identifies the teacher since the run began; None before, and without one.
@@ -54,7 +54,7 @@ class RunRecord:
     stages: Sequence[RunStage]
     spans: Sequence[Span]
     arguments: Sequence[DistillationArguments]
-    optimizers: GivenOptimizers
+    optimization: Optimization
     augmentation: Augmentation | None
     source: TeacherSource
     teacher: Mapping[str, Any] | None
@@ -77,6 +77,7 @@ def card_facts(record: RunRecord) -> CardFacts:
         name=Path(record.repo_id or record.args.output_dir).absolute().name,
         student=type(record.student).__name__,
         parameters=adapters.merged(record.student).num_parameters(),
+        chosen=record.optimization.recipe.reason(record.args),
         stages=[_stage_of(record, index) for index in range(len(record.stages))],
         teacher=_teacher_of(record),
         plan=None if record.plan is None else record.plan.to_yaml(),
@@ -110,7 +111,7 @@ def _stage_of(record: RunRecord, index: int) -> dict[str, Any]:
     span = record.spans[index] if record.spans else None
     about = stage_facts(stage, span, args, record.state.log_history, record.state.global_step)
     settings_: dict[str, Any] = about["settings"]
-    given = record.optimizers
+    given = record.optimization.given
     if given.optimizer is not None:
         settings_ |= optimizer_settings(type(given.optimizer), given.optimizer.defaults, given=True)
     elif (named := stage.stage.optimizer or given.kind) is not None:

@@ -11,7 +11,7 @@ from hf_abkd.cli.doctor.subject import Subject
 def check_learning_rate(subject: Subject) -> Iterator[Finding]:
     """Whether the steps of each stage change a weight."""
     stages = subject.trainer.stages
-    rates = [stage.stage.arguments.get("learning_rate", subject.trainer.args.learning_rate) for stage in stages]
+    rates = [subject.arguments(stage).learning_rate or 0.0 for stage in stages]
     for stage, rate in zip(stages, rates, strict=True):
         if not rate > 0:
             message = f"{subject.label(stage)}: the learning rate is {rate:g}: no weight changes"

@@ -38,7 +38,7 @@ def check_memory(subject: Subject) -> Iterator[Finding]:
 
 def _needed(subject: Subject, stage: RunStage) -> dict[str, float]:
     """Return the bytes that a step of a stage needs, by what they are for."""
-    size = subject.trainer.args.per_device_train_batch_size
+    size = subject.arguments(stage).per_device_train_batch_size
     images = len(subject.student_images(subject.batches[0]))
     with subject.stage(stage) as distiller:
         distiller.train()
@@ -56,7 +56,9 @@ def _needed(subject: Subject, stage: RunStage) -> dict[str, float]:
 def _optimizer_states(subject: Subject, stage: RunStage) -> float:
     """Return how many numbers an optimiser keeps for each parameter, from one step on a parameter of its own."""
     trainer = subject.trainer
-    kind, settings = stage.stage.optimizer or trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    kind, settings = stage.stage.optimizer or trainer.get_optimizer_cls_and_kwargs(
+        subject.arguments(stage), trainer.model
+    )
     probe = nn.Parameter(torch.ones(2, 2, device=trainer.args.device))
     optimizer = kind([probe], **{"lr": 1e-3, **settings})
     probe.grad = torch.ones_like(probe)
