@@ -20,9 +20,11 @@ from hf_abkd.data.augment import Augmentation, Compose, RandomCrop, RandomHorizo
 from hf_abkd.layers.plan import Plan
 from hf_abkd.methods import activation_boundary, knowledge_distillation
 from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.models.start import start_of
 from hf_abkd.reports.metrics import classification_metrics
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.training.life.run_folder import AUTO
 from hf_abkd.training.trainer import DistillationTrainer
 
@@ -56,7 +58,13 @@ class RunArguments:
         default=None,
         metadata={"help": "One run with each of these seeds, in folders of their own. Default: one run with --seed."},
     )
-    crop_padding: int = field(default=0, metadata={"help": "Random crops after padding by so many pixels."})
+    crop_padding: float | None = field(
+        default=None,
+        metadata={
+            "help": "Random crops after padding by so many pixels, or by a share below 1 of the side; 0 for none. "
+            "Default: an eighth of the side for a student from random weights, without a cached teacher."
+        },
+    )
     flip: bool = field(default=False, metadata={"help": "Flip half of the images left to right."})
 
 
@@ -257,7 +265,7 @@ def make_trainer(
         teacher=work.teacher if stages else None,
         teacher_processor=work.teacher_processor if stages else None,
         stages=stages,
-        augmentation=augmentation_of(run.crop_padding, flip=run.flip),
+        augmentation=augmentation_of(_crop_padding(run, student, work), flip=run.flip),
         train_dataset=work.train,
         eval_dataset=work.validation,
         processing_class=work.processor,
@@ -274,9 +282,17 @@ def _check_best(args: DistillationArguments, *, agreement: bool) -> None:
         raise ValueError(f"--metric_for_best_model {name} is not measured; evaluations measure {', '.join(measured)}")
 
 
-def augmentation_of(crop_padding: int, *, flip: bool) -> Augmentation | None:
+def _crop_padding(run: RunArguments, student: PreTrainedModel, work: Workload) -> float:
+    """Return by how much images are shifted; what a cached teacher saw is told by the flags alone."""
+    if run.crop_padding is not None:
+        return run.crop_padding
+    return 0 if isinstance(work.teacher, TeacherCache) or start_of(student).trained else 1 / 8
+
+
+def augmentation_of(crop_padding: float, *, flip: bool) -> Augmentation | None:
     """Return the augmentation that the flags ask for, None for none."""
-    augmentations: list[Augmentation] = [RandomCrop(padding=crop_padding)] if crop_padding else []
+    padding = crop_padding if crop_padding % 1 else int(crop_padding)
+    augmentations: list[Augmentation] = [RandomCrop(padding=padding)] if crop_padding else []
     augmentations += [RandomHorizontalFlip()] if flip else []
     return Compose(augmentations) if augmentations else None
 

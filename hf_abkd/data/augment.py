@@ -30,11 +30,13 @@ class RandomCrop:
     Shapes: images (N, C, H, W) of a floating type; returns (N, C, H, W) of the same type.
 
     Args:
-        padding: Largest shift in pixels, up, down, left and right. Every shift is equally likely.
+        padding: Largest shift, up, down, left and right: in pixels, or as a share below 1 of the shorter side. Every
+            shift by whole pixels is equally likely.
 
     Raises:
         TypeError: If `padding` is no number, or what the call gets is no floating tensor or no draws.
-        ValueError: If `padding` is negative or not smaller than the height and the width of the images.
+        ValueError: If `padding` is negative, neither a share nor whole pixels, or not smaller than the height and the
+            width of the images.
 
     Example:
         >>> from hf_abkd.data.draws import Draws
@@ -44,19 +46,21 @@ class RandomCrop:
         torch.Size([1, 1, 4, 4])
     """
 
-    def __init__(self, *, padding: int = 4) -> None:
-        self.padding = whole_number("padding", padding, least=0)
+    def __init__(self, *, padding: float = 4) -> None:
+        is_share = isinstance(padding, float) and 0 < padding < 1
+        self.padding = padding if is_share else whole_number("padding", padding, least=0)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return one shifted view of every image, shape (N, C, H, W)."""
         _check(self, images, draws)
         height, width = images.shape[-2:]
-        if self.padding >= min(height, width):
+        padding = self.padding if isinstance(self.padding, int) else round(self.padding * min(height, width))
+        if padding >= min(height, width):
             raise ValueError(
                 f"{self!r} cannot reflect images of {height}x{width} pixels: the padding must be smaller than both "
                 f"sides. Use a padding of at most {min(height, width) - 1}."
             )
-        top, left = (draws.below(2 * self.padding + 1, 2) - self.padding).unbind(1)
+        top, left = (draws.below(2 * padding + 1, 2) - padding).unbind(1)
         rows = _reflect(top[:, None] + torch.arange(height, device=images.device), height)
         columns = _reflect(left[:, None] + torch.arange(width, device=images.device), width)
         sample = torch.arange(len(images), device=images.device)[:, None, None, None]

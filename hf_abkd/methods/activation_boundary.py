@@ -24,12 +24,13 @@ def activation_boundary(
     *,
     margin: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
-    weight: float = 1.0,
+    weight: float = 12.288,
     layer_weights: Sequence[float] | None = None,
-    initialization_share: float | None = 0.3,
+    initialization_share: float | None = 0.75,
     initialization_epochs: float | None = None,
     initialization_arguments: Mapping[str, Any] | None = None,
     classification: Sequence[Term] | None = None,
+    classification_from_start: bool = True,
     classification_arguments: Mapping[str, Any] | None = None,
     transfer_head: str | None = "auto",
     transfer_weight: float = 10.0,
@@ -90,17 +91,19 @@ def activation_boundary(
         classification = [Term(CrossEntropy() if named else paper)]
     return [
         Stage(
-            terms=[*boundaries, *transfer],
+            terms=[*boundaries, *(classification if classification_from_start else ()), *transfer],
             name="initialization",
             epochs=initialization_epochs,
             share=initialization_share if initialization_epochs is None else None,
             arguments=dict(initialization_arguments or {}),
+            suggested={"lr_scheduler_type": "constant"},
             extra_head=extra_head,
         ),
         Stage(
             terms=[*classification, *transfer],
             name="classification",
             arguments=dict(classification_arguments or {}),
+            suggested=CLASSIFICATION_SCHEDULE,
             extra_head=extra_head,
         ),
     ]

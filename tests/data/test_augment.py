@@ -198,11 +198,18 @@ def test_random_crop_refuses_a_padding_as_large_as_the_image(shape):
 
 
 def test_random_crop_refuses_paddings_that_are_no_count_of_pixels():
-    """-1 or 12.5 % would otherwise fail in the middle of the first step."""
+    """-1 or 1.5 would otherwise fail in the middle of the first step."""
     with pytest.raises(ValueError, match="padding must be a whole number, 0 or more, got -1"):
         RandomCrop(padding=-1)
-    with pytest.raises(ValueError, match="padding must be a whole number, 0 or more, got 0.125"):
-        RandomCrop(padding=0.125)
+    with pytest.raises(ValueError, match="padding must be a whole number, 0 or more, got 1.5"):
+        RandomCrop(padding=1.5)
+
+
+def test_random_crop_takes_a_share_of_the_shorter_side():
+    """A padding in pixels that suits 32 pixels shifts nothing that can be seen at 224."""
+    images = torch.rand(4, 3, 16, 24)
+    same = RandomCrop(padding=2)(images, draws(4))
+    assert torch.equal(RandomCrop(padding=0.125)(images, draws(4)), same) and not torch.equal(same, images)
 
 
 # Resized crop

@@ -53,7 +53,10 @@ class CacheArguments:
         default=None, metadata={"help": "How many of the largest logits are stored. Default: all; 0 for none."}
     )
     views: int = field(default=1, metadata={"help": "How many augmented views of each image."})
-    crop_padding: int = field(default=0, metadata={"help": "Random crops after padding by so many pixels."})
+    crop_padding: float = field(
+        default=0,
+        metadata={"help": "Random crops after padding by so many pixels, or by a share below 1 of the side."},
+    )
     flip: bool = field(default=False, metadata={"help": "Flip half of the images left to right."})
     seed: int = field(default=42, metadata={"help": "Seed of the views, and of --max_train_samples."})
     precision: str = field(default="fp32", metadata={"help": "Precision of the teacher: fp32, bf16 or fp16."})
@@ -216,5 +219,5 @@ def _deviation(column: Deviation) -> str:
 
 
 def _augmentation_flags(stored: CacheArguments) -> str:
-    crop = f" --crop_padding {stored.crop_padding}" if stored.crop_padding else ""
+    crop = f" --crop_padding {stored.crop_padding:g}" if stored.crop_padding else ""
     return f"{crop}{' --flip' if stored.flip else ''}"
