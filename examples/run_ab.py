@@ -59,7 +59,7 @@ def teacher_row(outcomes, teacher):
 
 def main():
     parser = runs.with_methods(runs.parser(runs.MethodArguments, description=__doc__), runs.METHODS)
-    demo = demonstration.is_asked_for(parser, sys.argv[1:])
+    demo = demonstration.is_asked_for(parser, sys.argv[1:], **demonstration.FEW)
     run, models, data, args, chosen = flags = runs.parse(parser)
     methods = runs.methods_of(chosen, compare=demo)
     # A mistake in the flags is told before a teacher is trained or anything is loaded.
@@ -70,7 +70,9 @@ def main():
     runs.check_unlabelled(methods, data)
     jobs = comparison.jobs(methods, args, run)
     kept = comparison.kept_runs(jobs, args, flags)
-    work = demonstration.digits_workload(args, run, kept) if demo else from_flags(models, data, seed=args.seed)
+    work = (
+        demonstration.digits_workload(args, run, kept, few=True) if demo else from_flags(models, data, seed=args.seed)
+    )
     comparison.check(jobs, lambda method, args: comparison.seeded_trainer(work, args, run, runs.stages_of(method, run)))
     outcomes = comparison.outcomes_of(jobs, runs.METHODS, kept, lambda method, args: train(method, work, args, run))
     if args.process_index == 0:

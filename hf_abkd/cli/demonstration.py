@@ -26,6 +26,7 @@ from hf_abkd.cli.workload import Workload, prepared
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.digits import digits
 from hf_abkd.data.loading import ImageDatasets
+from hf_abkd.data.subsets import drawn_rows
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.trainer import DistillationTrainer
@@ -41,6 +42,22 @@ DEFAULTS: Mapping[str, Any] = {
     "kd_weight": 0.5,  # with 0.9 the labels' gradient is 20 times smaller than the teacher's
     "seeds": [0, 1, 2],
 }
+#: What the demonstration of `run_ab.py` has otherwise: students that see few of the images that the teacher was trained
+#: on, many images to measure them by, and the training settings that suit them.
+FEW: Mapping[str, Any] = {
+    "num_train_epochs": 3.0,
+    "max_steps": 240,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 300,
+    "learning_rate": None,
+    "lr_scheduler_type": None,
+    "kd_weight": None,
+    "eval_strategy": "steps",
+    "eval_steps": 120,
+    "save_strategy": "steps",
+    "save_steps": 120,
+}
+_FEW_IMAGES, _MANY_HELD_OUT = 100, 0.5
 _TEACHER: dict[str, list[int]] = {"widths": [32, 64, 128], "depths": [2, 2, 2]}
 _STUDENT: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [1, 1, 1]}
 
@@ -79,7 +96,11 @@ def small_resnet(widths: list[int], depths: list[int], labels: Sequence[str]) ->
 
 
 def digits_workload(
-    args: DistillationArguments, run: RunArguments, kept: KeptRuns, *callbacks: TrainerCallback
+    args: DistillationArguments,
+    run: RunArguments,
+    kept: KeptRuns,
+    *callbacks: TrainerCallback,
+    few: bool = False,
 ) -> Workload:
     """Return the digits, a teacher that is trained on them here, and a small student.
 
@@ -88,12 +109,18 @@ def digits_workload(
         run: The flags of the run.
         kept: Keeps what is finished of the command.
         callbacks: What else watches the teacher's training.
+        few: Whether the student sees few of the images that the teacher is trained on, and half of all are held out.
     """
-    images = digits()
+    images = digits(validation_share=_MANY_HELD_OUT) if few else digits()
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    # A teacher is trained on all of them.
     work = prepared(None, lambda: small_resnet(**_TEACHER, labels=images.labels), processor, images)
     teacher = train_alone("teacher", work, args, run, kept, *callbacks)
-    return replace(work, teacher=teacher, make_student=lambda: small_resnet(**_STUDENT, labels=images.labels))
+    if few:
+        rows: Any = images.train
+        drawn = drawn_rows(rows["label"], _FEW_IMAGES, seed=args.seed)
+        images = replace(images, train=rows.select(drawn), name=f"{images.name}, {_FEW_IMAGES} of them")
+    return prepared(teacher, lambda: small_resnet(**_STUDENT, labels=images.labels), processor, images)
 
 
 def train_alone(

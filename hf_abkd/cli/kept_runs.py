@@ -194,4 +194,6 @@ def _check_free(folders: Sequence[Path]) -> None:
 
 
 def _word(value: Any) -> str:
+    if value is None:
+        return "left out"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -18,7 +18,7 @@ from hf_abkd.cli.workload import Workload
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.augment import Augmentation, Compose, RandomCrop, RandomHorizontalFlip
 from hf_abkd.layers.plan import Plan
-from hf_abkd.methods import activation_boundary, knowledge_distillation
+from hf_abkd.methods import BOUNDARY_WEIGHT, INITIALIZATION_SHARE, activation_boundary, knowledge_distillation
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.start import start_of
 from hf_abkd.reports.metrics import classification_metrics
@@ -47,12 +47,22 @@ class RunArguments:
     plan: str | None = field(
         default=None, metadata={"help": "YAML file with the pairs of layers, as `hf-abkd inspect --plan` writes it."}
     )
-    initialization_share: float = field(default=0.3, metadata={"help": "Share of the run that AB takes before KD."})
-    boundary_weight: float = field(default=1.0, metadata={"help": "Weight of the boundary objective per layer."})
-    temperature: float = field(default=4.0, metadata={"help": "Temperature of KD."})
-    kd_weight: float = field(
-        default=0.9,
-        metadata={"help": "Weight of KD, from 0 to 1; the labels get the rest, so with 1 they do not count."},
+    initialization_share: float = field(
+        default=INITIALIZATION_SHARE,
+        metadata={"help": "Share of the run that has AB beside KD; KD alone has the rest."},
+    )
+    boundary_weight: float = field(
+        default=BOUNDARY_WEIGHT, metadata={"help": "Weight of the boundary objective per layer."}
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of KD. Default: 4; beside and after AB 3, without its square."}
+    )
+    kd_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of KD, from 0 to 1; the labels get the rest, so with 1 they do not count. Default: "
+            "0.9; beside and after AB 1."
+        },
     )
     seeds: list[int] | None = field(
         default=None,
@@ -92,6 +102,8 @@ class TrainingArguments(DistillationArguments):
     save_total_limit: int | None = _other_default("save_total_limit", 1)
     eval_agreement: bool = _other_default("eval_agreement", True)
     logging_steps: float = _other_default("logging_steps", 50)
+    per_device_train_batch_size: int = _other_default("per_device_train_batch_size", 32)
+    per_device_eval_batch_size: int = _other_default("per_device_eval_batch_size", 64)
     resume_from_checkpoint: str | None = field(
         default=AUTO,
         metadata={
@@ -143,7 +155,7 @@ def parse(flags_parser: FlagParser, words: Sequence[str] | None = None) -> tuple
     """
     filled = flags_parser.fill(words)
     run, args = filled[0], filled[3]
-    if not 0 <= run.kd_weight <= 1:
+    if run.kd_weight is not None and not 0 <= run.kd_weight <= 1:
         raise ValueError(
             f"--kd_weight is from 0 to 1, as the labels get the rest (1 - kd_weight); got {run.kd_weight:g}. In "
             "Python, knowledge_distillation(weight=..., label_weight=...) takes any two weights"
@@ -217,7 +229,9 @@ def stages_of(method: str, run: RunArguments) -> list[Stage] | None:
     """
     if method == "alone":
         return None
-    kd = knowledge_distillation(temperature=run.temperature, weight=run.kd_weight, label_weight=1 - run.kd_weight)
+    given = {} if run.kd_weight is None else {"weight": run.kd_weight, "label_weight": 1 - run.kd_weight}
+    given |= {} if run.temperature is None else {"temperature": run.temperature}
+    kd = knowledge_distillation(**given)
     if method == "kd":
         if run.kd_weight == 0:
             raise ValueError("--kd_weight 0 leaves nothing of KD: --method alone trains by the labels")
@@ -231,7 +245,8 @@ def stages_of(method: str, run: RunArguments) -> list[Stage] | None:
         _layers(run),
         weight=run.boundary_weight,
         initialization_share=run.initialization_share,
-        classification=[term for stage in kd for term in stage.each_term()],
+        # Without a word on KD, each method has the terms that suit it.
+        classification=[term for stage in kd for term in stage.each_term()] if given else None,
     )
 
 

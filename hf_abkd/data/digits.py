@@ -9,11 +9,15 @@ from PIL import Image as PILImage
 from hf_abkd.data.loading import ImageDatasets
 
 
-def digits(*, seed: int = 42) -> ImageDatasets:
+def digits(*, validation_share: float = 0.2, seed: int = 42) -> ImageDatasets:
     """Return scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, no download.
 
     Columns are `image` (mode L, 8x8, PNG) and `label`. 1,437 rows train and 360 validate, the same share of every
-    class in both; the split and the order of the rows depend on `seed` alone.
+    class in both; the split and the order of the rows depend on the arguments alone.
+
+    Args:
+        validation_share: Share of the images that validate.
+        seed: What the split and the order are drawn by.
     """
     from sklearn.datasets import load_digits  # a second of import that only this demo data set needs
 
@@ -23,6 +27,6 @@ def digits(*, seed: int = 42) -> ImageDatasets:
     features = Features({"image": Image(), "label": ClassLabel(names=labels)})
     columns = {"image": [PILImage.fromarray(image) for image in pixels], "label": bunch.target.tolist()}
     parts = Dataset.from_dict(columns, features=features).train_test_split(
-        test_size=0.2, stratify_by_column="label", seed=seed
+        test_size=validation_share, stratify_by_column="label", seed=seed
     )
     return ImageDatasets(parts["train"], parts["test"], labels, "scikit-learn digits")

@@ -4,7 +4,12 @@ Each has a file or folder of its name: activation boundaries, knowledge distilla
 route constrained optimisation, joint (progressive) adaptation and DeepInversion.
 """
 
-from hf_abkd.methods.activation_boundary import CLASSIFICATION_SCHEDULE, activation_boundary
+from hf_abkd.methods.activation_boundary import (
+    BOUNDARY_WEIGHT,
+    CLASSIFICATION_SCHEDULE,
+    INITIALIZATION_SHARE,
+    activation_boundary,
+)
 from hf_abkd.methods.boundary_samples.attack import BoundaryAttack
 from hf_abkd.methods.boundary_samples.samples import BoundarySamples, boundary_supporting_samples
 from hf_abkd.methods.deep_inversion.adaptive import AdaptiveDeepInversion
@@ -16,7 +21,9 @@ from hf_abkd.methods.knowledge_distillation import knowledge_distillation
 from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained
 
 __all__ = [
+    "BOUNDARY_WEIGHT",
     "CLASSIFICATION_SCHEDULE",
+    "INITIALIZATION_SHARE",
     "AdaptiveDeepInversion",
     "BoundaryAttack",
     "BoundarySamples",

@@ -127,7 +127,7 @@ def test_layers_without_names_are_paired(tmp_path):
     trainer = trainer_of(tmp_path, "ab", runs.RunArguments(boundary_weight=0.5))
     layers = [pair.student.layer for pair in trainer.plan.pairs]
     assert layers[-2:] == [f"resnet.encoder.stages.{stage}.layers.0.activation" for stage in (0, 1)]
-    assert {term.weight for term in trainer.stages[0].terms} == {0.5}
+    assert {term.weight for term in trainer.stages[0].terms if term.objective.boundary} == {0.5}
 
 
 def test_layers_are_those_that_are_named_or_planned(tmp_path):
@@ -200,6 +200,8 @@ def test_nothing_is_evaluated_without_evaluation_images(tmp_path):
     assert args.eval_strategy == "epoch" and trainer.args.eval_strategy == "no"
 
 
-def test_images_are_left_alone_by_default(tmp_path):
-    """Digits are not to be mirrored."""
-    assert trainer_of(tmp_path, "kd", runs.RunArguments()).augmentation is None
+def test_a_student_from_random_weights_sees_shifted_images_that_are_never_mirrored(tmp_path):
+    """Without shifts it learns the images by heart; a mirrored digit is another one, or none."""
+    augmentation = trainer_of(tmp_path, "kd", runs.RunArguments()).augmentation
+    assert repr(augmentation) == "Compose([RandomCrop(padding=0.125)])"
+    assert trainer_of(tmp_path, "kd", runs.RunArguments(crop_padding=0)).augmentation is None

@@ -12,8 +12,10 @@ LAYERS = [("student.a", "teacher.a"), ("student.b", "teacher.b"), ("student.c", 
 
 
 def test_activation_boundaries_are_two_stages():
-    """The first trains by boundaries alone and the second without connectors, as published."""
+    """The first trains by boundaries, and its head by what the second has alone; left out, it is as published."""
     first, second = activation_boundary(LAYERS)
+    assert first.terms[len(LAYERS) :] == second.terms and first.suggested == {"lr_scheduler_type": "constant"}
+    first, second = activation_boundary(LAYERS, classification_from_start=False)
     assert (first.name, second.name) == ("initialization", "classification")
     assert [(term.student, term.teacher) for term in first.terms] == LAYERS
     assert all(isinstance(term.objective, ActivationBoundary) for term in first.terms)
@@ -34,9 +36,9 @@ def test_lengths_divide_the_run(tmp_path):
             for own in stage_arguments(tiny.arguments(tmp_path, **settings), stages)
         ]
 
-    assert [a for a, _ in steps(activation_boundary(LAYERS), max_steps=100)] == [30, 70]
+    assert [a for a, _ in steps(activation_boundary(LAYERS), max_steps=100)] == [75, 25]
     epochs = {"max_steps": -1, "num_train_epochs": 10}
-    assert [b for _, b in steps(activation_boundary(LAYERS), **epochs)] == [3, 7]
+    assert [b for _, b in steps(activation_boundary(LAYERS), **epochs)] == [7.5, 2.5]
     assert [b for _, b in steps(activation_boundary(LAYERS, initialization_share=None), **epochs)] == [5, 5]
     assert [b for _, b in steps(activation_boundary(LAYERS, initialization_epochs=6), **epochs)] == [6, 4]
 
@@ -48,6 +50,7 @@ def test_the_authors_settings_can_be_written_down():
         reduction="sum",
         weight=3 / 1000,
         layer_weights=[1 / 4, 1 / 2, 1],
+        classification_from_start=False,
         initialization_arguments={"weight_decay": 5e-4},
         classification_arguments=CLASSIFICATION_SCHEDULE,
     )
