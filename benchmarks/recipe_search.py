@@ -231,6 +231,7 @@ def run(trial, data):
             student,
             arguments,
             teacher=cache if taught else None,
+            teacher_processor=data.processor,
             stages=stages_of(trial),
             augmentation=AUGMENTATION,
             train_dataset=prepare(data.rows(0, trial["rows"]), cache.transform(data.processor, **data.column)),

@@ -278,7 +278,8 @@ def make_trainer(
         student,
         args,
         teacher=work.teacher if stages else None,
-        teacher_processor=work.teacher_processor if stages else None,
+        # The student alone sees what the others see, which for two processors is made of pixels that fit both.
+        teacher_processor=work.teacher.processor if isinstance(work.teacher, TeacherCache) else work.teacher_processor,
         stages=stages,
         augmentation=augmentation_of(_crop_padding(run, student, work), flip=run.flip),
         train_dataset=work.train,

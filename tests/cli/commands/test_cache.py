@@ -42,6 +42,10 @@ def test_a_cache_is_written_checked_and_trained_from(workspace, capsys):
     trainer.train()
     assert trainer.state.global_step == 4
     assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+    # Its images are made for both processors, which a student without a teacher is compared on, too.
+    alone = runs.make_trainer(work.make_student(), work, args, run, None)
+    seen = [one.sample_batch().student["pixel_values"] for one in (trainer, alone)]
+    assert seen[0].shape == seen[1].shape and seen[1].is_floating_point()
 
 
 def test_a_complete_cache_is_only_verified(workspace, capsys):
