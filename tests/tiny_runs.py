@@ -23,6 +23,7 @@ from hf_abkd import (
     Term,
     activation_boundary,
 )
+from hf_abkd.layers.plan import Plan
 
 LEAN: dict[str, Any] = {
     "teacher_fold_batch_norm": False,
@@ -58,9 +59,18 @@ def boundaries(layers: Sequence[tuple[str, str]], connectors: Iterable[nn.Module
     ]
 
 
+def published(layers: Sequence[tuple[str, str]] | Plan | None = None, **settings: Any) -> list[Stage]:
+    """AB as it was published: boundaries alone first, which leave the head as it is; for less time than by default.
+
+    By default the first stage has the terms of the second, too: few of its steps tell the two stages apart.
+    """
+    as_published = {"classification_from_start": False, "initialization_share": 0.3, "weight": 1.0}
+    return activation_boundary(layers, **{**as_published, **settings})
+
+
 def two_stages(layers: Sequence[tuple[str, str]] = RESNET_LAYERS, **settings: Any) -> list[Stage]:
     """Boundaries first, then logits and labels."""
-    return activation_boundary(layers, **{"classification": taught(), **settings})
+    return published(layers, **{"classification": taught(), **settings})
 
 
 def pieces(kind: str = "resnet") -> tuple[nn.Module, nn.Module, list[Stage]]:

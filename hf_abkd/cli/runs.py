@@ -229,7 +229,9 @@ def stages_of(method: str, run: RunArguments) -> list[Stage] | None:
     """
     if method == "alone":
         return None
-    given: dict[str, Any] = {} if run.kd_weight is None else {"weight": run.kd_weight, "label_weight": 1 - run.kd_weight}
+    given: dict[str, Any] = (
+        {} if run.kd_weight is None else {"weight": run.kd_weight, "label_weight": 1 - run.kd_weight}
+    )
     given |= {} if run.temperature is None else {"temperature": run.temperature}
     kd = knowledge_distillation(**given)
     if method == "kd":

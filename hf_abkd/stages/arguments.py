@@ -12,7 +12,7 @@ from transformers.training_args import OptimizerNames
 from hf_abkd.settings import number, whole_number
 
 #: The arguments that are None unless they are given, with the defaults that transformers has for them. What suits the
-#: student is filled in by its `Recipe`.
+#: student is filled in by `SuitedArguments`.
 OPEN_ARGUMENTS: Mapping[str, Any] = {
     "learning_rate": 5e-5,
     "lr_scheduler_type": SchedulerType.LINEAR,
@@ -36,7 +36,7 @@ class DistillationArguments(TrainingArguments):
     """Training arguments of a distillation run; every flag of `transformers.TrainingArguments` keeps its meaning.
 
     The arguments of the optimiser and the learning rate are None unless they are given: a run then takes what suits its
-    student, tells what that is, and says so in the model card; see `hf_abkd.stages.recipe`. With a `learning_rate` that
+    student, tells what that is, and says so in the model card; see `hf_abkd.stages.suited_arguments`. With a `learning_rate` that
     is given, the optimiser is that of transformers unless `optim` names another one.
     Without an accelerator `dataloader_pin_memory` is off, where torch would ignore it and warn.
 

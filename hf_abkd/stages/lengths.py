@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.stages.recipe import Recipe
 from hf_abkd.stages.stage import STAGE_ARGUMENTS, Stage
+from hf_abkd.stages.suited_arguments import SuitedArguments
 
 
 def stage_arguments(
-    args: DistillationArguments, stages: Sequence[Stage], recipe: Recipe | None = None
+    args: DistillationArguments, stages: Sequence[Stage], suited: SuitedArguments | None = None
 ) -> list[DistillationArguments]:
     """Return the training arguments of every stage: the run's, with the stage's length and its own settings.
 
     Args:
         args: The arguments of the run.
         stages: Its stages.
-        recipe: Fills in what both leave open; None leaves it open.
+        suited: Fills in what both leave open; None leaves it open.
 
     Raises:
         ValueError: If the lengths of the stages do not fit the length of the run.
@@ -34,7 +34,7 @@ def stage_arguments(
             of_stage.max_steps, of_stage.num_train_epochs = -1, length
         for key, value in stage.arguments.items():
             setattr(of_stage, key, STAGE_ARGUMENTS[key](value))
-        result.append(of_stage if recipe is None else recipe.filled(of_stage, stage))
+        result.append(of_stage if suited is None else suited.filled(of_stage, stage))
     return result
 
 
@@ -62,16 +62,17 @@ def _lengths(budget: _Budget, stages: Sequence[Stage]) -> list[tuple[str, float]
     open_ended = sum(length is None for length, other in zip(given, in_other_unit, strict=True) if not other)
     spent = sum(length for length in given if length is not None)
     lengths: list[tuple[str, float]] = []
-    end = 0.0
+    begin, end = 0, 0.0
     for stage, length, other in zip(stages, given, in_other_unit, strict=True):
         if other:
             unit, amount = budget.other, float(getattr(stage, budget.other))
         else:
             unit, amount = budget.unit, (budget.amount - spent) / open_ended if length is None else float(length)
         if unit == "steps":
-            # Whole steps that add up to the run's, whatever the shares.
-            whole = round(end + amount) - round(end)
-            end += amount
+            # Whole steps that add up to the run's, whatever the shares, and leave one for each stage that is to come.
+            stop = min(round(end + amount), round(budget.amount) - (len(stages) - len(lengths) - 1))
+            whole = stop - begin
+            begin, end = stop, end + amount
             if whole < 1:
                 raise ValueError(
                     f"a run of {budget.amount:g} steps leaves none for stage {stage.name!r}; "

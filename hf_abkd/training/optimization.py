@@ -14,8 +14,8 @@ from transformers import SchedulerType
 from hf_abkd.models.start import start_of
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.lengths import stage_arguments
-from hf_abkd.stages.recipe import Recipe
 from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.suited_arguments import SuitedArguments
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Optimization:
 
     def __init__(self, given: GivenOptimizers, student: nn.Module) -> None:
         self.given = given
-        self.recipe = Recipe(start_of(student), by_hand=given.any())
+        self.suited = SuitedArguments(start_of(student), by_hand=given.any())
 
     def arguments(self, args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
         """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`."""
-        return stage_arguments(args, stages, self.recipe)
+        return stage_arguments(args, stages, self.suited)
 
     def tell(self, args: DistillationArguments, stages: Sequence[Stage]) -> None:
         """Say what optimiser and learning rate were chosen for the user, and why.
@@ -86,7 +86,7 @@ class Optimization:
             args: The arguments of the run, as the user gave them.
             stages: The stages of the run.
         """
-        reason = self.recipe.reason(args)
+        reason = self.suited.reason(args)
         if reason:
             each = zip(stages, self.arguments(args, stages), strict=True)
             told = [f"  {stage.name}: {settings_text(own)}" for stage, own in each]

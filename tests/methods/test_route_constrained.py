@@ -2,8 +2,9 @@
 
 import pytest
 from tiny import arguments
+from tiny_runs import published
 
-from hf_abkd.methods import GreedyRoute, activation_boundary, equal_interval, knowledge_distillation, route_constrained
+from hf_abkd.methods import GreedyRoute, equal_interval, knowledge_distillation, route_constrained
 from hf_abkd.objectives import ActivationBoundary
 from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage
@@ -122,7 +123,7 @@ def test_by_default_the_route_differs_from_distillation_by_its_teacher_alone():
 
 def test_every_stage_goes_the_whole_route():
     """Of boundaries and then classes, both are to become harder step by step."""
-    stages = route_constrained(ANCHORS, stages=activation_boundary([("a", "b")]), shares=[0.1, 0.2, 0.3, 0.4])
+    stages = route_constrained(ANCHORS, stages=published([("a", "b")]), shares=[0.1, 0.2, 0.3, 0.4])
     assert [(stage.name, stage.share) for stage in stages] == [("initialization", 0.3), ("classification", None)]
     assert stages[0].route is stages[1].route and stages[0].route.shares == (0.1, 0.2, 0.3, 0.4)
 
@@ -147,7 +148,7 @@ def test_restarted_stages_divide_the_run(tmp_path, settings, expected):
 
 def test_restarted_stages_of_several_stages_keep_their_lengths(tmp_path):
     """Each given stage keeps its part of the run, divided over the anchors."""
-    stages = route_constrained(["x", "y"], stages=activation_boundary([("a", "b")]), shares=[0.25, 0.75], restart=True)
+    stages = route_constrained(["x", "y"], stages=published([("a", "b")]), shares=[0.25, 0.75], restart=True)
     lengths = stage_arguments(arguments(tmp_path, max_steps=400), stages)
     assert [own.max_steps for own in lengths] == [30, 90, 70, 210]
     assert [stage.name for stage in stages][:2] == ["initialization 1/2", "initialization 2/2"]
@@ -157,7 +158,7 @@ def test_restarted_stages_of_several_stages_keep_their_lengths(tmp_path):
     assert [stage.steps for stage in stages] == [3, 4, 3]
     stages = route_constrained(["x", "y"], stages=[Stage(knowledge_distillation()[0].terms, epochs=5)], restart=True)
     assert [stage.epochs for stage in stages] == [2.5, 2.5]
-    mixed = activation_boundary([("a", "b")], initialization_epochs=3)
+    mixed = published([("a", "b")], initialization_epochs=3)
     with pytest.raises(ValueError, match=r"\['classification'\] are is not known, as \['initialization'\]"):
         route_constrained(["x", "y"], stages=mixed, restart=True)
     with pytest.raises(ValueError, match="2 steps of stage '' are too few for 3 parts"):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from tiny import RESNET_LAYERS, VIT_LAYERS, images, resnet, vit
-from tiny_runs import AS_IT_IS, Interrupt, boundaries, trainer_of
+from tiny_runs import AS_IT_IS, Interrupt, boundaries, published, trainer_of
 
-from hf_abkd import KnowledgeDistillation, Stage, Term, activation_boundary, route_constrained
+from hf_abkd import KnowledgeDistillation, Stage, Term, route_constrained
 from hf_abkd.methods import GreedyRoute
 
 STEPS = 12
@@ -54,7 +54,7 @@ def routes(kind, anchors):
         "hints, restarted": lambda: route_constrained(anchors[kind], stages=[Stage(hints)], restart=True),
         "greedy": lambda: route_constrained(greedy(anchors[kind])),
         "greedy, restarted": lambda: route_constrained(greedy(anchors[kind]), restart=True),
-        "two phases": lambda: route_constrained(anchors[kind][1:], stages=activation_boundary(layers)),
+        "two phases": lambda: route_constrained(anchors[kind][1:], stages=published(layers)),
     }
 
 

@@ -2,9 +2,8 @@
 
 import tiny
 from cached_runs import AUGMENTATION, named, processor, rows
-from tiny_runs import AS_IT_IS, taught, trainer_of
+from tiny_runs import AS_IT_IS, published, taught, trainer_of
 
-from hf_abkd import activation_boundary
 from hf_abkd.data.transform import prepare
 
 # Not one batch is a whole number of epochs, and the last batch of an epoch is short.
@@ -18,7 +17,7 @@ def taught_by(folder, teacher, data, stages=None, *, student=None, own=None, aug
         folder,
         named(tiny.resnet(4) if student is None else student),
         teacher,
-        activation_boundary() if stages is None else stages,
+        published() if stages is None else stages,
         data=data,
         **{"max_steps": 9, "term_gradient_steps": 0, **settings, "extra": {**given, **settings.get("extra", {})}},
     )
@@ -55,4 +54,4 @@ def live_run(folder, teacher, cache, stages=None, **settings):
 
 
 def boundary_and_kd():
-    return activation_boundary(initialization_share=0.6, classification=taught())
+    return published(initialization_share=0.6, classification=taught())

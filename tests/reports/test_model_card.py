@@ -13,6 +13,7 @@ import transformers
 from huggingface_hub import ModelCard
 from loopback_hub import read_card
 from PIL import Image
+from tiny_runs import published
 from transformers import (
     AutoModelForImageClassification,
     ConvNextV2Config,
@@ -26,7 +27,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hf_abkd import DistillationTrainer, Objective, Stage, Term, activation_boundary, knowledge_distillation
+from hf_abkd import DistillationTrainer, Objective, Stage, Term, knowledge_distillation
 from hf_abkd.models.saving import save_student
 from hf_abkd.objectives import OBJECTIVES, CrossEntropy
 from hf_abkd.reports import model_card as hub
@@ -70,7 +71,7 @@ def trainer(folder, model=None, *, teacher=None, stages=None, arguments=None, **
 def boundary_run(folder, *, arguments=None, stages=None, **others):
     """A run in two stages that evaluates its teacher and the agreement with it, as far as it is measured."""
     measuring = {"eval_agreement": True, "evaluate_teacher": True, "eval_strategy": "steps", "eval_steps": 3}
-    stages = activation_boundary(tiny.RESNET_LAYERS) if stages is None else stages
+    stages = published(tiny.RESNET_LAYERS) if stages is None else stages
     others = {"eval_dataset": tiny.images(8, seed=5), "compute_metrics": accuracy, "teacher": tiny.resnet(8), **others}
     return trainer(folder, stages=stages, arguments={**measuring, **(arguments or {})}, **others)
 
@@ -253,7 +254,7 @@ def test_a_card_written_while_training_has_the_scores_of_then(tmp_path):
         def on_step_end(self, args, state, control, **kwargs):
             texts.append(card_of(run)[1])
 
-    stages = activation_boundary(tiny.RESNET_LAYERS, initialization_arguments={"learning_rate": 0.25})
+    stages = published(tiny.RESNET_LAYERS, initialization_arguments={"learning_rate": 0.25})
     run = boundary_run(tmp_path, stages=stages, callbacks=[Write()])
     run.train()
     assert len(texts) == 6

@@ -5,14 +5,13 @@ from functools import cache
 import pytest
 import torch
 from tiny import RESNET_LAYERS, images, losses, tensors
-from tiny_runs import LEAN, boundaries, connectors_of, reproducible, trainer_of
+from tiny_runs import LEAN, boundaries, connectors_of, published, reproducible, trainer_of
 
 from hf_abkd import (
     CrossEntropy,
     KnowledgeDistillation,
     Stage,
     Term,
-    activation_boundary,
 )
 
 STEPS = 2
@@ -120,6 +119,6 @@ def test_the_logged_terms_add_up_to_the_loss_with_a_shorter_last_accumulation(tm
 
 def test_default_connectors_train_with_accumulation(tmp_path):
     """The published stages must not need a connector of one's own to be accumulated."""
-    trainer = trainer_of(tmp_path, stages=activation_boundary(RESNET_LAYERS), gradient_accumulation_steps=2)
+    trainer = trainer_of(tmp_path, stages=published(RESNET_LAYERS), gradient_accumulation_steps=2)
     trainer.train()
     assert trainer.state.global_step == 4 and all(value > 0 for value in losses(trainer))

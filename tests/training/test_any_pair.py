@@ -8,7 +8,7 @@ import tiny
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
-from tiny_runs import LEAN, trainer_of
+from tiny_runs import LEAN, published, trainer_of
 from torch import nn
 from transformers import AutoModelForImageClassification, MobileViTImageProcessorPil, ViTImageProcessorPil
 
@@ -18,7 +18,6 @@ from hf_abkd import (
     KnowledgeDistillation,
     Stage,
     Term,
-    activation_boundary,
     knowledge_distillation,
 )
 from hf_abkd.data.augment import RandomHorizontalFlip
@@ -40,7 +39,7 @@ def named(model, *names):
 def unlike(folder, student=..., teacher=..., stages=..., **settings):
     """A trainer of a student and a teacher that have nothing in common, without the name of a layer."""
     teacher = tiny.vit(16, seed=1) if teacher is ... else teacher
-    return trainer_of(folder, student, teacher, activation_boundary() if stages is ... else stages, **settings)
+    return trainer_of(folder, student, teacher, published() if stages is ... else stages, **settings)
 
 
 def logged(trainer, prefix):
@@ -56,7 +55,7 @@ def test_a_run_without_a_layer_name_trains_every_layer_it_pairs(tmp_path, pair):
     student, _, teacher = pair.split()
     student = tiny.vit(hidden_dropout_prob=0.0) if student == "vit" else tiny.resnet(4)
     teacher = tiny.vit(16, seed=1) if teacher == "vit" else tiny.resnet(8, seed=1)
-    trainer = unlike(tmp_path, student, teacher, activation_boundary(initialization_share=0.9), max_steps=30, **LEAN)
+    trainer = unlike(tmp_path, student, teacher, published(initialization_share=0.9), max_steps=30, **LEAN)
     names = [term.name for term in trainer.stages[0].terms]
     assert len(names) == 2 and all(name.startswith("activation_boundary/") for name in names)
     trainer.train()
@@ -75,7 +74,7 @@ def test_the_plan_is_printed_saved_quoted_and_taken_back(tmp_path, capsys):
     plan = Plan.load(tmp_path / "first" / PLAN_NAME)
     assert plan.without_connections() == trainer.plan.without_connections() and len(plan.pairs) == 2
     assert trainer.plan.to_yaml().rstrip() in (tmp_path / "first" / "README.md").read_text()
-    again = unlike(tmp_path / "second", stages=activation_boundary(plan))
+    again = unlike(tmp_path / "second", stages=published(plan))
     assert again.plan == trainer.plan
     again.train()
     assert "paired automatically" not in capsys.readouterr().out, "the user knows the plan"
@@ -87,7 +86,7 @@ def test_the_plan_is_printed_saved_quoted_and_taken_back(tmp_path, capsys):
 
 def test_weights_of_a_plan_are_factors(tmp_path):
     """A plan that was saved with a weight of the method in it would count it twice when it is taken back."""
-    trainer = unlike(tmp_path, stages=activation_boundary(weight=0.5))
+    trainer = unlike(tmp_path, stages=published(weight=0.5))
     plan = trainer.plan
     assert [pair.weight for pair in plan.pairs] == [1.0, 1.0]
     assert [term.weight for term in trainer.stages[0].terms] == [0.5, 0.5]
@@ -105,9 +104,7 @@ def test_one_plan_serves_all_stages_and_keeps_their_connectors(tmp_path):
 def test_layers_cannot_be_paired_without_a_teacher(tmp_path):
     """A boundary has no meaning without one."""
     with pytest.raises(ValueError, match="layers cannot be paired without a teacher"):
-        DistillationTrainer(
-            tiny.resnet(), tiny.arguments(tmp_path), stages=activation_boundary(), train_dataset=tiny.images()
-        )
+        DistillationTrainer(tiny.resnet(), tiny.arguments(tmp_path), stages=published(), train_dataset=tiny.images())
 
 
 class Functional(nn.Module):
@@ -128,16 +125,16 @@ def test_activations_of_any_kind_are_paired(tmp_path):
     trainer = unlike(tmp_path, teacher=Functional(), max_steps=2, **LEAN)
     assert [pair.teacher.layer for pair in trainer.plan.pairs] == [":relu#1", ":relu#2", ":F.relu#1"]
     trainer.train()
-    stages = activation_boundary([("resnet.encoder.stages.0", "conv:output")])
+    stages = published([("resnet.encoder.stages.0", "conv:output")])
     unlike(tmp_path / "named", teacher=Functional(), stages=stages, max_steps=2, **LEAN).train()
-    stages = activation_boundary([("resnet.encoder.stages.0", "relu")])
+    stages = published([("resnet.encoder.stages.0", "relu")])
     with pytest.raises(ValueError, match="'relu' of .* was called 2 times.*one of its calls: :relu#1, :relu#2"):
         unlike(tmp_path / "twice", teacher=Functional(), stages=stages, max_steps=2, **LEAN).train()
 
 
 def test_a_stage_that_reaches_little_of_the_student_is_warned_of(tmp_path, caplog):
     """A phase that trains the stem alone looks like any other in the log, and wastes its steps."""
-    stages = activation_boundary([("resnet.embedder.embedder.activation", "vit.layers.0.mlp.activation_fn")])
+    stages = published([("resnet.embedder.embedder.activation", "vit.layers.0.mlp.activation_fn")])
     unlike(tmp_path, stages=stages, max_steps=2, **LEAN).train()
     [said] = [record.getMessage() for record in caplog.records if " reaches " in record.getMessage()]
     assert re.search(
@@ -151,17 +148,17 @@ def test_a_plan_whose_grid_was_deleted_finds_it_out_again(tmp_path):
     text = unlike(tmp_path / "first").plan.to_yaml()
     edited = "\n".join(line for line in text.splitlines() if "grid:" not in line)
     assert edited != text
-    again = unlike(tmp_path / "second", stages=activation_boundary(Plan.from_yaml(edited)))
+    again = unlike(tmp_path / "second", stages=published(Plan.from_yaml(edited)))
     assert [pair.teacher.layout.grid for pair in again.plan.pairs] == [(2, 2), (2, 2)]
 
 
 def test_a_frozen_backbone_is_refused_where_it_leaves_nothing_to_learn(tmp_path):
     """Phase 1 would train connectors alone, and the student would come out as it went in."""
-    stages = activation_boundary()
+    stages = published()
     stages[0].freeze = ["resnet"]
     with pytest.raises(ValueError, match="reach no trainable parameter of the student"):
         unlike(tmp_path, stages=stages).train()
-    stages = activation_boundary()
+    stages = published()
     for stage in stages:
         stage.freeze = ["resnet.embedder", "resnet.encoder.stages.0"]
     student = tiny.resnet(4)
@@ -400,7 +397,7 @@ def test_disjoint_classes_leave_the_features(tmp_path, caplog):
     """A teacher of birds has good features for cars; only its answers are of no use."""
     teacher = named(tiny.resnet(8, seed=1), "owl", "elk", "jay", "emu")
     student, data = named(tiny.resnet(4), *CLASSES), labelled(CLASSES)
-    stages = activation_boundary(classification=[Term(CrossEntropy())])
+    stages = published(classification=[Term(CrossEntropy())])
     extra = {"eval_dataset": data}
     trainer = unlike(
         tmp_path, student, teacher, stages, data=data, extra=extra, evaluate_teacher=True, max_steps=2, **LEAN

@@ -28,7 +28,7 @@ from launched import forked_on, hub_port, in_two_processes
 from learning_from_caches import COUNT, boundary_and_kd, cached_run, images_for, live_run, taught_by
 from loopback_hub import LoopbackHub
 from PIL import Image as PILImage
-from tiny_runs import AtStart, EndWorkers, SaveAt, assert_equal, left_at, outcome, stopped_and_resumed
+from tiny_runs import AtStart, EndWorkers, SaveAt, assert_equal, left_at, outcome, published, stopped_and_resumed
 from transformers import SwinConfig, SwinForImageClassification, TrainerCallback
 
 from hf_abkd import (
@@ -38,7 +38,6 @@ from hf_abkd import (
     KnowledgeDistillation,
     Stage,
     Term,
-    activation_boundary,
     knowledge_distillation,
 )
 from hf_abkd.data.augment import RandomCrop, RandomHorizontalFlip
@@ -163,7 +162,7 @@ def test_disjoint_classes_are_refused_for_logits_and_fine_for_boundaries(tmp_pat
     """Their boundaries are still worth learning."""
     student = named(tiny.resnet(4), ["w", "x", "y", "z"])
     data = images_for(caches["resnet"], data=dataset_of([row["image"] for row in rows(COUNT)], ["w", "x", "y", "z"]))
-    for stages in (knowledge_distillation(), activation_boundary(classification=[Term(CrossEntropy())])):
+    for stages in (knowledge_distillation(), published(classification=[Term(CrossEntropy())])):
         trainer = DistillationTrainer(
             student,
             tiny.arguments(tmp_path),
@@ -208,12 +207,12 @@ def test_layers_can_be_named_or_planned(tmp_path, teachers):
     for number, name in enumerate([STAGE, ACTIVATION, f"{ACTIVATION}:input"]):
         folder = tmp_path / f"{number}"
         cache = write(folder / "cache", teachers["resnet"], rows(COUNT), layers=[name])
-        first = cached_run(folder / "named", cache, activation_boundary([(STAGE, name)]))
+        first = cached_run(folder / "named", cache, published([(STAGE, name)]))
         # The same for all names: the seed and the number of views are.
-        live = live or live_run(folder / "live", teachers["resnet"], cache, activation_boundary([(STAGE, STAGE)]))
+        live = live or live_run(folder / "live", teachers["resnet"], cache, published([(STAGE, STAGE)]))
         assert split(first)[0] == split(live)[0], name
         first.plan.save(folder / "plan.yaml")
-        again = cached_run(folder / "planned", cache, activation_boundary(Plan.load(folder / "plan.yaml")))
+        again = cached_run(folder / "planned", cache, published(Plan.load(folder / "plan.yaml")))
         assert tiny.losses(again) == tiny.losses(first), name
 
 
@@ -320,7 +319,7 @@ def test_stopped_or_resumed_in_the_middle_of_an_epoch_it_is_the_run_that_was_nev
 def test_a_checkpoint_of_another_teacher_is_not_gone_on_with(tmp_path, caches):
     """Half of a student by one teacher and half by another has no name."""
     settings = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
-    stages = activation_boundary([(STAGE, ACTIVATION)])
+    stages = published([(STAGE, ACTIVATION)])
     cached_run(tmp_path / "run", caches["resnet"], stages, **settings)
     other = write(tmp_path / "other", tiny.resnet(8, seed=5), rows(COUNT), views=VIEWS)
     trainer = taught_by(tmp_path / "run", other, images_for(other), stages, **{**settings, "max_steps": 9})
@@ -414,8 +413,8 @@ def other_pixels(_):
         ({"data": larger_images, "own": processor(24)}, r"prepared otherwise .*\(3, 24, 24\) here.*\(16, 16\)"),
         ({"data": other_pixels}, "2 of 2 images are prepared otherwise"),
         ({"data": lambda _: tiny.images(COUNT)}, "no ids or no pixels"),
-        ({"stages": activation_boundary([(STAGE, "resnet.encoder.stages.7")])}, "holds .*activation:input .bits."),
-        ({"stages": activation_boundary([(STAGE, POOLED)])}, "compares boundaries .*pooler"),
+        ({"stages": published([(STAGE, "resnet.encoder.stages.7")])}, "holds .*activation:input .bits."),
+        ({"stages": published([(STAGE, POOLED)])}, "compares boundaries .*pooler"),
         (
             {"stages": [Stage([Term(MeanSquaredError(), student=STAGE, teacher=ACTIVATION)])]},
             "compares values .* holds .*activation:input .bits.",

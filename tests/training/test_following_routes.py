@@ -11,7 +11,17 @@ import torch
 from followed_routes import EVALUATED, STEPS, following, greedy, routes, saved, teachers
 from launched import forked
 from tiny import CLASSES, RESNET_LAYERS, arguments, differing, images, resnet, tensors, vit
-from tiny_runs import AS_IT_IS, AtStart, Interrupt, SaveAt, assert_equal, left_at, outcome, stopped_and_resumed
+from tiny_runs import (
+    AS_IT_IS,
+    AtStart,
+    Interrupt,
+    SaveAt,
+    assert_equal,
+    left_at,
+    outcome,
+    published,
+    stopped_and_resumed,
+)
 from torch import nn
 
 from hf_abkd import (
@@ -22,7 +32,6 @@ from hf_abkd import (
     Stage,
     TeacherCache,
     Term,
-    activation_boundary,
     knowledge_distillation,
     route_constrained,
 )
@@ -162,7 +171,7 @@ def test_boundaries_of_anchors_are_learnt_through_one_connector(tmp_path, anchor
 
 def test_two_phases_go_the_route_each(tmp_path, anchors):
     """AB and then KD: both from the easy anchor to the converged teacher."""
-    stages = route_constrained(anchors["resnet"][1:], stages=activation_boundary(RESNET_LAYERS))
+    stages = route_constrained(anchors["resnet"][1:], stages=published(RESNET_LAYERS))
     trainer = following(tmp_path, stages, evaluate_teacher=True)
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "anchor" in entry]

@@ -2,9 +2,9 @@
 
 import pytest
 from tiny import RESNET_LAYERS, images, resnet
-from tiny_runs import AS_IT_IS, taught, trainer_of, two_stages
+from tiny_runs import AS_IT_IS, published, taught, trainer_of, two_stages
 
-from hf_abkd import CrossEntropy, KnowledgeDistillation, Term, activation_boundary, knowledge_distillation, schedules
+from hf_abkd import CrossEntropy, KnowledgeDistillation, Term, knowledge_distillation, schedules
 
 HEAD = "centered_logits/classifier.1:input"
 
@@ -21,7 +21,7 @@ def terms_of(trainer):
 
 def test_a_teacher_of_other_classes_teaches_by_its_layers_and_an_extra_head(tmp_path, capsys):
     """Only Python could do it, by the name of a tensor that differs from family to family."""
-    trainer = trainer_of(tmp_path, teacher=other_teacher(), stages=activation_boundary(RESNET_LAYERS), **AS_IT_IS)
+    trainer = trainer_of(tmp_path, teacher=other_teacher(), stages=published(RESNET_LAYERS), **AS_IT_IS)
     layers = {f"activation_boundary/{layer}": 1.0 for layer, _ in RESNET_LAYERS}
     assert terms_of(trainer) == [{**layers, HEAD: 10.0}, {"cross_entropy": 1.0, HEAD: 10.0}]
     trainer.train()
@@ -43,7 +43,7 @@ def test_the_labels_take_over_the_weight_of_logits_that_cannot_be_compared(tmp_p
 def test_where_classes_are_shared_nothing_changes(tmp_path):
     """A run that was right goes on to the same bits."""
     described = [
-        [stage.stage.describe() for stage in trainer_of(tmp_path, stages=activation_boundary(**how)).stages]
+        [stage.stage.describe() for stage in trainer_of(tmp_path, stages=published(**how)).stages]
         for how in ({"layers": RESNET_LAYERS}, {"layers": RESNET_LAYERS, "transfer_head": None})
     ]
     assert described[0] == described[1]
@@ -53,15 +53,15 @@ def test_terms_on_logits_are_refused_with_the_method_that_does_it(tmp_path):
     """ "Two label spaces" alone sends people away from a teacher that could teach."""
     with pytest.raises(ValueError, match=r"two label spaces.*`activation_boundary\(\)` \(`--method ab`\) puts such"):
         trainer_of(tmp_path, teacher=other_teacher(), stages=knowledge_distillation()).train()
-    stages = activation_boundary(RESNET_LAYERS, transfer_head=None)
+    stages = published(RESNET_LAYERS, transfer_head=None)
     with pytest.raises(ValueError, match="two label spaces"):
         trainer_of(tmp_path, teacher=other_teacher(), stages=stages).train()
 
 
 def test_without_data_the_question_is_left_open(tmp_path):
     """A trainer that only predicts is made without a data set."""
-    stages = activation_boundary(RESNET_LAYERS)
+    stages = published(RESNET_LAYERS)
     assert terms_of(trainer_of(tmp_path, stages=stages, data=None))[1] == {"knowledge_distillation": 1.0}
     with pytest.raises(ValueError, match="term 'cross_entropy' needs labels"):
         data = images(8, labels=False)
-        trainer_of(tmp_path, teacher=other_teacher(), stages=activation_boundary(RESNET_LAYERS), data=data).train()
+        trainer_of(tmp_path, teacher=other_teacher(), stages=published(RESNET_LAYERS), data=data).train()

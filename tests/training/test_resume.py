@@ -12,7 +12,17 @@ import torch
 from killed_runs import BOUNDARY, KILLS, SAVE, STEPS, augmented
 from launched import forked
 from tiny import CLASSES, RESNET_LAYERS, arguments, differing, images, resnet, vit
-from tiny_runs import Interrupt, SaveAt, assert_equal, left_at, outcome, pieces, stopped_and_resumed, two_stages
+from tiny_runs import (
+    Interrupt,
+    SaveAt,
+    assert_equal,
+    left_at,
+    outcome,
+    pieces,
+    published,
+    stopped_and_resumed,
+    two_stages,
+)
 from transformers import ResNetForImageClassification, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -23,7 +33,6 @@ from hf_abkd import (
     KnowledgeDistillation,
     Stage,
     Term,
-    activation_boundary,
 )
 from hf_abkd.models import saving
 from hf_abkd.training.life import checkpoints
@@ -94,7 +103,7 @@ def noisy(kind):
 
 def transfer(_kind):
     """A teacher with other classes, and an extra head on the student in both stages."""
-    return resnet(4), resnet(6, seed=1, classes=6), activation_boundary(RESNET_LAYERS, transfer_head="resnet.pooler")
+    return resnet(4), resnet(6, seed=1, classes=6), published(RESNET_LAYERS, transfer_head="resnet.pooler")
 
 
 def baseline(kind):
@@ -383,7 +392,7 @@ def no_teacher():
 
 
 def other_margin():
-    return resnet(4), resnet(6, seed=1), activation_boundary(RESNET_LAYERS, margin=2.0)
+    return resnet(4), resnet(6, seed=1), published(RESNET_LAYERS, margin=2.0)
 
 
 def other_weight():
@@ -412,7 +421,7 @@ def other_length():
 
 
 def other_rate():
-    built = activation_boundary(
+    built = published(
         RESNET_LAYERS, classification=list(two_stages()[1].terms), initialization_arguments={"optim": "sgd"}
     )
     return resnet(4), resnet(6, seed=1), built

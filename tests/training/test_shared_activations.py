@@ -3,10 +3,8 @@
 import pytest
 import tiny
 import torch
-from tiny_runs import LEAN, trainer_of
+from tiny_runs import LEAN, published, trainer_of
 from torch import nn
-
-from hf_abkd import activation_boundary
 
 
 class Calling(nn.Module):
@@ -30,7 +28,7 @@ def trained(folder, activation=None):
     models = tiny.resnet(4), tiny.resnet(6, seed=1)
     if activation is not None:
         models = tuple(with_activation(model, activation) for model in models)
-    trainer = trainer_of(folder, *models, activation_boundary(), max_steps=4, **LEAN)
+    trainer = trainer_of(folder, *models, published(), max_steps=4, **LEAN)
     trainer.train()
     plan = [(pair.student.layer, pair.teacher.layer) for pair in trainer.plan.pairs]
     return plan, tiny.losses(trainer), tiny.tensors(trainer.model)
@@ -50,7 +48,7 @@ def test_a_run_with_one_activation_for_all_layers_is_that_with_one_for_each(tmp_
 def test_layers_are_named_where_one_activation_serves_all(tmp_path, layer):
     """A name that worked with separate modules has to mean the same layer."""
     student = with_activation(tiny.resnet(4), Calling())
-    stages = activation_boundary([(layer, "resnet.encoder.stages.0")])
+    stages = published([(layer, "resnet.encoder.stages.0")])
     trainer = trainer_of(tmp_path, student, tiny.resnet(6, seed=1), stages, max_steps=2, **LEAN)
     [point] = trainer.setup.wiring.student.values()
     assert point.module.startswith("resnet.encoder.stages.0.layers.0") and point.module.endswith(":activation#1")

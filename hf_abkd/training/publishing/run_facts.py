@@ -77,7 +77,7 @@ def card_facts(record: RunRecord) -> CardFacts:
         name=Path(record.repo_id or record.args.output_dir).absolute().name,
         student=type(record.student).__name__,
         parameters=adapters.merged(record.student).num_parameters(),
-        chosen=record.optimization.recipe.reason(record.args),
+        chosen=record.optimization.suited.reason(record.args),
         stages=[_stage_of(record, index) for index in range(len(record.stages))],
         teacher=_teacher_of(record),
         plan=None if record.plan is None else record.plan.to_yaml(),

@@ -5,9 +5,10 @@ import re
 
 import patients
 import tiny
+from tiny_runs import published
 from torch import nn
 
-from hf_abkd import ActivationBoundary, CrossEntropy, Stage, Term, activation_boundary
+from hf_abkd import ActivationBoundary, CrossEntropy, Stage, Term
 
 
 class Mute(nn.Module):
@@ -52,7 +53,7 @@ def test_what_no_term_reaches_is_told_and_what_no_stage_trains_is_warned_of(tmp_
 def test_a_stage_that_reaches_little_of_the_student_is_warned_of(tmp_path):
     """It trains the stem for a third of the run, and nothing that comes later."""
     layers = [("resnet.embedder.embedder.activation", "activation")]
-    examined = patients.subject(tmp_path, stages=activation_boundary(layers))
+    examined = patients.subject(tmp_path, stages=published(layers))
     [warning] = patients.found(examined, "gradients", "warning")
     assert re.search(r"reaches 3 of the student's \d+ tensors \(\d+%\).*no term reaches resnet.encoder", warning)
 

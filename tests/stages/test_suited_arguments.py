@@ -5,7 +5,7 @@ import torch
 
 from hf_abkd import CrossEntropy, DistillationArguments, Stage, Term
 from hf_abkd.models.start import Start
-from hf_abkd.stages.recipe import Recipe
+from hf_abkd.stages.suited_arguments import SuitedArguments
 
 FRESH, TRAINED = Start(trained=False, batch_norm=True), Start(trained=True, batch_norm=False)
 
@@ -16,7 +16,7 @@ def stage(**settings):
 
 def filled(folder, start=FRESH, of=None, **given):
     arguments = DistillationArguments(str(folder), use_cpu=True, per_device_train_batch_size=64, **given)
-    return Recipe(start).filled(arguments, of)
+    return SuitedArguments(start).filled(arguments, of)
 
 
 def test_random_and_trained_weights_get_rates_that_suit_them(tmp_path):
@@ -30,7 +30,7 @@ def test_random_and_trained_weights_get_rates_that_suit_them(tmp_path):
 def test_rate_follows_the_square_root_of_the_images_per_step(tmp_path):
     """Eight images, the default of transformers, give eight times as many noisier steps."""
     small = DistillationArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=8)
-    assert Recipe(FRESH).filled(small).learning_rate == pytest.approx(5e-3 / 8**0.5, rel=1e-2)
+    assert SuitedArguments(FRESH).filled(small).learning_rate == pytest.approx(5e-3 / 8**0.5, rel=1e-2)
     assert filled(tmp_path, gradient_accumulation_steps=4).learning_rate == 1e-2
 
 
@@ -65,7 +65,7 @@ def test_an_optimiser_without_a_known_rate_is_refused(tmp_path):
 
 def test_one_sentence_tells_for_whom_settings_were_chosen(tmp_path):
     """A rate out of nowhere is read as that of the user."""
-    recipe = Recipe(FRESH)
-    assert "random weights and batch normalisation" in recipe.reason(DistillationArguments(str(tmp_path)))
-    assert recipe.reason(DistillationArguments(str(tmp_path), learning_rate=1.0)).startswith("as given")
-    assert Recipe(FRESH, by_hand=True).reason(DistillationArguments(str(tmp_path))).startswith("as given")
+    suited = SuitedArguments(FRESH)
+    assert "random weights and batch normalisation" in suited.reason(DistillationArguments(str(tmp_path)))
+    assert suited.reason(DistillationArguments(str(tmp_path), learning_rate=1.0)).startswith("as given")
+    assert SuitedArguments(FRESH, by_hand=True).reason(DistillationArguments(str(tmp_path))).startswith("as given")

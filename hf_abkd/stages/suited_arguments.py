@@ -1,6 +1,6 @@
-"""Recipe: the optimiser and the learning rate that suit a student, where the training arguments leave them open.
+"""SuitedArguments: the optimiser and the learning rate that suit a student, where the training arguments leave them open.
 
-The values were chosen by `benchmarks/recipe_search.py`; docs/results.md tells on what.
+The values were chosen by `benchmarks/settings_search.py`; docs/results.md tells on what.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WARMUP: Mapping[bool, float] = {True: 0.0, False: 0.05}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SuitedArguments:
     """The training settings that suit a student, for whatever the arguments of its training leave open.
 
     AdamW for all of them: its steps do not depend on the size of the loss, which for boundaries changes with the
@@ -47,9 +47,9 @@ class Recipe:
     Example:
         >>> from hf_abkd import DistillationArguments
         >>> from hf_abkd.models.start import Start
-        >>> from hf_abkd.stages.recipe import Recipe
+        >>> from hf_abkd.stages.suited_arguments import SuitedArguments
         >>> args = DistillationArguments(output_dir="out", per_device_train_batch_size=32)
-        >>> suited = Recipe(Start(trained=False, batch_norm=True)).filled(args)
+        >>> suited = SuitedArguments(Start(trained=False, batch_norm=True)).filled(args)
         >>> suited.learning_rate, suited.lr_scheduler_type.value
         (0.00354, 'cosine')
     """

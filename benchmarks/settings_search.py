@@ -1,7 +1,7 @@
-"""The search behind the default recipes: settings of AB and KD on two pairs of CIFAR networks and two sizes of data.
+"""The search behind the default settings: settings of AB and KD on two pairs of CIFAR networks and two sizes of data.
 
-    python benchmarks/recipe_search.py --train cifar10-train.parquet --weights model.safetensors --folder search \
-        --json benchmarks/results/recipe_search.json
+    python benchmarks/settings_search.py --train cifar10-train.parquet --weights model.safetensors --folder search \
+        --json benchmarks/results/settings_search.json
 
 runs every trial of `TRIALS` that the folder has no result of, one after another, and prints the table. Several
 processes may work on one folder; each takes the next trial that nobody has taken, and a trial that was broken off is
@@ -68,7 +68,7 @@ SCHEDULES = {
     "drops": {"lr_milestones": [0.3, 0.6, 0.8], "lr_gamma": 0.2},
     "late drops": {"lr_milestones": [0.5, 0.75, 0.9], "lr_gamma": 0.2},
 }
-#: What a trial is unless it says otherwise: the recipe of AB's authors, 75 % of the run for the first phase.
+#: What a trial is unless it says otherwise: the settings of AB's authors, 75 % of the run for the first phase.
 AUTHORS = {
     "student": "resnet20",
     "rows": 5000,
@@ -94,12 +94,12 @@ AUTHORS = {
 ADAMW = {"optimizer": "adamw", "learning_rate": 5e-3, "schedule": "cosine"}
 #: The form of Hinton et al.
 HINTON = {"temperature": 4.0, "temperature_squared": True, "kd_weight": 0.9, "label_weight": 0.1}
-#: The recipe that was chosen.
+#: The settings that were chosen.
 CHOSEN = {**ADAMW, "kd_in_first": 1.0}
 SMALL = {"rows": 1000, "epochs": 100}
 SHORT = {"epochs": 4, "views": 20}
 TRIALS = [
-    # The authors' recipe, and what it is sensitive to.
+    # The authors' settings, and what it is sensitive to.
     {},
     {"method": "kd"},
     {"boundary_weight": 40.0},
@@ -248,8 +248,10 @@ def run(trial, data):
 
 
 def differing(trial):
-    """Return in words where a trial differs from the authors' recipe."""
-    return ", ".join(f"{key} {value}" for key, value in trial.items() if AUTHORS[key] != value) or "the authors' recipe"
+    """Return in words where a trial differs from those of the authors."""
+    return (
+        ", ".join(f"{key} {value}" for key, value in trial.items() if AUTHORS[key] != value) or "the authors' settings"
+    )
 
 
 def path_of(trial, folder):
@@ -289,7 +291,11 @@ def main(argv=None):
     rows = [json.loads(path.read_text(encoding="utf-8")) for _, path in known if path.exists()]
     report(rows)
     if args.json is not None:
-        content = {"machine": machine(), "recipe": AUTHORS, "trials": [{**row, "log": row["log"][-3:]} for row in rows]}
+        content = {
+            "machine": machine(),
+            "default": AUTHORS,
+            "trials": [{**row, "log": row["log"][-3:]} for row in rows],
+        }
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 
