@@ -15,8 +15,8 @@ from hf_abkd.stages.extra_head import ExtraHead
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms, Term
 
-# What `benchmarks/settings_search.py` chose: the share of a run, and the weight of a layer, which is that of the authors
-# for a teacher of widen factor 1.
+# What `benchmarks/settings_search.py` chose: the share of a run, and the weight of a layer (that of the authors for a
+# teacher of widen factor 1).
 INITIALIZATION_SHARE, BOUNDARY_WEIGHT = 0.75, 12.288
 # The learning rate schedule of the paper's second phase: divided by 5 at these shares of it.
 CLASSIFICATION_SCHEDULE: Mapping[str, Any] = {"lr_milestones": [0.3, 0.6, 0.8], "lr_gamma": 0.2}

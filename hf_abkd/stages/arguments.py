@@ -36,8 +36,9 @@ class DistillationArguments(TrainingArguments):
     """Training arguments of a distillation run; every flag of `transformers.TrainingArguments` keeps its meaning.
 
     The arguments of the optimiser and the learning rate are None unless they are given: a run then takes what suits its
-    student, tells what that is, and says so in the model card; see `hf_abkd.stages.suited_arguments`. With a `learning_rate` that
-    is given, the optimiser is that of transformers unless `optim` names another one.
+    student, tells what that is, and says so in the model card; see `hf_abkd.stages.suited_arguments`. With a
+    `learning_rate` that is given, the optimiser is that of transformers unless `optim` names another one.
+
     Without an accelerator `dataloader_pin_memory` is off, where torch would ignore it and warn.
 
     Args:

@@ -1,4 +1,4 @@
-"""SuitedArguments: the optimiser and the learning rate that suit a student, where the training arguments leave them open.
+"""SuitedArguments: optimiser and learning rate that suit a student, where the training arguments leave them open.
 
 The values were chosen by `benchmarks/settings_search.py`; docs/results.md tells on what.
 """
