@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 from datasets import disable_progress_bars, load_dataset
+from safetensors.torch import load_file
 from step_time import cifar_models, cifar_weights, machine
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -49,7 +50,13 @@ AUGMENTATION = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
 LAYERS = [f"layer{group}" for group in (1, 2, 3)]
 #: Rows of the training file on which trials are measured.
 HELD_OUT = (45_000, 50_000)
-STUDENTS = {"resnet20": {"depth": 20}, "resnet14-wide": {"depth": 14, "widths": [24, 48, 96]}}
+STUDENTS = {
+    "resnet20": {"depth": 20},
+    "resnet14-wide": {"depth": 14, "widths": [24, 48, 96]},
+    # With weights that were trained before: on the first five classes, in rows that no trial trains on.
+    "resnet20-trained": {"depth": 20},
+}
+TRAINED_ON, TRAINED_CLASSES, TRAINED_EPOCHS = (10_000, 40_000), 5, 6
 
 OPTIMIZERS = {
     "sgd": {
@@ -61,6 +68,16 @@ OPTIMIZERS = {
     },
     "adamw without decay": {"optim": "adamw_torch", "weight_decay": 0.0},
     "adamw": {"optim": "adamw_torch", "weight_decay": 0.05, "decay_norm_and_bias": False, "max_grad_norm": 1.0},
+}
+SILENT = {
+    "bf16": True,
+    "use_cpu": True,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "log_level": "error",
+    "evaluate_teacher": False,
+    "term_gradient_steps": 0,
 }
 SCHEDULES = {
     "constant": {"lr_scheduler_type": "constant"},
@@ -136,6 +153,13 @@ TRIALS = [
     {"method": "kd", **ADAMW, **HINTON, **SHORT},
     {**CHOSEN, "student": "resnet14-wide"},
     {"method": "kd", **ADAMW, **HINTON, "student": "resnet14-wide"},
+    # A student that was trained before, at rates below that for random weights.
+    *(
+        {**trial, "student": "resnet20-trained", "learning_rate": rate}
+        for rate in (5e-4, 2e-3)
+        for trial in ({"method": "alone", **ADAMW}, {"method": "kd", **ADAMW, **HINTON}, CHOSEN)
+    ),
+    {**CHOSEN, "student": "resnet20-trained"},
 ]
 
 
@@ -197,6 +221,38 @@ class Data:
             return TeacherCache.load(folder)
         return write_cache(folder, teacher, self.processor, self.rows(0, rows), settings, **self.column)
 
+    def student(self, name):
+        """Return a student by its name in `STUDENTS`, with a head of random weights."""
+        student = network(**STUDENTS[name])
+        if name.endswith("-trained"):
+            weights = self.folder / name / "model.safetensors"
+            if not weights.exists():
+                self.train_before(weights.parent)
+            body = {key: tensor for key, tensor in load_file(weights).items() if not key.startswith("linear.")}
+            student.load_state_dict(body, strict=False)
+        return student
+
+    def train_before(self, folder):
+        """Train a student alone on some of the classes, and save it."""
+        rows = self.rows(*TRAINED_ON)
+        rows = rows.select([place for place, label in enumerate(rows["label"]) if label < TRAINED_CLASSES])
+        set_seed(0)
+        arguments = DistillationArguments(
+            output_dir=str(folder / "run"),
+            num_train_epochs=TRAINED_EPOCHS,
+            per_device_train_batch_size=64,
+            **SILENT,
+        )
+        trainer = DistillationTrainer(
+            network(depth=20),
+            arguments,
+            augmentation=AUGMENTATION,
+            train_dataset=prepare(rows, ImageTransform(self.processor, **self.column)),
+            processing_class=self.processor,
+        )
+        trainer.train()
+        trainer.save_model(str(folder))
+
 
 def network(**settings):
     """Return a CIFAR ResNet with random weights."""
@@ -207,7 +263,7 @@ def run(trial, data):
     """Train one student; return its accuracy and how long it took."""
     cache = data.cache(trial["rows"], trial["views"] or trial["epochs"])
     set_seed(trial["seed"])
-    student = network(**STUDENTS[trial["student"]])
+    student = data.student(trial["student"])
     with tempfile.TemporaryDirectory() as folder:
         arguments = DistillationArguments(
             output_dir=folder,
@@ -215,15 +271,8 @@ def run(trial, data):
             per_device_train_batch_size=trial["batch_size"],
             per_device_eval_batch_size=250,
             learning_rate=trial["learning_rate"],
-            bf16=True,
-            use_cpu=True,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            log_level="error",
-            evaluate_teacher=False,
-            term_gradient_steps=0,
             seed=trial["seed"],
+            **SILENT,
             **OPTIMIZERS[trial["optimizer"]],
         )
         taught = trial["method"] != "alone"

@@ -78,6 +78,7 @@ def is_asked_for(flags_parser: FlagParser, words: Sequence[str], unless: Iterabl
     given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in words if word.startswith("-")}
     if given & {"h", "help"}:
         values = {key: value if isinstance(value, list) else [value] for key, value in defaults.items()}
+        values = {key: value for key, value in values.items() if value != [None]}
         told = " ".join(f"--{key} {' '.join(map(str, value))}" for key, value in values.items())
         flags_parser.epilog = (
             f"Without a flag of models or images it is a demonstration on scikit-learn's digits, with {told}"

@@ -35,7 +35,7 @@ def test_help_shows_the_defaults_of_the_users_own_models_and_tells_of_the_demons
     assert not demonstration.is_asked_for(parser, ["--help"], output_dir="distilled/else")
     assert parser.get_default("num_train_epochs") == 3.0
     shown = " ".join(parser.format_help().split())
-    assert "Share of the run that AB takes before KD. (default: 0.3)" in shown
+    assert "Share of the run that has AB beside KD; KD alone has the rest. (default: 0.75)" in shown
     assert "--output_dir distilled/else --num_train_epochs 12" in shown and "--seeds 0 1 2" in shown
 
 

@@ -2,6 +2,7 @@
 
 import tiny
 import torch
+from tiny_runs import published
 from torch import nn
 
 from hf_abkd import (
@@ -10,7 +11,6 @@ from hf_abkd import (
     KnowledgeDistillation,
     Stage,
     Term,
-    activation_boundary,
 )
 from hf_abkd.cli.doctor.checks import CHECKS
 from hf_abkd.cli.doctor.subject import Subject
@@ -41,7 +41,7 @@ class Knowing(nn.Module):
 
 def subject(folder, student=None, teacher=None, stages=None, *, extra=None, **settings):
     """A run of tiny models on tiny images: without mistakes, unless told otherwise."""
-    stages = activation_boundary(classification=[Term(KnowledgeDistillation())]) if stages is None else stages
+    stages = published(classification=[Term(KnowledgeDistillation())]) if stages is None else stages
     trainer = DistillationTrainer(
         tiny.resnet(4, hidden_act="silu") if student is None else student,
         tiny.arguments(folder, **{"per_device_eval_batch_size": 16, **settings}),

@@ -31,6 +31,7 @@ from hf_abkd import DistillationTrainer, Objective, Stage, Term, knowledge_disti
 from hf_abkd.models.saving import save_student
 from hf_abkd.objectives import OBJECTIVES, CrossEntropy
 from hf_abkd.reports import model_card as hub
+from hf_abkd.stages.arguments import OPEN_ARGUMENTS
 from hf_abkd.stages.schedules import Linear
 
 COMMON = {"num_labels": tiny.CLASSES}
@@ -447,7 +448,7 @@ def test_the_settings_are_those_that_were_used(tmp_path):
     run.train()
     _, text = card_of(run)
     settings = {name: (row["stage 1"], row["stage 2"]) for name, row in rows(text, "setting").items()}
-    assert settings["optim"] == ("SGD(momentum=0.5)", run.args.optim.value)
+    assert settings["optim"] == ("SGD(momentum=0.5)", OPEN_ARGUMENTS["optim"].value)
     assert settings["learning_rate"] == ("0.125", "0.01")
     assert settings["weight_decay"] == ("0.25", "0.0625")
     assert settings["lr_scheduler_type"] == ("linear", "lr_milestones=[0.5], lr_gamma=0.5")
