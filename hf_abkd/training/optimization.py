@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import SchedulerType
 
-from hf_abkd.models.start import start_of
+from hf_abkd.models.start import Start, start_of
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.suited_arguments import SuitedArguments
+from hf_abkd.training.life.checkpoints import load_state
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,25 @@ class Optimization:
         self.given = given
         self.suited = SuitedArguments(start_of(student), by_hand=given.any())
 
-    def arguments(self, args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
-        """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`."""
+    def arguments(
+        self, args: DistillationArguments, stages: Sequence[Stage], checkpoint: Path | None = None
+    ) -> list[DistillationArguments]:
+        """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`.
+
+        Args:
+            args: The arguments of the run.
+            stages: Its stages.
+            checkpoint: Of a run that goes on, what it goes on from: a student that was loaded from there is a trained
+                one, whatever it started from.
+        """
+        start = None if checkpoint is None else load_state(checkpoint).get("start")
+        if start is not None:
+            self.suited = replace(self.suited, start=Start(**start))
         return stage_arguments(args, stages, self.suited)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return {"start": asdict(self.suited.start)}
 
     def tell(self, args: DistillationArguments, stages: Sequence[Stage]) -> None:
         """Say what optimiser and learning rate were chosen for the user, and why.

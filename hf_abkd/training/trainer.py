@@ -372,7 +372,7 @@ class DistillationTrainer(Trainer):
         life = self._life
         life.teacher = self.source.begin_run(self.setup.labels, tells=self.is_world_process_zero())
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        self._arguments = self.optimization.arguments(self.args, self._given_stages)
+        self._arguments = self.optimization.arguments(self.args, self._given_stages, life.checkpoint)
         self._runner.place(self.stages, self._arguments, self._measure_length)
         views = self.augmentation, self.augmentation_seed
         life.made_of = make_up(self.args, self.train_dataset, self._read_rows, views, self.processing_class)
@@ -648,6 +648,7 @@ class DistillationTrainer(Trainer):
         return {
             **self._runner.describe(self.stages, index),
             **self._life.describe(self.source),
+            **self.optimization.describe(),
             "balance": self._balance.state(),
             "rows": self._rows.state(self.state.global_step),
             "routes": self.source.state(),

@@ -235,3 +235,16 @@ def test_frozen_parts_do_not_move_and_are_trainable_afterwards(tmp_path):
     assert moved and not [name for name in moved if "stages.0" in name or "normaliz" in name or "embedder" in name]
     flags = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
     assert [name for name, flag in flags.items() if not flag] == [name for name in flags if "embedder" in name]
+
+
+def test_a_run_that_goes_on_has_the_settings_that_it_began_with(tmp_path):
+    """A student that a script loads from the checkpoint is a trained one, and would go on at a tenth of the rate."""
+    settings = {"learning_rate": None, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2, **LEAN}
+    first = trainer_of(tmp_path, stages=knowledge_distillation(), **settings)
+    first.train()
+    loaded = type(first.model).from_pretrained(tmp_path / "checkpoint-2")
+    again = trainer_of(tmp_path, loaded, stages=knowledge_distillation(), **settings)
+    assert again.optimization.suited.start.trained
+    again.train(resume_from_checkpoint=tmp_path / "checkpoint-2")
+    assert not again.optimization.suited.start.trained
+    assert entries(first, "learning_rate") == entries(again, "learning_rate") and entries(first, "learning_rate")

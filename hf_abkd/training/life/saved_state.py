@@ -10,6 +10,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from hf_abkd.models.start import Start
 from hf_abkd.models.weight_files import INDEX_NAME
 from hf_abkd.schema import Finite, NotNegative, Positive, checked, read_json
 
@@ -74,6 +75,7 @@ class _SavedRun:
     changed_teacher: str | None = None
     world_size: Positive = 1
     unmerged: bool = False
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         if self.stage >= len(self.stages):

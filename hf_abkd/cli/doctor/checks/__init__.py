@@ -12,6 +12,7 @@ from hf_abkd.cli.doctor.checks.images import check_images
 from hf_abkd.cli.doctor.checks.labels import check_labels
 from hf_abkd.cli.doctor.checks.learning_rate import check_learning_rate
 from hf_abkd.cli.doctor.checks.memory import check_memory
+from hf_abkd.cli.doctor.checks.method import check_method
 from hf_abkd.cli.doctor.checks.output_folder import check_output_folder
 from hf_abkd.cli.doctor.checks.plan import check_plan
 from hf_abkd.cli.doctor.checks.precision import check_precision
@@ -24,6 +25,7 @@ Check = Callable[[Subject], Iterable[Finding]]
 
 CHECKS: dict[str, Check] = {
     "output folder": check_output_folder,
+    "method": check_method,
     "learning rate": check_learning_rate,
     "plan": check_plan,
     "images": check_images,
