@@ -92,6 +92,7 @@ class Stage:
         optimizer: Class and keyword arguments of the optimiser, in the place of the `optim` argument.
         arguments: Training arguments that hold in this stage only; see `STAGE_ARGUMENTS`.
         suggested: Likewise, for those that the arguments of the run leave open (see `DistillationArguments`).
+        enough_steps: How many steps it takes for the stage to pay; a run that has fewer for it is warned.
         teacher: Weights that the run's teacher has while the stage runs: a folder with `model.safetensors` of the same
             architecture, or a `TeacherRoute` of several, one after another. It has its own back afterwards.
         extension: Makes further images of each training batch; terms read them, or the batch's own, by their `rows`.
@@ -121,6 +122,7 @@ class Stage:
     optimizer: tuple[type[torch.optim.Optimizer], Mapping[str, Any]] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     suggested: Mapping[str, Any] = field(default_factory=dict)
+    enough_steps: int | None = None
     teacher: str | os.PathLike[str] | TeacherRoute | None = None
     extension: Extension | None = None
     teacher_terms: Sequence[Term] = ()

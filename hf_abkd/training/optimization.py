@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from hf_abkd.stages.lengths import stage_arguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.suited_arguments import SuitedArguments
 from hf_abkd.training.life.checkpoints import load_state
+from hf_abkd.training.progress import Span
+from hf_abkd.wording import counted
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,13 +102,24 @@ class Optimization:
         """Return what a checkpoint holds of it."""
         return {"start": asdict(self.suited.start)}
 
-    def tell(self, args: DistillationArguments, stages: Sequence[Stage]) -> None:
-        """Say what optimiser and learning rate were chosen for the user, and why.
+    def tell(self, args: DistillationArguments, stages: Sequence[Stage], spans: Sequence[Span]) -> None:
+        """Say what optimiser and learning rate were chosen for the user, and why, and which stages are too short.
 
         Args:
             args: The arguments of the run, as the user gave them.
             stages: The stages of the run.
+            spans: Where they lie in it.
         """
+        for stage, span in zip(stages, spans, strict=True):
+            steps = span.stop - span.start
+            if steps < (stage.enough_steps or 0):
+                logger.warning(
+                    "stage %r has %s, and below %d it does not pay: students of such short runs came out worse than "
+                    "without it. Train longer, or without this stage",
+                    stage.name,
+                    counted(steps, "step"),
+                    stage.enough_steps,
+                )
         reason = self.suited.reason(args)
         if reason:
             each = zip(stages, self.arguments(args, stages), strict=True)

@@ -577,7 +577,7 @@ class DistillationTrainer(Trainer):
         """Tell what was chosen, and how good the teacher is; return what was logged of it."""
         if self.is_world_process_zero():
             self._open_stages.tell(self.plan)
-            self.optimization.tell(self.args, self._given_stages)
+            self.optimization.tell(self.args, self._given_stages, self.spans)
         if scores is None:
             return []
         # An earlier call of `train` left its last step.

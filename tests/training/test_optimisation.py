@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tiny import RESNET_LAYERS, arguments, differing, images, losses, resnet, tensors
-from tiny_runs import LEAN, entries, steps_of, trainer_of, two_stages
+from tiny_runs import LEAN, entries, published, steps_of, trainer_of, two_stages
 from torch import nn
 from transformers import TrainerCallback
 
@@ -248,3 +248,10 @@ def test_a_run_that_goes_on_has_the_settings_that_it_began_with(tmp_path):
     again.train(resume_from_checkpoint=tmp_path / "checkpoint-2")
     assert not again.optimization.suited.start.trained
     assert entries(first, "learning_rate") == entries(again, "learning_rate") and entries(first, "learning_rate")
+
+
+def test_a_stage_that_is_too_short_to_pay_is_warned_of(tmp_path, caplog):
+    """The boundaries of a few steps leave a student that is worse than one of KD, and nothing else says so."""
+    trainer_of(tmp_path, stages=published(RESNET_LAYERS), max_steps=4, **LEAN).train()
+    [warning] = [one.getMessage() for one in caplog.records if "does not pay" in one.getMessage()]
+    assert warning.startswith("stage 'initialization' has 1 step, and below 150 it does not pay")
