@@ -56,6 +56,7 @@ FEW: Mapping[str, Any] = {
     "eval_steps": 120,
     "save_strategy": "steps",
     "save_steps": 120,
+    "seeds": [0, 1, 2, 3, 4],
 }
 _FEW_IMAGES, _MANY_HELD_OUT = 100, 0.5
 _TEACHER: dict[str, list[int]] = {"widths": [32, 64, 128], "depths": [2, 2, 2]}
