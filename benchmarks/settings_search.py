@@ -326,13 +326,14 @@ def main(argv=None):
     parser.add_argument("--weights", type=Path, required=True, help="safetensors file of the teacher")
     parser.add_argument("--folder", type=Path, required=True, help="where results and caches are kept")
     parser.add_argument("--image_column", default="img")
+    parser.add_argument("--report", action="store_true", help="run nothing, only tell what there is")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to FILE")
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     disable_progress_bars()
     args.folder.mkdir(parents=True, exist_ok=True)
     data = Data(args.train, args.weights, args.folder, args.image_column)
-    for trial in TRIALS:
+    for trial in () if args.report else TRIALS:
         path = path_of(trial, args.folder)
         if not path.exists() and claimed(path):
             result = run({**AUTHORS, **trial}, data)
