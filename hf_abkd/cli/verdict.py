@@ -76,6 +76,6 @@ def verdict(accuracies: Mapping[str, Mapping[int, float]], alone: str) -> str:
     told = [f"{one} against {name}" for name, one in found.items() if one is not None]
     if not told:
         return ""
-    unclear = [name for name, one in found.items() if one is not None and not one.is_clear]
+    unclear = [name for name, one in found.items() if one is not None and one.seeds > 1 and not one.is_clear]
     what = f"What distillation brought: {last} {listed(told)}" if alone in found else f"{last}: {listed(told)}"
     return what + (f"; against {listed(unclear)} that is within the spread" if unclear else "") + "."
