@@ -70,7 +70,9 @@ def _lengths(budget: _Budget, stages: Sequence[Stage]) -> list[tuple[str, float]
             unit, amount = budget.unit, (budget.amount - spent) / open_ended if length is None else float(length)
         if unit == "steps":
             # Whole steps that add up to the run's, whatever the shares, and leave one for each stage that is to come.
-            stop = min(round(end + amount), round(budget.amount) - (len(stages) - len(lengths) - 1))
+            stop = round(end + amount)
+            if budget.unit == "steps":
+                stop = min(stop, round(budget.amount) - (len(stages) - len(lengths) - 1))
             whole = stop - begin
             begin, end = stop, end + amount
             if whole < 1:

@@ -94,3 +94,10 @@ def test_lengths_that_do_not_fit_the_run_are_refused(tmp_path, stages, settings,
     """A run that is shorter or longer than asked for cannot be compared with another."""
     with pytest.raises(ValueError, match=message):
         lengths(tmp_path, [stage(**given) for given in stages], **settings)
+
+
+def test_a_stage_in_steps_of_a_run_in_epochs_keeps_them(tmp_path):
+    """Held against the number of epochs, a hundred steps would become nine."""
+    run = tiny.arguments(tmp_path, max_steps=-1, num_train_epochs=10)
+    first, second = stage_arguments(run, [stage(steps=100), stage(epochs=5)])
+    assert (first.max_steps, second.num_train_epochs) == (100, 5)
