@@ -12,7 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from hf_abkd.cli.comparison import percent
+from hf_abkd.cli.comparison import Outcome, accuracies_by_seed, percent
 from hf_abkd.cli.kept_runs import OUTCOME_NAME, SETTINGS_NAME
 from hf_abkd.cli.verdict import difference
 from hf_abkd.wording import markdown_table
@@ -23,35 +23,34 @@ BASELINE = "KD"
 TOLD = ("max_train_samples", "max_unlabelled_samples", "num_train_epochs", "max_steps", "method", "kd_weight", "bf16")
 
 
-def runs_in(folder):
-    """Return method, seed, accuracy at the last step and seconds of each finished run in a folder."""
-    rows = []
-    for path in sorted(folder.glob(f"*/{OUTCOME_NAME}")):
-        outcome = json.loads(path.read_text(encoding="utf-8"))
-        if "model" not in outcome:
-            continue
-        accuracy = [entry["eval_accuracy"] for entry in outcome["log"] if "eval_accuracy" in entry][-1]
-        seconds = [entry["train_runtime"] for entry in outcome["log"] if "train_runtime" in entry][-1]
-        row = {"method": outcome["model"], "seed": outcome["seed"], "accuracy": accuracy, "seconds": round(seconds)}
-        rows.append({**row, "parameters": outcome["parameters"]})
-    return rows
+def outcomes_in(folder):
+    """Return what became of the students of the finished runs in a folder; their teacher is none of them."""
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"*/{OUTCOME_NAME}"))]
+    return [Outcome(**content) for content in contents if "model" in content]
 
 
-def table(rows):
+def seconds(outcome):
+    """Return how long a run took."""
+    return round(outcome.logged("train_runtime")[-1])
+
+
+def table(outcomes):
     """Return the table of the runs of a comparison."""
-    by_seed = {}
-    for row in rows:
-        by_seed.setdefault(row["method"], {})[row["seed"]] = row["accuracy"]
+    by_seed = accuracies_by_seed(outcomes)
     lines = []
     for method, accuracies in by_seed.items():
-        found = difference(accuracies, by_seed.get(BASELINE, {})) if method != BASELINE else None
-        seconds = statistics.median(row["seconds"] for row in rows if row["method"] == method)
-        lines.append(
-            [method, percent(list(accuracies.values())), "" if found is None else str(found), f"{seconds:.0f} s"]
-        )
+        found = None if method == BASELINE else difference(accuracies, by_seed.get(BASELINE, {}))
+        time = statistics.median(seconds(outcome) for outcome in outcomes if outcome.model == method)
+        lines.append([method, percent(list(accuracies.values())), "" if found is None else str(found), f"{time:.0f} s"])
     order = ["student alone", BASELINE]
     lines.sort(key=lambda line: order.index(line[0]) if line[0] in order else len(order))
     return markdown_table(["model", "accuracy", f"difference to {BASELINE}", "time of a run"], lines)
+
+
+def row(outcome):
+    """Return a run as it is written to a file."""
+    told = {"method": outcome.model, "seed": outcome.seed, "accuracy": outcome.accuracy, "seconds": seconds(outcome)}
+    return {**told, "parameters": outcome.parameters}
 
 
 def main(argv=None):
@@ -61,12 +60,15 @@ def main(argv=None):
     args = parser.parse_args(argv)
     content = {}
     for folder in args.folders:
-        rows = runs_in(folder)
-        if not rows:
+        outcomes = outcomes_in(folder)
+        if not outcomes:
             parser.error(f"{folder} holds no finished run of a comparison")
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
-        content[folder.name] = {"settings": {name: settings.get(name) for name in TOLD}, "runs": rows}
-        print(f"{folder.name}\n{table(rows)}\n")
+        content[folder.name] = {
+            "settings": {name: settings.get(name) for name in TOLD},
+            "runs": list(map(row, outcomes)),
+        }
+        print(f"{folder.name}\n{table(outcomes)}\n")
     if args.json is not None:
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0

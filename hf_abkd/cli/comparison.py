@@ -200,6 +200,15 @@ def percent(shares: Sequence[float | None]) -> str:
     return f"{mean(values):.2f} %{spread}"
 
 
+def accuracies_by_seed(outcomes: Sequence[Outcome]) -> dict[str, dict[int, float]]:
+    """Return the accuracies of each method that were measured, by seed; methods in the order of the outcomes."""
+    found: dict[str, dict[int, float]] = {outcome.model: {} for outcome in outcomes}
+    for outcome in outcomes:
+        if outcome.accuracy is not None:
+            found[outcome.model][outcome.seed] = outcome.accuracy
+    return found
+
+
 def remarks(outcomes: Sequence[Outcome], alone: str) -> list[str]:
     """Return what a table does not say loudly enough: a method that is worse than none.
 
@@ -236,10 +245,7 @@ def report(
         first: As those of `table`.
         alone: What the method without a teacher is called in tables.
     """
-    by_seed: dict[str, dict[int, float]] = {outcome.model: {} for outcome in outcomes}
-    for outcome in outcomes:
-        if outcome.accuracy is not None:
-            by_seed[outcome.model][outcome.seed] = outcome.accuracy
+    by_seed = accuracies_by_seed(outcomes)
     said = [verdict(by_seed, alone)] if len(by_seed) > 1 else []
     return "\n".join([table(outcomes, columns, first), *remarks(outcomes, alone), *filter(None, said)])
 
