@@ -82,33 +82,38 @@ class Optimization:
         self.given = given
         self.suited = SuitedArguments(start_of(student), by_hand=given.any())
 
-    def arguments(
-        self, args: DistillationArguments, stages: Sequence[Stage], checkpoint: Path | None = None
-    ) -> list[DistillationArguments]:
-        """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`.
+    def arguments(self, args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
+        """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`."""
+        return stage_arguments(args, stages, self.suited)
+
+    def go_on(self, checkpoint: Path | None) -> None:
+        """Take up what the student of the run started from: one that was loaded from a checkpoint is a trained one.
 
         Args:
-            args: The arguments of the run.
-            stages: Its stages.
-            checkpoint: Of a run that goes on, what it goes on from: a student that was loaded from there is a trained
-                one, whatever it started from.
+            checkpoint: What the run goes on from; None for a new run.
         """
         start = None if checkpoint is None else load_state(checkpoint).get("start")
         if start is not None:
             self.suited = replace(self.suited, start=Start(**start))
-        return stage_arguments(args, stages, self.suited)
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it."""
         return {"start": asdict(self.suited.start)}
 
-    def tell(self, args: DistillationArguments, stages: Sequence[Stage], spans: Sequence[Span]) -> None:
+    def tell(
+        self,
+        given: DistillationArguments,
+        stages: Sequence[Stage],
+        arguments: Sequence[DistillationArguments],
+        spans: Sequence[Span],
+    ) -> None:
         """Say what optimiser and learning rate were chosen for the user, and why, and which stages are too short.
 
         Args:
-            args: The arguments of the run, as the user gave them.
+            given: The arguments of the run, as the user gave them.
             stages: The stages of the run.
-            spans: Where they lie in it.
+            arguments: The arguments of each.
+            spans: Where they lie in the run.
         """
         for stage, span in zip(stages, spans, strict=True):
             steps = span.stop - span.start
@@ -120,10 +125,9 @@ class Optimization:
                     counted(steps, "step"),
                     stage.enough_steps,
                 )
-        reason = self.suited.reason(args)
+        reason = self.suited.reason(given)
         if reason:
-            each = zip(stages, self.arguments(args, stages), strict=True)
-            told = [f"  {stage.name}: {settings_text(own)}" for stage, own in each]
+            told = [f"  {stage.name}: {settings_text(own)}" for stage, own in zip(stages, arguments, strict=True)]
             tqdm.write("\n".join([f"Training settings, {reason}:", *told]))
 
 

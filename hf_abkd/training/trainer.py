@@ -372,7 +372,8 @@ class DistillationTrainer(Trainer):
         life = self._life
         life.teacher = self.source.begin_run(self.setup.labels, tells=self.is_world_process_zero())
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
-        self._arguments = self.optimization.arguments(self.args, self._given_stages, life.checkpoint)
+        self.optimization.go_on(life.checkpoint)
+        self._arguments = self.optimization.arguments(self.args, self._given_stages)
         self._runner.place(self.stages, self._arguments, self._measure_length)
         views = self.augmentation, self.augmentation_seed
         life.made_of = make_up(self.args, self.train_dataset, self._read_rows, views, self.processing_class)
@@ -577,7 +578,7 @@ class DistillationTrainer(Trainer):
         """Tell what was chosen, and how good the teacher is; return what was logged of it."""
         if self.is_world_process_zero():
             self._open_stages.tell(self.plan)
-            self.optimization.tell(self.args, self._given_stages, self.spans)
+            self.optimization.tell(self.args, self._given_stages, self._arguments, self.spans)
         if scores is None:
             return []
         # An earlier call of `train` left its last step.
