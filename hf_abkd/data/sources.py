@@ -52,34 +52,35 @@ def load_parts(arguments: DataArguments, *, cache_dir: str | None, token: str | 
 
 def _warn_of_same(arguments: DataArguments) -> None:
     """Warn of files or a folder that are both trained and evaluated on."""
-    labelled = [*(arguments.train_files or []), *([arguments.train_dir] if arguments.train_dir else [])]
-    unlabelled = [
-        *(arguments.unlabelled_files or []),
-        *([arguments.unlabelled_dir] if arguments.unlabelled_dir else []),
-    ]
-    train = labelled + unlabelled
-    validation = [
-        *(arguments.validation_files or []),
-        *([arguments.validation_dir] if arguments.validation_dir else []),
-    ]
-    trained = {Path(name).expanduser().resolve() for name in train}
-    both = [name for name in validation if Path(name).expanduser().resolve() in trained]
-    if not validation and arguments.train_val_split > 0:
-        # What is held out of them is among the images without labels.
-        split = {Path(name).expanduser().resolve() for name in labelled}
-        shared = [name for name in unlabelled if Path(name).expanduser().resolve() in split]
-        if shared:
-            logger.warning(
-                "%s: what --train_val_split holds out of it for the evaluation is trained on without labels; give "
-                "validation data of other images",
-                listed(shared),
-            )
+    labelled = _named(arguments.train_files, arguments.train_dir)
+    unlabelled = _named(arguments.unlabelled_files, arguments.unlabelled_dir)
+    validation = _named(arguments.validation_files, arguments.validation_dir)
+    both = _shared(validation, labelled + unlabelled)
+    # What is held out of the former is among the latter.
+    split = [] if validation or arguments.train_val_split == 0 else _shared(unlabelled, labelled)
+    if split:
+        logger.warning(
+            "%s: what --train_val_split holds out of it for the evaluation is trained on without labels; give "
+            "validation data of other images",
+            listed(split),
+        )
     if both:
         logger.warning(
             "%s: trained and evaluated on, so that learning by heart counts as accuracy; leave out the validation "
             "data to hold out --train_val_split of the training rows",
             listed(both),
         )
+
+
+def _named(files: Sequence[str] | None, folder: str | None) -> list[str]:
+    """Return the files and the folder that two flags name."""
+    return [*(files or []), *([folder] if folder else [])]
+
+
+def _shared(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return the names of files and folders that others name, too."""
+    places = {Path(other).expanduser().resolve() for other in others}
+    return [name for name in names if Path(name).expanduser().resolve() in places]
 
 
 def _load_named(
