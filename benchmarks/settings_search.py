@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 from datasets import disable_progress_bars, load_dataset
+from epochs import AUGMENTATION
 from safetensors.torch import load_file
 from step_time import cifar_models, cifar_weights, machine
 from transformers import set_seed
@@ -38,7 +39,6 @@ from hf_abkd import (
     Stage,
     Term,
 )
-from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.reports.metrics import classification_metrics
 from hf_abkd.stages.schedules import Linear, LinearUntil
@@ -46,7 +46,6 @@ from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.writing import write_cache
 
-AUGMENTATION = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
 LAYERS = [f"layer{group}" for group in (1, 2, 3)]
 #: Rows of the training file on which trials are measured.
 HELD_OUT = (45_000, 50_000)

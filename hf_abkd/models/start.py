@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
-# A share of the convolutions' weights: a net with one BatchNorm among LayerNorms is trained as one with LayerNorm.
+# A share of the normalising modules: a net with one BatchNorm among LayerNorms is trained as one with LayerNorm.
 _MOST = 0.5
 
 
@@ -47,13 +47,13 @@ def start_of(model: nn.Module) -> Start:
         >>> start_of(ViT(ViTConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)))
         Start(trained=False, batch_norm=False)
     """
-    norms = [module for module in model.modules() if is_norm(module)]
-    by_batch = [module for module in norms if isinstance(module, _NormBase) and module.track_running_stats]
+    norms = [module for module in model.modules() if _is_norm(module)]
+    by_batch = [module for module in norms if isinstance(module, _BatchNorm) and module.track_running_stats]
     touched = [_was_trained(norm) for norm in norms] or [_has_biases(model)]
     return Start(trained=any(touched), batch_norm=len(by_batch) > _MOST * len(norms))
 
 
-def is_norm(module: nn.Module) -> bool:
+def _is_norm(module: nn.Module) -> bool:
     """Whether a module has what normalisation has, of torch or another package: vectors alone, and a scale."""
     weight = getattr(module, "weight", None)
     own = list(module.parameters(recurse=False))

@@ -1,6 +1,7 @@
 """SuitedArguments: optimiser and learning rate that suit a student, where the training arguments leave them open.
 
-The values were chosen by `benchmarks/settings_search.py`; docs/results.md tells on what.
+Those for random weights with batch normalisation were chosen by `benchmarks/settings_search.py`, and docs/results.md
+tells on what; the others are what is usual.
 """
 
 from __future__ import annotations
