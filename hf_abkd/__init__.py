@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         DomainClassification,
         FlowOfSolutionProcedure,
         KnowledgeDistillation,
+        LogitStandardization,
         MaximumMeanDiscrepancy,
         Objective,
     )
@@ -81,6 +82,7 @@ __all__ = [
     "ImageTransform",
     "KnowledgeDistillation",
     "LayerPair",
+    "LogitStandardization",
     "MaximumMeanDiscrepancy",
     "Objective",
     "PairedDomains",
@@ -138,6 +140,7 @@ _HOMES = {
     "ImageTransform": "hf_abkd.data.transform:ImageTransform",
     "KnowledgeDistillation": "hf_abkd.objectives:KnowledgeDistillation",
     "LayerPair": "hf_abkd.layers.layer_pair:LayerPair",
+    "LogitStandardization": "hf_abkd.objectives:LogitStandardization",
     "MaximumMeanDiscrepancy": "hf_abkd.objectives:MaximumMeanDiscrepancy",
     "Objective": "hf_abkd.objectives:Objective",
     "PairedDomains": "hf_abkd.data.paired_domains:PairedDomains",

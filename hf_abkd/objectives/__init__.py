@@ -7,6 +7,7 @@ from hf_abkd.objectives.decoupled_knowledge_distillation import DecoupledKnowled
 from hf_abkd.objectives.domain_classification import DomainClassification
 from hf_abkd.objectives.flow_of_solution_procedure import FlowOfSolutionProcedure
 from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
+from hf_abkd.objectives.logit_standardization import LogitStandardization
 from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
 from hf_abkd.objectives.objective import Objective
 
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "domain_classification": DomainClassification,
     "flow_of_solution_procedure": FlowOfSolutionProcedure,
     "knowledge_distillation": KnowledgeDistillation,
+    "logit_standardization": LogitStandardization,
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "DomainClassification",
     "FlowOfSolutionProcedure",
     "KnowledgeDistillation",
+    "LogitStandardization",
     "MaximumMeanDiscrepancy",
     "Objective",
     "boundary_agreement",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.objectives.probabilities import labelled, mean_of_labelled
 from hf_abkd.settings import number
 
 
@@ -68,21 +69,11 @@ class DecoupledKnowledgeDistillation(Objective):
 
     def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor) -> Tensor:
         """Return the weighted sum of both divergences, averaged over the samples that have a label, shape ()."""
-        if student.shape[1] < 2:
-            raise ValueError(
-                f"DecoupledKnowledgeDistillation needs at least 2 classes, got logits of {tuple(student.shape)}"
-            )
-        if labels.is_floating_point() or labels.shape != student.shape[:1]:
-            raise TypeError(
-                f"DecoupledKnowledgeDistillation needs one integer class per sample, shape ({len(student)},); got "
-                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}"
-            )
-        known = labels != -100
-        is_true = torch.zeros_like(student, dtype=torch.bool).scatter(1, torch.where(known, labels, 0)[:, None], True)
+        is_true, known = labelled("DecoupledKnowledgeDistillation", student, labels)
         ours, theirs = (_log_probabilities(logits / self.temperature, is_true) for logits in (student, teacher))
         of_target, of_others = (_divergence(one, other) for one, other in zip(ours, theirs, strict=True))
         values = self.target_weight * of_target + self.other_weight * of_others
-        return (values * known).sum() * self.temperature**2 / known.sum().clamp(min=1)
+        return mean_of_labelled(values, known) * self.temperature**2
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.objectives.probabilities import check_classes, divergence
 from hf_abkd.settings import number
 
 
@@ -55,16 +55,9 @@ class KnowledgeDistillation(Objective):
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the divergence averaged over samples, shape ()."""
-        if student.shape[-1] < 2:
-            # The softmax of one class is 1 whatever the logit: the loss would be 0 and nothing would be learnt.
-            raise ValueError(f"KnowledgeDistillation needs at least 2 classes, got logits of {tuple(student.shape)}")
-        divergence = functional.kl_div(
-            functional.log_softmax(student / self.temperature, dim=-1),
-            functional.log_softmax(target / self.temperature, dim=-1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return divergence * self.temperature**2 if self.temperature_squared else divergence
+        check_classes("KnowledgeDistillation", student)
+        value = divergence(student, target, self.temperature)
+        return value * self.temperature**2 if self.temperature_squared else value
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
