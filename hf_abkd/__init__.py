@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         LogitStandardization,
         MaximumMeanDiscrepancy,
         Objective,
+        OverhaulDistillation,
     )
     from hf_abkd.reports import metrics
     from hf_abkd.reports.metrics import classification_metrics
@@ -85,6 +86,7 @@ __all__ = [
     "LogitStandardization",
     "MaximumMeanDiscrepancy",
     "Objective",
+    "OverhaulDistillation",
     "PairedDomains",
     "PairedTerms",
     "Plan",
@@ -143,6 +145,7 @@ _HOMES = {
     "LogitStandardization": "hf_abkd.objectives:LogitStandardization",
     "MaximumMeanDiscrepancy": "hf_abkd.objectives:MaximumMeanDiscrepancy",
     "Objective": "hf_abkd.objectives:Objective",
+    "OverhaulDistillation": "hf_abkd.objectives:OverhaulDistillation",
     "PairedDomains": "hf_abkd.data.paired_domains:PairedDomains",
     "PairedTerms": "hf_abkd.stages.term:PairedTerms",
     "Plan": "hf_abkd.layers.plan:Plan",

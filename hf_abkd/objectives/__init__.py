@@ -10,6 +10,7 @@ from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
 from hf_abkd.objectives.logit_standardization import LogitStandardization
 from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
 from hf_abkd.objectives.objective import Objective
+from hf_abkd.objectives.overhaul_distillation import OverhaulDistillation
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "activation_boundary": ActivationBoundary,
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "knowledge_distillation": KnowledgeDistillation,
     "logit_standardization": LogitStandardization,
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
+    "overhaul_distillation": OverhaulDistillation,
 }
 
 __all__ = [
@@ -35,5 +37,6 @@ __all__ = [
     "LogitStandardization",
     "MaximumMeanDiscrepancy",
     "Objective",
+    "OverhaulDistillation",
     "boundary_agreement",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
@@ -15,6 +16,25 @@ from hf_abkd.layers.connectors import LinearMap
 Need = Literal["teacher", "labels", "domains", "sample_ids", "teacher_head"]
 #: What an objective can declare that it needs beside the student's tensor.
 NEEDS: tuple[Need, ...] = get_args(Need)
+Question = Literal["samples", "normalizations"]
+#: What an objective can ask before the first step.
+QUESTIONS: tuple[Question, ...] = get_args(Question)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run before its first step, as far as an objective asks for it; see `Objective.begin`.
+
+    Args:
+        targets: The shapes of the teacher's tensors in the form in which they are compared, with a batch.
+        samples: How many images the training set has; None for a stream, whose length nobody knows.
+        normalizations: For each tensor of the teacher the BatchNorm whose output it is; None where it is that of none,
+            or the teacher is not there.
+    """
+
+    targets: tuple[tuple[int, ...], ...] = ()
+    samples: int | None = None
+    normalizations: tuple[nn.Module | None, ...] = ()
 
 
 class Objective(nn.Module):
@@ -43,6 +63,12 @@ class Objective(nn.Module):
         boundary: Whether both tensors are responses *before* an activation, so that a module named without a
             side means the input of its activation, and only the sign of the target counts: it may come as a bool
             tensor, True above 0, or as packed bits (uint8, see `hf_abkd.boundaries.packing`).
+        before_activation: Whether both tensors are responses before an activation whose values count; a module named
+            without a side means the input of its activation, as for a boundary.
+        asks: What it wants to know once before the first step, and is told in `begin`: `"samples"`, how many images
+            the training set has; `"normalizations"`, of which BatchNorm of the teacher each tensor is the output.
+        exchanges: Whether its processes tell each other in each step of training what they saw. It is then called on
+            all of them, with no sample too.
         per_sample: Whether the value of a batch is the mean of the values of its samples; of an objective that needs
             labels, of those that have one. Gradient accumulation and several processes leave such an objective
             unchanged, as far as batches have equally many of them.
@@ -64,6 +90,9 @@ class Objective(nn.Module):
     equal_shapes: ClassVar[bool] = True
     trains: ClassVar[bool] = False
     boundary: ClassVar[bool] = False
+    before_activation: ClassVar[bool] = False
+    asks: ClassVar[AbstractSet[str]] = frozenset()
+    exchanges: ClassVar[bool] = False
     per_sample: ClassVar[bool] = True
     follows: ClassVar[Mapping[str, str]] = {}
     citation: ClassVar[str] = ""
@@ -86,6 +115,8 @@ class Objective(nn.Module):
         if isinstance(cls.needs, str) or (unknown := sorted(set(cls.needs) - set(NEEDS))):
             wrong = repr(cls.needs) if isinstance(cls.needs, str) else unknown
             raise TypeError(f"{cls.__name__}.needs must be a set of some of {list(NEEDS)}, got {wrong}")
+        if isinstance(cls.asks, str) or set(cls.asks) - set(QUESTIONS):
+            raise TypeError(f"{cls.__name__}.asks must be a set of some of {list(QUESTIONS)}, got {cls.asks!r}")
         _check_forward(cls)
 
     def __new__(cls, *_: object, **settings: object) -> Objective:
@@ -129,6 +160,18 @@ class Objective(nn.Module):
             teacher_layout=teacher[0].layout,
             kind=kind,
         )
+
+    def begin(self, known: Known) -> None:
+        """Take in what it asks, once, when it is connected and before its first batch.
+
+        Buffers of a size that depends on it are made here; a resumed run makes them again and fills them afterwards.
+
+        Args:
+            known: What is known of the run.
+
+        Raises:
+            ValueError: If it cannot do with that.
+        """
 
     def in_one_pass(
         self, student: Tensor, linear_map: Callable[[Tensor], LinearMap | None], target: Tensor

@@ -10,9 +10,11 @@ import numpy as np
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedConfig, default_data_collator
+from transformers.trainer_utils import has_length
 
 from hf_abkd.data.decoding import SampleError
 from hf_abkd.data.given_columns import largest_label
+from hf_abkd.data.paired_domains import PairedDomains
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.models.tasks.task import Task
 
@@ -20,6 +22,13 @@ from hf_abkd.models.tasks.task import Task
 def first_dataset(dataset: Any) -> Any:
     """Return a data set, or the first of several that have names."""
     return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+
+
+def number_of_images(dataset: Any) -> int | None:
+    """Return how many different images a training set has at most; None for a stream, or without one."""
+    if isinstance(dataset, PairedDomains):
+        return len(dataset.source) + len(dataset.target_domain)
+    return len(dataset) if has_length(dataset) else None
 
 
 def sampled_dataset(train: Any, evaluation: Any, task: Task, config: PreTrainedConfig) -> Any:

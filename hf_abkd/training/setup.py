@@ -24,6 +24,7 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.extension import Extender, groups_of
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.classes import RunClasses
+from hf_abkd.training.data_checks import number_of_images
 from hf_abkd.training.missing_labels import check_some_labelled
 from hf_abkd.training.terms.distiller import check_rows
 from hf_abkd.training.terms.run_stage import RunStage, each_once
@@ -133,6 +134,7 @@ def set_up(given: Given) -> Setup:
             given.traces,
             given.task,
             partial(given.classes.match, given.student),
+            number_of_images(given.classes.train),
         )
         if teacher_inputs is not None:
             given.source.connect(wiring.teacher, wiring.cached, teacher_inputs)

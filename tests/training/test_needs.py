@@ -10,7 +10,13 @@ from tiny_runs import LEAN
 
 from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term
 from hf_abkd.data.transform import ImageTransform, prepare
-from hf_abkd.objectives import DecoupledKnowledgeDistillation, FlowOfSolutionProcedure, Objective
+from hf_abkd.objectives import (
+    DecoupledKnowledgeDistillation,
+    FlowOfSolutionProcedure,
+    Objective,
+    OverhaulDistillation,
+)
+from hf_abkd.objectives.overhaul_distillation import mean_below_zero
 
 LAYERS = [name for name, _ in tiny.RESNET_LAYERS]
 
@@ -24,7 +30,13 @@ def flow():
     return [Stage([term, Term(CrossEntropy())], name="flow")]
 
 
+def overhauled(layer=LAYERS[1]):
+    return [Stage([Term(OverhaulDistillation(), student=layer, teacher=layer, weight=0.5), Term(CrossEntropy())])]
+
+
 STAGES = {"decoupled_knowledge_distillation": decoupled, "flow_of_solution_procedure": flow}
+#: What these remember of earlier batches depends on how a batch was split.
+REMEMBERING = {"overhaul_distillation": overhauled}
 
 
 def trainer_of(folder, stages, *, student=None, teacher=None, data=None, own=None, taught_by=None, **settings):
@@ -45,17 +57,18 @@ def values(trainer, name):
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES | REMEMBERING)
 def test_they_train_and_resume_as_if_never_stopped(tmp_path, name):
     """What an objective needs has to reach it in every step, and what it trains has to be in the checkpoint."""
     settings = {"save_strategy": "steps", "save_steps": 6, "term_gradient_steps": 2}
-    straight = trainer_of(tmp_path, STAGES[name](), **settings)
+    stages = (STAGES | REMEMBERING)[name]
+    straight = trainer_of(tmp_path, stages(), **settings)
     straight.train()
     found = values(straight, name)
     assert len(found) == 12 and sum(found[-4:]) < sum(found[:4])
     expected = tiny.tensors(straight.model, *straight.stage_modules().values())
     shutil.rmtree(tmp_path / "checkpoint-12")
-    resumed = trainer_of(tmp_path, STAGES[name](), **settings)
+    resumed = trainer_of(tmp_path, stages(), **settings)
     resumed.train(resume_from_checkpoint=True)
     assert tiny.differing(tiny.tensors(resumed.model, *resumed.stage_modules().values()), expected) == []
     assert tiny.losses(resumed) == tiny.losses(straight)
@@ -151,3 +164,30 @@ def test_a_cache_has_no_head(tmp_path):
     data = prepare(rows(12), cache.transform(processor()))
     with pytest.raises(ValueError, match="'ThroughTheHead/.* needs the teacher's last layer, and a cache holds only"):
         trainer_of(tmp_path / "run", [Stage([term])], teacher=cache, data=data, own=processor())
+
+
+ACTIVATION = "resnet.encoder.stages.1.layers.0.layer.0.activation"
+
+
+def test_a_margin_comes_from_the_batch_norm_before_the_activation(tmp_path):
+    """Behind a residual sum the responses are not those of the BatchNorm: a margin from it would be of others."""
+    teacher = tiny.resnet(8, seed=1)
+    norm = teacher.get_submodule("resnet.encoder.stages.1.layers.0.layer.0.normalization")
+    torch.nn.init.normal_(norm.bias, generator=torch.Generator().manual_seed(0))
+    for layer, expected in ((ACTIVATION, mean_below_zero(norm)), (LAYERS[1], torch.zeros(32))):
+        trainer = trainer_of(tmp_path / layer, overhauled(layer), teacher=teacher)
+        (term, _) = trainer.setup.terms
+        torch.testing.assert_close(term.objective.margin, expected)
+
+
+def test_values_before_an_activation_are_not_read_from_a_cache_of_what_comes_behind(tmp_path):
+    """By the same name a cache holds what the module returned: all that is negative would be 0."""
+    teacher, stored = named(tiny.resnet(8, seed=1)), [f"{ACTIVATION}:input", LAYERS[1]]
+    cache = write(tmp_path / "cache", teacher, rows(12), views=1, augmentation=None, layers=[], features=stored)
+    settings = {"data": prepare(rows(12), cache.transform(processor())), "own": processor(), "max_steps": 2}
+    with pytest.raises(ValueError, match=r"before an activation, and in a cache .* `--features ACTIVATION:input`"):
+        trainer_of(tmp_path / "run", overhauled(), teacher=cache, **settings)
+    trainer = trainer_of(tmp_path / "run", overhauled(f"{ACTIVATION}:input"), teacher=cache, **settings)
+    trainer.train()
+    (module, _) = trainer.stage_modules().values()
+    assert (module.objective.margin < 0).float().mean() > 0.9

@@ -202,7 +202,7 @@ class Distiller(nn.Module):
             given = _given(term, targets, facts, _device(student))
             chosen = self._rows_of(term, facts)
             # Without a row there is nothing to compare, and yet every process has to reach the same parameters.
-            if chosen is not None and chosen.start == chosen.stop:
+            if chosen is not None and chosen.start == chosen.stop and not term.objective.exchanges:
                 value, agreement = _nothing_compared(term, student, given)
             else:
                 if chosen is not None:

@@ -17,6 +17,7 @@ from hf_abkd.layers.layout import Layout, plain_layout
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import Objective, boundary_agreement
+from hf_abkd.objectives.objective import Known
 from hf_abkd.stages.schedules import Schedule
 from hf_abkd.stages.term import Names, Term
 
@@ -109,6 +110,11 @@ class RunTerm(nn.Module):
         """Whether it compares the logits of both models."""
         return self.student == self.teacher == LOGITS
 
+    @property
+    def is_before_activation(self) -> bool:
+        """Whether a module that it names without a side stands for the input of its activation."""
+        return self.objective.boundary or self.objective.before_activation
+
     def needs(self, what: str) -> bool:
         """Whether the objective needs this beside the student's tensor; see `Objective.needs`."""
         return what in self.objective.needs
@@ -193,6 +199,38 @@ class RunTerm(nn.Module):
     def give_head(self, head: nn.Module) -> None:
         """Take on the teacher's last layer. It is not part of this module: it is neither trained nor saved."""
         self._teacher_head = lambda: head
+
+    def begin(
+        self,
+        targets: Sequence[Tensor] = (),
+        samples: int | None = None,
+        normalizations: Sequence[nn.Module | None] = (),
+    ) -> None:
+        """Tell the objective what is known of the run; the term is connected.
+
+        Args:
+            targets: An example of each of the teacher's tensors.
+            samples: How many images the training set has; None where that is not known.
+            normalizations: For each of the teacher's tensors the BatchNorm whose output it is, or None.
+
+        Raises:
+            ValueError: If the objective cannot do with that.
+        """
+        asks = self.objective.asks
+        shapes: tuple[tuple[int, ...], ...] = ()
+        if targets:
+            with torch.no_grad():
+                formed = self.form(targets[0] if isinstance(self.teacher, str) else targets)
+            shapes = tuple(tuple(tensor.shape) for tensor in ((formed,) if isinstance(formed, Tensor) else formed))
+        known = Known(
+            shapes,
+            samples if "samples" in asks else None,
+            tuple(normalizations) if "normalizations" in asks else (None,) * len(targets),
+        )
+        try:
+            self.objective.begin(known)
+        except ValueError as error:
+            raise ValueError(f"term {self.name!r} ({self.term.pair}): {error}") from error
 
     # ---- What it computes ----
 

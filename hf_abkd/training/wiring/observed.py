@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from hf_abkd.layers.boundary_points import resolve_boundaries, resolve_tensors
 from hf_abkd.layers.capture import Capture, CapturePoint, NotOneTensorError
 from hf_abkd.layers.connection import Side
 from hf_abkd.layers.layout import Layout
+from hf_abkd.layers.normalized_by import normalized_by
 from hf_abkd.layers.sites import Trace
 from hf_abkd.models.costs import Cost, cost_of
 from hf_abkd.models.kept_state import evaluating
@@ -39,6 +41,7 @@ class Observed:
         layouts: How the tensors lie, as far as it was found out.
         columns: The column of a cached teacher behind each name.
         head: The last layer of a teacher, where a term needs it.
+        normalizations: The BatchNorm of a teacher whose output a tensor is, by name, where a term asks for it.
         cost: What the model costs; None if that is not known.
     """
 
@@ -49,6 +52,7 @@ class Observed:
     layouts: dict[str, Layout | None] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
     head: nn.Module | None = None
+    normalizations: dict[str, nn.Module] = field(default_factory=dict)
     cost: Cost | None = None
 
     def sides(self, names: Sequence[str]) -> list[Side]:
@@ -117,8 +121,10 @@ def observed_teacher(
         if any(term.needs("teacher_head") for term in terms):
             head = last_layer(teacher.model, lambda: teacher.logits(inputs))
     teacher.select(points)
+    asked = any("normalizations" in term.objective.asks for term in terms)
     try:
-        targets = teacher.probe(inputs)
+        with normalized_by(teacher.model) if asked else nullcontext(lambda _: None) as norm_behind:
+            targets = teacher.probe(inputs)
     except NotOneTensorError as error:
         raise ValueError(str(error)) from error
     except RuntimeError as error:
@@ -127,7 +133,8 @@ def observed_teacher(
             f"the teacher {type(teacher.model).__name__} cannot run a batch in the precision of this run: {error}. Set "
             'teacher_precision="fp32".'
         ) from error
-    observed = Observed(points, targets, targets[LOGITS].shape[1], head=head, cost=cost)
+    norms = {name: norm for name in points if (norm := norm_behind(targets[name])) is not None}
+    observed = Observed(points, targets, targets[LOGITS].shape[1], head=head, normalizations=norms, cost=cost)
     if connects_layers(terms):
         known = None if traces is None else traces[1]
         observed.find_layouts(
@@ -154,8 +161,8 @@ def connects_layers(terms: Sequence[RunTerm]) -> bool:
 def _points(
     model: nn.Module, named: Sequence[tuple[str, RunTerm]], forward: Callable[[], object]
 ) -> dict[str, CapturePoint]:
-    boundaries = [name for name, term in named if name != LOGITS and term.objective.boundary]
-    tensors = [name for name, term in named if name != LOGITS and not term.objective.boundary]
+    boundaries = [name for name, term in named if name != LOGITS and term.is_before_activation]
+    tensors = [name for name, term in named if name != LOGITS and not term.is_before_activation]
     points = resolve_boundaries(model, boundaries, forward)
     for name, point in resolve_tensors(model, tensors, forward).items():
         if points.setdefault(name, point) != point:

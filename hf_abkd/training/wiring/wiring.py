@@ -91,9 +91,23 @@ def check_names(student: nn.Module, teacher: nn.Module | TeacherCache | None, te
             )
         for name in term.teacher_names:
             if isinstance(teacher, TeacherCache):
+                _check_side(term, name)
                 teacher.column(name, boundary=term.objective.boundary, reader=f"term {term.name!r}")
             elif name != LOGITS:
                 parse_name(teacher, name)
+
+
+def _check_side(term: Term | RunTerm, name: str) -> None:
+    """Refuse a name without a side where values before an activation are read: a cache knows it as what comes behind.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if term.objective.before_activation and name.rpartition(":")[2] not in ("input", "output"):
+        raise ValueError(
+            f"term {term.name!r} compares values before an activation, and in a cache {name!r} is what comes behind "
+            "it. Store the input of the activation, `--features ACTIVATION:input`, and name it so in the term."
+        )
 
 
 def teacher_names(terms: Iterable[Term | RunTerm]) -> set[str]:
@@ -143,6 +157,7 @@ def wire(
     traces: tuple[Trace, Trace] | None = None,
     task: Task = IMAGE_CLASSIFICATION,
     match: Callable[[int, int], LabelMatch] | None = None,
+    samples: int | None = None,
 ) -> Wiring:
     """Find the tensors that the terms name, and make their connectors on the device of the student.
 
@@ -159,6 +174,7 @@ def wire(
         task: What the models do.
         match: Returns which classes of the teacher are which of the student's, of so many logits of student and
             teacher; by default it goes by the names in their configs alone.
+        samples: How many images the training set has; None where that is not known.
 
     Raises:
         ValueError: If a name, an image size or a pair of shapes is not possible, or a model cannot run the batch.
@@ -169,6 +185,7 @@ def wire(
     for term in terms:
         if not term.wants_teacher:
             term.connect(ours.sides(term.student_names))
+            term.begin(samples=samples)
             term.to(device)
     if teacher is None:
         return Wiring(ours.points, {}, ours.overwritten)
@@ -190,6 +207,8 @@ def wire(
     for term in terms:
         if term.wants_teacher:
             _connect(term, ours, theirs, labels)
+            norms = [theirs.normalizations.get(name) for name in term.teacher_names]
+            term.begin([theirs.tensors[name] for name in term.teacher_names], samples, norms)
             term.to(device)
             _try_out(term, ours, theirs)
     too_costly = exceeds(ours.cost, theirs.cost)
