@@ -123,7 +123,7 @@ def test_a_circle_is_found():
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
 
 
-SHARED = {"objectives": {"citations", "objective", "probabilities"}, "methods": set()}
+SHARED = {"objectives": {"citations", "correlation", "objective", "probabilities"}, "methods": set()}
 
 
 @pytest.mark.parametrize("room", sorted(SHARED))

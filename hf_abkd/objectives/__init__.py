@@ -5,12 +5,14 @@ from hf_abkd.objectives.centered_logits import CenteredLogits
 from hf_abkd.objectives.cross_entropy import CrossEntropy
 from hf_abkd.objectives.decoupled_knowledge_distillation import DecoupledKnowledgeDistillation
 from hf_abkd.objectives.domain_classification import DomainClassification
+from hf_abkd.objectives.feature_correlation import FeatureCorrelation
 from hf_abkd.objectives.flow_of_solution_procedure import FlowOfSolutionProcedure
 from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
 from hf_abkd.objectives.logit_standardization import LogitStandardization
 from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.objectives.overhaul_distillation import OverhaulDistillation
+from hf_abkd.objectives.stronger_teacher import StrongerTeacher
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "activation_boundary": ActivationBoundary,
@@ -18,11 +20,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
     "decoupled_knowledge_distillation": DecoupledKnowledgeDistillation,
     "domain_classification": DomainClassification,
+    "feature_correlation": FeatureCorrelation,
     "flow_of_solution_procedure": FlowOfSolutionProcedure,
     "knowledge_distillation": KnowledgeDistillation,
     "logit_standardization": LogitStandardization,
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
     "overhaul_distillation": OverhaulDistillation,
+    "stronger_teacher": StrongerTeacher,
 }
 
 __all__ = [
@@ -32,11 +36,13 @@ __all__ = [
     "CrossEntropy",
     "DecoupledKnowledgeDistillation",
     "DomainClassification",
+    "FeatureCorrelation",
     "FlowOfSolutionProcedure",
     "KnowledgeDistillation",
     "LogitStandardization",
     "MaximumMeanDiscrepancy",
     "Objective",
     "OverhaulDistillation",
+    "StrongerTeacher",
     "boundary_agreement",
 ]
