@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hf_abkd.models.teacher import load_teacher
     from hf_abkd.objectives import (
         ActivationBoundary,
+        AdaptiveTargetEnhancement,
         CenteredLogits,
         CrossEntropy,
         DecoupledKnowledgeDistillation,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         Objective,
         OverhaulDistillation,
         StrongerTeacher,
+        TeacherFreeRegularization,
     )
     from hf_abkd.reports import metrics
     from hf_abkd.reports.metrics import classification_metrics
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActivationBoundary",
     "AdaptiveDeepInversion",
+    "AdaptiveTargetEnhancement",
     "BoundaryAttack",
     "BoundarySamples",
     "CacheSettings",
@@ -97,6 +100,7 @@ __all__ = [
     "Stage",
     "StrongerTeacher",
     "TeacherCache",
+    "TeacherFreeRegularization",
     "TeacherRoute",
     "Term",
     "__version__",
@@ -130,6 +134,7 @@ __all__ = [
 _HOMES = {
     "ActivationBoundary": "hf_abkd.objectives:ActivationBoundary",
     "AdaptiveDeepInversion": "hf_abkd.methods:AdaptiveDeepInversion",
+    "AdaptiveTargetEnhancement": "hf_abkd.objectives:AdaptiveTargetEnhancement",
     "BoundaryAttack": "hf_abkd.methods:BoundaryAttack",
     "BoundarySamples": "hf_abkd.methods:BoundarySamples",
     "CacheSettings": "hf_abkd.teachers.cache.settings:CacheSettings",
@@ -158,6 +163,7 @@ _HOMES = {
     "Stage": "hf_abkd.stages.stage:Stage",
     "StrongerTeacher": "hf_abkd.objectives:StrongerTeacher",
     "TeacherCache": "hf_abkd.teachers.cache.teacher_cache:TeacherCache",
+    "TeacherFreeRegularization": "hf_abkd.objectives:TeacherFreeRegularization",
     "TeacherRoute": "hf_abkd.teachers.route.route:TeacherRoute",
     "Term": "hf_abkd.stages.term:Term",
     "activation_boundary": "hf_abkd.methods:activation_boundary",

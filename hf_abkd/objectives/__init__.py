@@ -1,6 +1,7 @@
 """Objectives: one formula per file, and the table of them."""
 
 from hf_abkd.objectives.activation_boundary import ActivationBoundary, boundary_agreement
+from hf_abkd.objectives.adaptive_target_enhancement import AdaptiveTargetEnhancement
 from hf_abkd.objectives.centered_logits import CenteredLogits
 from hf_abkd.objectives.cross_entropy import CrossEntropy
 from hf_abkd.objectives.decoupled_knowledge_distillation import DecoupledKnowledgeDistillation
@@ -13,9 +14,11 @@ from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.objectives.overhaul_distillation import OverhaulDistillation
 from hf_abkd.objectives.stronger_teacher import StrongerTeacher
+from hf_abkd.objectives.teacher_free_regularization import TeacherFreeRegularization
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "activation_boundary": ActivationBoundary,
+    "adaptive_target_enhancement": AdaptiveTargetEnhancement,
     "centered_logits": CenteredLogits,
     "cross_entropy": CrossEntropy,
     "decoupled_knowledge_distillation": DecoupledKnowledgeDistillation,
@@ -27,11 +30,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
     "overhaul_distillation": OverhaulDistillation,
     "stronger_teacher": StrongerTeacher,
+    "teacher_free_regularization": TeacherFreeRegularization,
 }
 
 __all__ = [
     "OBJECTIVES",
     "ActivationBoundary",
+    "AdaptiveTargetEnhancement",
     "CenteredLogits",
     "CrossEntropy",
     "DecoupledKnowledgeDistillation",
@@ -44,5 +49,6 @@ __all__ = [
     "Objective",
     "OverhaulDistillation",
     "StrongerTeacher",
+    "TeacherFreeRegularization",
     "boundary_agreement",
 ]
