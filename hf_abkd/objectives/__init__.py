@@ -11,6 +11,7 @@ from hf_abkd.objectives.flow_of_solution_procedure import FlowOfSolutionProcedur
 from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
 from hf_abkd.objectives.logit_standardization import LogitStandardization
 from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
+from hf_abkd.objectives.multi_level_logit_distillation import MultiLevelLogitDistillation
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.objectives.overhaul_distillation import OverhaulDistillation
 from hf_abkd.objectives.stronger_teacher import StrongerTeacher
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "knowledge_distillation": KnowledgeDistillation,
     "logit_standardization": LogitStandardization,
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
+    "multi_level_logit_distillation": MultiLevelLogitDistillation,
     "overhaul_distillation": OverhaulDistillation,
     "stronger_teacher": StrongerTeacher,
     "teacher_free_regularization": TeacherFreeRegularization,
@@ -46,6 +48,7 @@ __all__ = [
     "KnowledgeDistillation",
     "LogitStandardization",
     "MaximumMeanDiscrepancy",
+    "MultiLevelLogitDistillation",
     "Objective",
     "OverhaulDistillation",
     "StrongerTeacher",
