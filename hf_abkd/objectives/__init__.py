@@ -2,56 +2,98 @@
 
 from hf_abkd.objectives.activation_boundary import ActivationBoundary, boundary_agreement
 from hf_abkd.objectives.adaptive_target_enhancement import AdaptiveTargetEnhancement
+from hf_abkd.objectives.attention_transfer import AttentionTransfer
 from hf_abkd.objectives.centered_logits import CenteredLogits
+from hf_abkd.objectives.correlation_congruence import CorrelationCongruence
 from hf_abkd.objectives.cross_entropy import CrossEntropy
 from hf_abkd.objectives.decoupled_knowledge_distillation import DecoupledKnowledgeDistillation
 from hf_abkd.objectives.domain_classification import DomainClassification
 from hf_abkd.objectives.feature_correlation import FeatureCorrelation
+from hf_abkd.objectives.feature_distance import FeatureDistance
 from hf_abkd.objectives.flow_of_solution_procedure import FlowOfSolutionProcedure
+from hf_abkd.objectives.hint import Hint
+from hf_abkd.objectives.inter_channel_correlation import InterChannelCorrelation
 from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
 from hf_abkd.objectives.logit_standardization import LogitStandardization
+from hf_abkd.objectives.masked_generative_distillation import MaskedGenerativeDistillation
 from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
 from hf_abkd.objectives.multi_level_logit_distillation import MultiLevelLogitDistillation
+from hf_abkd.objectives.neuron_selectivity_transfer import NeuronSelectivityTransfer
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.objectives.overhaul_distillation import OverhaulDistillation
+from hf_abkd.objectives.prime_aware_adaptive_distillation import PrimeAwareAdaptiveDistillation
+from hf_abkd.objectives.probabilistic_knowledge_transfer import ProbabilisticKnowledgeTransfer
+from hf_abkd.objectives.relational_angle import RelationalAngle
+from hf_abkd.objectives.relational_distance import RelationalDistance
+from hf_abkd.objectives.similarity_preserving import SimilarityPreserving
+from hf_abkd.objectives.simple_recipe_distillation import SimpleRecipeDistillation
 from hf_abkd.objectives.stronger_teacher import StrongerTeacher
 from hf_abkd.objectives.teacher_free_regularization import TeacherFreeRegularization
+from hf_abkd.objectives.variational_information_distillation import VariationalInformationDistillation
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "activation_boundary": ActivationBoundary,
     "adaptive_target_enhancement": AdaptiveTargetEnhancement,
+    "attention_transfer": AttentionTransfer,
     "centered_logits": CenteredLogits,
+    "correlation_congruence": CorrelationCongruence,
     "cross_entropy": CrossEntropy,
     "decoupled_knowledge_distillation": DecoupledKnowledgeDistillation,
     "domain_classification": DomainClassification,
     "feature_correlation": FeatureCorrelation,
+    "feature_distance": FeatureDistance,
     "flow_of_solution_procedure": FlowOfSolutionProcedure,
+    "hint": Hint,
+    "inter_channel_correlation": InterChannelCorrelation,
     "knowledge_distillation": KnowledgeDistillation,
     "logit_standardization": LogitStandardization,
+    "masked_generative_distillation": MaskedGenerativeDistillation,
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
     "multi_level_logit_distillation": MultiLevelLogitDistillation,
+    "neuron_selectivity_transfer": NeuronSelectivityTransfer,
     "overhaul_distillation": OverhaulDistillation,
+    "prime_aware_adaptive_distillation": PrimeAwareAdaptiveDistillation,
+    "probabilistic_knowledge_transfer": ProbabilisticKnowledgeTransfer,
+    "relational_angle": RelationalAngle,
+    "relational_distance": RelationalDistance,
+    "similarity_preserving": SimilarityPreserving,
+    "simple_recipe_distillation": SimpleRecipeDistillation,
     "stronger_teacher": StrongerTeacher,
     "teacher_free_regularization": TeacherFreeRegularization,
+    "variational_information_distillation": VariationalInformationDistillation,
 }
 
 __all__ = [
     "OBJECTIVES",
     "ActivationBoundary",
     "AdaptiveTargetEnhancement",
+    "AttentionTransfer",
     "CenteredLogits",
+    "CorrelationCongruence",
     "CrossEntropy",
     "DecoupledKnowledgeDistillation",
     "DomainClassification",
     "FeatureCorrelation",
+    "FeatureDistance",
     "FlowOfSolutionProcedure",
+    "Hint",
+    "InterChannelCorrelation",
     "KnowledgeDistillation",
     "LogitStandardization",
+    "MaskedGenerativeDistillation",
     "MaximumMeanDiscrepancy",
     "MultiLevelLogitDistillation",
+    "NeuronSelectivityTransfer",
     "Objective",
     "OverhaulDistillation",
+    "PrimeAwareAdaptiveDistillation",
+    "ProbabilisticKnowledgeTransfer",
+    "RelationalAngle",
+    "RelationalDistance",
+    "SimilarityPreserving",
+    "SimpleRecipeDistillation",
     "StrongerTeacher",
     "TeacherFreeRegularization",
+    "VariationalInformationDistillation",
     "boundary_agreement",
 ]

@@ -10,9 +10,14 @@ import torch
 from hf_abkd.objectives import (
     OBJECTIVES,
     ActivationBoundary,
+    AttentionTransfer,
     FlowOfSolutionProcedure,
+    InterChannelCorrelation,
+    MaskedGenerativeDistillation,
     MaximumMeanDiscrepancy,
+    NeuronSelectivityTransfer,
     Objective,
+    VariationalInformationDistillation,
 )
 from hf_abkd.objectives.objective import Known
 from hf_abkd.stages.term import Term
@@ -20,6 +25,18 @@ from hf_abkd.training.terms.run_term import RunTerm
 
 README = Path(__file__).parents[2] / "docs" / "objectives.md"
 SAMPLES, UNITS = 6, 5
+# What one sample has of those that compare maps; all others take vectors.
+MAPS = (3, 4, 4)
+SHAPES = {
+    kind: MAPS
+    for kind in (
+        AttentionTransfer,
+        InterChannelCorrelation,
+        MaskedGenerativeDistillation,
+        NeuronSelectivityTransfer,
+        VariationalInformationDistillation,
+    )
+}
 
 
 @pytest.fixture(params=sorted(OBJECTIVES))
@@ -52,6 +69,10 @@ def begun(objective):
     return objective.eval()
 
 
+def shape_of(objective):
+    return SHAPES.get(type(objective), (UNITS,))
+
+
 def make_case(objective, *, samples=SAMPLES, dtype=torch.float64, scale=1.0):
     """The student's tensor or tensors, and what the objective needs beside it."""
     generator = torch.Generator().manual_seed(3)
@@ -62,7 +83,7 @@ def make_case(objective, *, samples=SAMPLES, dtype=torch.float64, scale=1.0):
     def tensors():
         # Of several layers each has another grid.
         several = tuple(side((UNITS, 4 - layer, 4 - layer)) for layer in range(objective.layers or 2))
-        return side((UNITS,)) if objective.layers == 1 else several
+        return side(shape_of(objective)) if objective.layers == 1 else several
 
     student = tensors()
     for tensor in each(student):
@@ -133,7 +154,8 @@ def test_teacher_gets_no_gradient(objective):
     student, given = make_case(objective, dtype=torch.float32)
     for tensor in each(given["teacher"]):
         tensor.requires_grad_()
-    make_term(objective)(student, **given).backward()
+    term = make_term(objective.float())
+    term(student, **term.formed(given)).backward()
     assert all(tensor.grad.abs().sum() > 0 for tensor in each(student))
     assert all(tensor.grad is None for tensor in each(given["teacher"]))
 

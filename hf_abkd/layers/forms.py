@@ -1,0 +1,137 @@
+"""Forms: maps or vectors of the responses of two layers, for objectives that need no equal shapes or compare means."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hf_abkd.layers.connection import Connection, Side
+from hf_abkd.layers.connectors import AsMap
+from hf_abkd.layers.layout import Layout, check_layout, plain_layout
+
+
+class AsVector(nn.Module):
+    """The mean of responses over the positions of the image: any layout to (N, C). Nothing to train.
+
+    Special tokens are left out where the positions are known; of tokens that lie on no grid it is the mean of all.
+
+    Args:
+        layout: How the responses lie.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.as_map = AsMap(layout)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Return a vector for each sample, (N, C)."""
+        if tensor.ndim == 2:
+            return tensor
+        if self.layout.has_tokens and self.layout.grid is None:
+            return tensor.movedim(self.layout.channel_dim, 1).mean(2)
+        maps: Tensor = self.as_map(tensor)
+        return maps.mean((2, 3))
+
+
+class OnGrid(nn.Module):
+    """Maps on another grid: the mean where it is coarser, bilinear interpolation where it is finer.
+
+    Args:
+        grid: Rows and columns.
+    """
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps on the grid, (N, C, H, W)."""
+        coarser = (min(maps.shape[2], self.grid[0]), min(maps.shape[3], self.grid[1]))
+        if maps.shape[2:] != coarser:
+            maps = functional.adaptive_avg_pool2d(maps, coarser)
+        if coarser != self.grid:
+            maps = functional.interpolate(maps, size=self.grid, mode="bilinear", align_corners=False)
+        return maps
+
+    def extra_repr(self) -> str:
+        """Return the grid."""
+        return f"{self.grid[0]}x{self.grid[1]}"
+
+
+def layout_of(side: Side) -> Layout:
+    """Return how a tensor lies, as far as its shape tells where nothing else does.
+
+    Raises:
+        ValueError: If it cannot lie so.
+    """
+    layout = plain_layout(side.shape) if side.layout is None else side.layout
+    check_layout(layout, side.shape)
+    return layout
+
+
+def map_layouts(student: Side, teacher: Side) -> tuple[Layout, Layout]:
+    """Return how the tensors of two layers lie, both on a grid over the image.
+
+    Raises:
+        ValueError: If one of them lies on none.
+    """
+    layouts = layout_of(student), layout_of(teacher)
+    for role, side, layout in zip(("student", "teacher"), (student, teacher), layouts, strict=True):
+        if layout.grid is None:
+            raise ValueError(
+                f"the {role}'s tensor of shape {side.shape[1:]} lies on no grid over the image, and maps are compared. "
+                "Name a layer that gives a map, or tokens of image patches."
+            )
+    return layouts
+
+
+def as_maps(student: Side, teacher: Side) -> Connection:
+    """Return what makes maps of the tensors of two layers, (N, C, H, W) each, and trains nothing.
+
+    Raises:
+        ValueError: If one of them lies on no grid over the image.
+    """
+    ours, theirs = map_layouts(student, teacher)
+    return Connection(AsMap(ours), AsMap(theirs), "identity")
+
+
+def as_vectors(student: Side, teacher: Side) -> Connection:
+    """Return what makes vectors of the tensors of two layers, (N, C) each, by their means; it trains nothing."""
+    ours, theirs = layout_of(student), layout_of(teacher)
+    pooled = "NC" if ours.order == theirs.order == "NC" else "mean over positions"
+    return Connection(AsVector(ours), AsVector(theirs), "identity" if pooled == "NC" else pooled)
+
+
+def mapped_vectors(student: Side, teacher: Side, *, always: bool) -> Connection:
+    """Return what makes vectors of equal width: means over the positions, and a linear map of the student's.
+
+    Args:
+        student: The student's tensor.
+        teacher: The teacher's.
+        always: Whether there is a linear map where the widths are equal, too.
+    """
+    plain = as_vectors(student, teacher)
+    widths = student.shape[layout_of(student).channel_dim], teacher.shape[layout_of(teacher).channel_dim]
+    if widths[0] == widths[1] and not always:
+        return plain
+    words = "linear" if plain.description == "identity" else f"{plain.description}, linear"
+    return Connection(nn.Sequential(plain.connector, nn.Linear(*widths)), plain.target_form, words)
+
+
+def same_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two maps on the coarser of their grids, (N, C, H, W) each; the finer one is averaged.
+
+    Raises:
+        ValueError: If one of them is no map.
+    """
+    if student.ndim != 4 or teacher.ndim != 4:
+        raise ValueError(
+            f"maps (N, C, H, W) are compared, got {tuple(student.shape)} of the student and {tuple(teacher.shape)} of "
+            "the teacher"
+        )
+    grid = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    ours, theirs = (
+        maps if maps.shape[2:] == grid else functional.adaptive_avg_pool2d(maps, grid) for maps in (student, teacher)
+    )
+    return ours, theirs
