@@ -4,6 +4,7 @@ from hf_abkd.objectives.activation_boundary import ActivationBoundary, boundary_
 from hf_abkd.objectives.adaptive_target_enhancement import AdaptiveTargetEnhancement
 from hf_abkd.objectives.attention_transfer import AttentionTransfer
 from hf_abkd.objectives.centered_logits import CenteredLogits
+from hf_abkd.objectives.contrastive_representation_distillation import ContrastiveRepresentationDistillation
 from hf_abkd.objectives.correlation_congruence import CorrelationCongruence
 from hf_abkd.objectives.cross_entropy import CrossEntropy
 from hf_abkd.objectives.decoupled_knowledge_distillation import DecoupledKnowledgeDistillation
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "attention_transfer": AttentionTransfer,
     "centered_logits": CenteredLogits,
     "correlation_congruence": CorrelationCongruence,
+    "contrastive_representation_distillation": ContrastiveRepresentationDistillation,
     "cross_entropy": CrossEntropy,
     "decoupled_knowledge_distillation": DecoupledKnowledgeDistillation,
     "domain_classification": DomainClassification,
@@ -69,6 +71,7 @@ __all__ = [
     "AdaptiveTargetEnhancement",
     "AttentionTransfer",
     "CenteredLogits",
+    "ContrastiveRepresentationDistillation",
     "CorrelationCongruence",
     "CrossEntropy",
     "DecoupledKnowledgeDistillation",

@@ -57,6 +57,8 @@ class Objective(nn.Module):
             `"domains"`, the domain of each sample, (N,) (see `hf_abkd.data.paired_domains`);
             `"sample_ids"`, a number for each sample, (N,), which is the same in every epoch;
             `"teacher_head"`, the teacher's last layer as a function from its input to logits, whose weights stay.
+        takes: What of these it is given beside them by its name where the batch has it, None where not: `"labels"`.
+            It needs two things or more.
         layers: How many tensors a side it compares. With 1, the student's and the teacher's are tensors; otherwise
             they are sequences of that many tensors, and with None of as many as the term names.
         equal_shapes: Whether the tensors of the two sides must have equal shapes behind their connection. The term
@@ -93,6 +95,7 @@ class Objective(nn.Module):
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"teacher"})
+    takes: ClassVar[AbstractSet[str]] = frozenset()
     layers: ClassVar[int | None] = 1
     equal_shapes: ClassVar[bool] = True
     trains: ClassVar[bool] = False
@@ -124,6 +127,8 @@ class Objective(nn.Module):
         if isinstance(cls.needs, str) or (unknown := sorted(set(cls.needs) - set(NEEDS))):
             wrong = repr(cls.needs) if isinstance(cls.needs, str) else unknown
             raise TypeError(f"{cls.__name__}.needs must be a set of some of {list(NEEDS)}, got {wrong}")
+        if set(cls.takes) - {"labels"} or (cls.takes and len(cls.needs) < 2):
+            raise TypeError(f"{cls.__name__}.takes can be {{'labels'}}, beside two needs or more; got {cls.takes!r}")
         if isinstance(cls.asks, str) or set(cls.asks) - set(QUESTIONS):
             raise TypeError(f"{cls.__name__}.asks must be a set of some of {list(QUESTIONS)}, got {cls.asks!r}")
         _check_forward(cls)

@@ -6,6 +6,8 @@ import pytest
 import tiny
 import torch
 from cached_runs import named, processor, rows, write
+from contrasting_runs import contrasted, contrasting, left
+from launched import in_two_processes
 from tiny_runs import LEAN
 
 from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term
@@ -36,7 +38,7 @@ def overhauled(layer=LAYERS[1]):
 
 STAGES = {"decoupled_knowledge_distillation": decoupled, "flow_of_solution_procedure": flow}
 #: What these remember of earlier batches depends on how a batch was split.
-REMEMBERING = {"overhaul_distillation": overhauled}
+REMEMBERING = {"overhaul_distillation": overhauled, "contrastive_representation_distillation": contrasted}
 
 
 def trainer_of(folder, stages, *, student=None, teacher=None, data=None, own=None, taught_by=None, **settings):
@@ -62,6 +64,8 @@ def test_they_train_and_resume_as_if_never_stopped(tmp_path, name):
     """What an objective needs has to reach it in every step, and what it trains has to be in the checkpoint."""
     settings = {"save_strategy": "steps", "save_steps": 6, "term_gradient_steps": 2}
     stages = (STAGES | REMEMBERING)[name]
+    if name.startswith("contrastive"):
+        settings |= {"data": prepare(rows(16), ImageTransform(processor())), "student": named(tiny.resnet(4))}
     straight = trainer_of(tmp_path, stages(), **settings)
     straight.train()
     found = values(straight, name)
@@ -191,3 +195,25 @@ def test_values_before_an_activation_are_not_read_from_a_cache_of_what_comes_beh
     trainer.train()
     (module, _) = trainer.stage_modules().values()
     assert (module.objective.margin < 0).float().mean() > 0.9
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_memory_and_train_as_one(tmp_path):
+    """With a memory each, a process never sees what the others saw, and a checkpoint holds that of the first."""
+    in_two_processes("contrasting_runs.py", tmp_path)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert first["world"] == 2
+    for part in ("student", "modules"):
+        assert tiny.differing(first[part], second[part]) == []
+    one = left(contrasting(tmp_path / "one", per_device_train_batch_size=8))
+    assert any("memory.student" in name for name in one["modules"])
+    assert first["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    for part in ("student", "modules"):
+        torch.testing.assert_close(first[part], one[part], rtol=1e-4, atol=1e-6)
+
+
+def test_a_memory_needs_ids_of_the_images(tmp_path):
+    """Without them it could not tell an image from another, and the run would fail in its first step."""
+    trainer = contrasting(tmp_path, data=tiny.images(8))
+    with pytest.raises(ValueError, match=r"'contrastive.* needs the ids of the samples, .* ImageTransform"):
+        trainer.train()

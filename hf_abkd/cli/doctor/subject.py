@@ -215,20 +215,25 @@ class Subject:
         if targets is None:
             targets = self.targets(stage, batch)
         weights = torch.tensor(weights_of(stage)).to(self.trainer.args.device)
-        loss: Tensor = distiller(batch.student, targets, batch.labels, weights, batch.rows)["loss"]
+        loss: Tensor = distiller(batch.student, targets, batch.labels, weights, batch.rows, batch.samples)["loss"]
         return loss
 
     def term_values(
-        self, distiller: Distiller, inputs: Mapping[str, Any], targets: Mapping[str, Tensor], labels: Tensor | None
+        self,
+        distiller: Distiller,
+        inputs: Mapping[str, Any],
+        targets: Mapping[str, Tensor],
+        labels: Tensor | None,
+        samples: Tensor | None = None,
     ) -> Tensor:
         """Return the values of the terms of a stage, (T,), without their weights."""
-        _, values, _ = distiller.run(inputs, targets, labels)
+        _, values, _ = distiller.run(inputs, targets, labels, samples=samples)
         return torch.stack(values)
 
     def term_gradients(self, distiller: Distiller, stage: RunStage, batch: Batch) -> list[float]:
         """Return the norm of each term's gradient, without its weight, inside `stage`."""
         targets = self.targets(stage, batch)
-        norms = gradient_norms(distiller, batch.student, targets, batch.labels, rows=batch.rows)
+        norms = gradient_norms(distiller, batch.student, targets, batch.labels, rows=batch.rows, samples=batch.samples)
         return [float(norm) for norm in norms]
 
     def students_own(self, names: Iterable[str]) -> set[str]:

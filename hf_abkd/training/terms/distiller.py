@@ -239,6 +239,8 @@ def _given(term: RunTerm, targets: Mapping[str, Tensor], facts: BatchFacts, devi
         if facts.labels is None:
             raise ValueError(f"term {term.name!r} needs labels, and the batch has none")
         given["labels"] = facts.labels
+    elif "labels" in term.objective.takes and facts.labels is not None:
+        given["labels"] = facts.labels
     if term.needs("domains"):
         given["domains"] = domains_of(facts.rows, facts.count, device)
     if term.needs("sample_ids"):

@@ -44,14 +44,21 @@ def _difference(subject: Subject, stage: RunStage) -> tuple[float, list[RunTerm]
     with subject.stage(stage) as distiller, evaluating(distiller):
         # An image without a label stands for one of the first class: halves with other numbers of labels differ.
         labels = [half.labels.clamp(min=0) for half in halves if half.labels is not None]
+        samples = [half.samples for half in halves if half.samples is not None]
         parts = [
-            (half.student, subject.targets(stage, half), labels[number] if labels else None)
+            (
+                half.student,
+                subject.targets(stage, half),
+                labels[number] if labels else None,
+                samples[number] if samples else None,
+            )
             for number, half in enumerate(halves)
         ]
         whole = (
-            _joined([inputs for inputs, _, _ in parts]),
-            _joined([targets for _, targets, _ in parts]),
+            _joined([part[0] for part in parts]),
+            _joined([part[1] for part in parts]),
             torch.cat(labels) if labels else None,
+            torch.cat(samples) if samples else None,
         )
         gradient, values = _gradient(subject, distiller, weights, *whole)
         of_halves = [_gradient(subject, distiller, weights, *part) for part in parts]
@@ -68,10 +75,11 @@ def _gradient(
     inputs: Mapping[str, Any],
     targets: Mapping[str, Tensor],
     labels: Tensor | None,
+    samples: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of the loss as one vector (P,), and the values of the terms (T,)."""
     trainable = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-    values = subject.term_values(distiller, inputs, targets, labels)
+    values = subject.term_values(distiller, inputs, targets, labels, samples)
     loss = (values * torch.tensor(weights).to(values.device)).sum()
     return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, trainable)]), values.detach()
 
