@@ -1,0 +1,260 @@
+"""Time to KD's accuracy: how soon AB reaches what a KD loop written by hand reaches in its whole budget, on CIFAR-10.
+
+    python benchmarks/time_to_accuracy.py --train cifar10-train.parquet --test cifar10-test.parquet \
+        --weights model.safetensors --folder time --json benchmarks/results/time_to_accuracy.json
+
+A CIFAR ResNet-56 with the given weights teaches a ResNet-20 from random weights on 5,000 images. Per seed the ways take
+turns, so that what else the machine does falls on all of them:
+
+- `KD by hand`: a plain loop of torch with the teacher in every step, the whole budget of epochs. Its accuracy at the
+  end is the one to reach.
+- `KD live`, `KD cached`: the trainer with its default settings of KD, the same budget.
+- `AB live`, `AB cached`: the default method, with each of the budgets of `--shares`. A run of such a budget is a run of
+  its own, whose learning rate has fallen at its end. The time to the accuracy is that of the smallest budget that
+  reached it.
+
+Seconds are those of training, from reading images to the last step, evaluation left out. All forward passes are in
+bfloat16, decoding and augmenting included in the time; the writing of the cache is told beside. Finished runs are kept
+in the folder, so that the command goes on where it was stopped.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import disable_progress_bars, load_dataset
+from epochs import AUGMENTATION
+from settings_search import SILENT
+from step_time import cifar_models, cifar_weights, machine
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import get_cosine_schedule_with_warmup, set_seed
+from transformers.utils import logging as transformers_logging
+
+from hf_abkd import DistillationArguments, DistillationTrainer, activation_boundary, knowledge_distillation
+from hf_abkd.cli.comparison import percent
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.reports.metrics import classification_metrics
+from hf_abkd.teachers.cache.settings import CacheSettings
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.cache.writing import write_cache
+from hf_abkd.wording import markdown_table
+
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 5e-3 * 0.5**0.5, 0.05  # as a run here chooses them
+TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9
+MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+BY_HAND = "KD by hand"
+
+
+class ByHand:
+    """KD as one writes it: a data loader with crops and flips, two forward passes, one loss.
+
+    Args:
+        rows: The training images.
+        column: The column of the images.
+    """
+
+    def __init__(self, rows, column):
+        self.rows, self.column = rows.with_transform(self.read), column
+
+    def read(self, rows):
+        """Return images that are decoded, cropped, mirrored and normalised, with their labels."""
+        images = []
+        for image in rows[self.column]:
+            pixels = np.pad(np.asarray(image.convert("RGB")), ((4, 4), (4, 4), (0, 0)))
+            top, left = np.random.randint(0, 9, 2)
+            pixels = pixels[top : top + 32, left : left + 32]
+            pixels = pixels[:, ::-1] if np.random.rand() < 0.5 else pixels
+            images.append(torch.from_numpy((pixels.astype(np.float32) / 255 - MEAN) / DEVIATION).permute(2, 0, 1))
+        return {"pixel_values": images, "labels": rows["label"]}
+
+    def train(self, student, teacher, epochs):
+        """Train the student."""
+        loader = DataLoader(self.rows, batch_size=BATCH, shuffle=True)
+        decayed = [one for one in student.parameters() if one.ndim > 1]
+        others = [one for one in student.parameters() if one.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+        schedule = get_cosine_schedule_with_warmup(optimizer, 0, epochs * len(loader))
+        teacher.eval()
+        student.train()
+        for _ in range(epochs):
+            for batch in loader:
+                with torch.autocast("cpu", torch.bfloat16):
+                    with torch.no_grad():
+                        said = teacher(pixel_values=batch["pixel_values"]).logits
+                    logits = student(pixel_values=batch["pixel_values"]).logits
+                softened = functional.log_softmax(logits.float() / TEMPERATURE, dim=1)
+                wanted = functional.log_softmax(said.float() / TEMPERATURE, dim=1)
+                kd = functional.kl_div(softened, wanted, reduction="batchmean", log_target=True) * TEMPERATURE**2
+                labels = functional.cross_entropy(logits.float(), batch["labels"])
+                (TEACHER_WEIGHT * kd + (1 - TEACHER_WEIGHT) * labels).backward()
+                torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+
+
+class Race:
+    """The images, the teacher, its cache, and what trains one student in one way.
+
+    Args:
+        args: The flags.
+    """
+
+    def __init__(self, args):
+        self.args, self.folder = args, args.folder
+        self.processor = cifar_weights.cifar_processor()
+        self.column = {"image_column": args.image_column}
+        self.rows = load_dataset("parquet", data_files=str(args.train), split=f"train[:{args.images}]")
+        self.test = load_dataset("parquet", data_files=str(args.test), split="train")
+        self.eval_dataset = prepare(self.test, ImageTransform(self.processor, **self.column))
+        self.cache_seconds = None
+        self.cache = self.written()
+
+    def written(self):
+        """Return the cache, written if it is not there."""
+        folder = self.folder / "cache"
+        time_of = self.folder / "cache.json"
+        if not time_of.exists():
+            start = time.perf_counter()
+            settings = CacheSettings(views=self.args.epochs, augmentation=AUGMENTATION, seed=0, precision="bf16")
+            write_cache(folder, self.teacher(), self.processor, self.rows, settings, **self.column)
+            time_of.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
+        self.cache_seconds = json.loads(time_of.read_text(encoding="utf-8"))
+        return TeacherCache.load(folder)
+
+    def teacher(self):
+        """Return the teacher."""
+        teacher = cifar_models.CifarResNetForImageClassification(cifar_models.CifarResNetConfig(depth=56))
+        cifar_weights.load_weights(teacher, self.args.weights)
+        return teacher
+
+    def trainer(self, student, seed, epochs, **settings):
+        """Return a trainer with the settings that a run chooses by itself."""
+        arguments = DistillationArguments(
+            output_dir=str(self.folder / "scratch"),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=BATCH,
+            per_device_eval_batch_size=500,
+            seed=seed,
+            **SILENT,
+        )
+        return DistillationTrainer(
+            student,
+            arguments,
+            eval_dataset=self.eval_dataset,
+            processing_class=self.processor,
+            compute_metrics=classification_metrics(),
+            **settings,
+        )
+
+    def run(self, way, share, seed):
+        """Train one student; return its accuracy and how long it took."""
+        set_seed(seed)
+        student = cifar_models.CifarResNetForImageClassification(cifar_models.CifarResNetConfig(depth=20))
+        epochs = max(1, round(share * self.args.epochs))
+        if way == BY_HAND:
+            seconds = timed(lambda: ByHand(self.rows, self.args.image_column).train(student, self.teacher(), epochs))
+            accuracy = self.trainer(student, seed, epochs).evaluate()["eval_accuracy"]
+        else:
+            method, _, kind = way.partition(" ")
+            cached = kind == "cached"
+            transform = self.cache.transform if cached else ImageTransform
+            trainer = self.trainer(
+                student,
+                seed,
+                epochs,
+                teacher=self.cache if cached else self.teacher(),
+                teacher_processor=self.processor,
+                stages=knowledge_distillation() if method == "KD" else activation_boundary(),
+                augmentation=AUGMENTATION,
+                train_dataset=prepare(self.rows, transform(self.processor, **self.column)),
+            )
+            seconds = timed(trainer.train)
+            accuracy = trainer.evaluate()["eval_accuracy"]
+        return {"way": way, "share": share, "seed": seed, "accuracy": accuracy, "seconds": seconds}
+
+    def result(self, way, share, seed):
+        """Return the result of a run, which is made unless it is there."""
+        path = self.folder / f"{way.replace(' ', '-')}-{share}-{seed}.json"
+        if not path.exists():
+            with contextlib.redirect_stdout(io.StringIO()):
+                found = self.run(way, share, seed)
+            path.write_text(json.dumps(found), encoding="utf-8")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        print(
+            f"{seed:>4}  {way:<12}{share:>5.0%}{found['seconds']:>8.0f} s{100 * found['accuracy']:>8.2f} %", flush=True
+        )
+        return found
+
+
+def timed(work):
+    """Return how many seconds something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ways(shares):
+    """Return all ways with their budgets."""
+    whole = [(way, 1.0) for way in (BY_HAND, "KD live", "KD cached")]
+    return whole + [(way, share) for share in shares for way in ("AB live", "AB cached")]
+
+
+def table(results):
+    """Return the ways with accuracy, seconds, and the ratio to the loop by hand, paired by seed."""
+    by_hand = {one["seed"]: one for one in results if one["way"] == BY_HAND}
+    lines = []
+    for way, share in dict.fromkeys((one["way"], one["share"]) for one in results):
+        own = [one for one in results if (one["way"], one["share"]) == (way, share)]
+        ratios = [one["seconds"] / by_hand[one["seed"]]["seconds"] for one in own]
+        reached = sum(one["accuracy"] >= by_hand[one["seed"]]["accuracy"] for one in own)
+        median = statistics.median(one["seconds"] for one in own)
+        accuracy = percent([one["accuracy"] for one in own])
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        lines.append([way, f"{share:.0%}", accuracy, f"{median:.0f} s", ratio, f"{reached} of {len(own)}"])
+    return markdown_table(["way", "budget", "accuracy", "time", "of the time by hand", "reached it"], lines)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, required=True, help="parquet file with the training images")
+    parser.add_argument("--test", type=Path, required=True, help="parquet file with the images to evaluate on")
+    parser.add_argument("--weights", type=Path, required=True, help="safetensors file of the teacher")
+    parser.add_argument("--folder", type=Path, required=True, help="where the cache and the results are kept")
+    parser.add_argument("--image_column", default="img")
+    parser.add_argument("--images", type=int, default=5000, help="first so many training images (default: 5000)")
+    parser.add_argument("--epochs", type=int, default=20, help="the whole budget (default: 20)")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.3, 0.4], help="of the budget, for AB")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to FILE")
+    args = parser.parse_args(argv)
+    transformers_logging.set_verbosity_error()
+    disable_progress_bars()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    race = Race(args)
+    order = ways(args.shares)
+    results = [
+        race.result(way, share, seed)
+        for number, seed in enumerate(args.seeds)
+        for way, share in (order if number % 2 == 0 else reversed(order))
+    ]
+    results.sort(key=lambda one: order.index((one["way"], one["share"])))
+    print(f"\n{table(results)}\nThe cache was written in {race.cache_seconds:.0f} s.")
+    if args.json is not None:
+        settings = {key: getattr(args, key) for key in ("images", "epochs", "shares", "seeds")}
+        content = {"machine": machine(), "settings": settings, "cache_seconds": race.cache_seconds, "runs": results}
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
