@@ -23,8 +23,9 @@ from hf_abkd.teachers.identity import reference
 from hf_abkd.teachers.table.columns import Column
 
 # Of the spread of responses. A batch of another size is computed in another order, and on a GPU float32 convolutions
-# may round to the 10 bits of TF32.
-_TOLERANCES = {"fp32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
+# may round to the 10 bits of TF32. Of 15 million responses of a ResNet-56 in bfloat16, 36 were off by more than 0.05,
+# one by 0.09; the tail grows with their number. float16 rounds eight times finer.
+_TOLERANCES = {"fp32": 5e-3, "fp16": 3e-2, "bf16": 0.25}
 
 
 @dataclass(frozen=True)

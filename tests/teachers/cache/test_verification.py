@@ -134,3 +134,18 @@ def test_a_bit_at_its_boundary_may_fall_on_either_side(tmp_path):
     assert found[column].moved >= 1 and found[column].differing == 0 < found[column].largest < 1e-3
     with pytest.raises(ValueError, match=f"{column}: [1-9]"):
         verify(cache, teacher, rows(), 24, tolerance=1e-9)
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.09, True), (0.6, False)])
+def test_what_bfloat16_rounds_is_no_damage(tmp_path, share, passes):
+    """A response of a deep teacher in bfloat16 was off by 0.09 of the spread: its own cache would be refused."""
+    teacher, moved = teacher_of(), teacher_of()
+    spread = said_of(teacher, ids_and_images(rows())[1], ACTIVATION, "input")[1].std().item()
+    moved.get_submodule("resnet.encoder.stages.1.layers.0.layer.1.normalization").bias.data += share * spread
+    cache = write(tmp_path / "cache", moved, layers=[STAGE], logits=0, views=1, augmentation=None, precision="bf16")
+    cache.reference = {**cache.reference, "fingerprint": fingerprint(teacher)}
+    if passes:
+        assert verify(cache, teacher, rows(), 24)[0].moved > 0
+    else:
+        with pytest.raises(ValueError, match=f"{ACTIVATION}:input: [1-9]"):
+            verify(cache, teacher, rows(), 24)
