@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from hf_abkd.teachers.cache.settings import CacheSettings
     from hf_abkd.teachers.cache.teacher_cache import TeacherCache
     from hf_abkd.teachers.cache.writing import write_cache
+    from hf_abkd.teachers.ensemble import TeacherEnsemble
     from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
     from hf_abkd.teachers.route.recorder import RouteRecorder
     from hf_abkd.teachers.route.route import TeacherRoute
@@ -131,6 +132,7 @@ __all__ = [
     "Stage",
     "StrongerTeacher",
     "TeacherCache",
+    "TeacherEnsemble",
     "TeacherFreeRegularization",
     "TeacherRoute",
     "Term",
@@ -211,6 +213,7 @@ _HOMES = {
     "StrongerTeacher": "hf_abkd.objectives:StrongerTeacher",
     "TeacherCache": "hf_abkd.teachers.cache.teacher_cache:TeacherCache",
     "TeacherFreeRegularization": "hf_abkd.objectives:TeacherFreeRegularization",
+    "TeacherEnsemble": "hf_abkd.teachers.ensemble:TeacherEnsemble",
     "TeacherRoute": "hf_abkd.teachers.route.route:TeacherRoute",
     "Term": "hf_abkd.stages.term:Term",
     "VariationalInformationDistillation": "hf_abkd.objectives:VariationalInformationDistillation",

@@ -23,6 +23,7 @@ from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
+from hf_abkd.models.label_spaces import id2label_of
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.teachers.cache.encoding import encode
@@ -230,7 +231,7 @@ def _identity(
     teacher: nn.Module, images: _Images, settings: CacheSettings, layers: StoredLayers, *, classes: int
 ) -> dict[str, Any]:
     """Return what the targets depend on. It is compared word by word with that of a cache that was begun before."""
-    names = getattr(getattr(teacher, "config", None), "id2label", None)
+    names = id2label_of(teacher)
     return {
         "teacher": {**reference(teacher), "parameters": sum(part.numel() for part in teacher.parameters())},
         "classes": classes,
