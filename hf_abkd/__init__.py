@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         TeacherFreeRegularization,
         VariationalInformationDistillation,
     )
+    from hf_abkd.recipes.recipe import Recipe
     from hf_abkd.reports import metrics
     from hf_abkd.reports.metrics import classification_metrics
     from hf_abkd.stages import schedules
@@ -124,6 +125,7 @@ __all__ = [
     "Plan",
     "PrimeAwareAdaptiveDistillation",
     "ProbabilisticKnowledgeTransfer",
+    "Recipe",
     "RelationalAngle",
     "RelationalDistance",
     "RouteRecorder",
@@ -204,6 +206,7 @@ _HOMES = {
     "Plan": "hf_abkd.layers.plan:Plan",
     "PrimeAwareAdaptiveDistillation": "hf_abkd.objectives:PrimeAwareAdaptiveDistillation",
     "ProbabilisticKnowledgeTransfer": "hf_abkd.objectives:ProbabilisticKnowledgeTransfer",
+    "Recipe": "hf_abkd.recipes.recipe:Recipe",
     "RelationalAngle": "hf_abkd.objectives:RelationalAngle",
     "RelationalDistance": "hf_abkd.objectives:RelationalDistance",
     "RouteRecorder": "hf_abkd.teachers.route.recorder:RouteRecorder",
@@ -241,24 +244,12 @@ _HOMES = {
     "synthesize": "hf_abkd.methods:synthesize",
     "write_cache": "hf_abkd.teachers.cache.writing:write_cache",
 }
-# What is going away: the name that replaces it, and the version without it.
-_RENAMED = {"Recipe": ("CacheSettings", "0.7")}
 
 # Type checkers would take any name for one of the package if they saw the function.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         """Load a name of the package when it is first used."""
-        if name in _RENAMED:
-            import warnings
-
-            renamed, end = _RENAMED[name]
-            warnings.warn(
-                f"hf_abkd.{name} is now hf_abkd.{renamed}; the old name goes away in version {end}",
-                FutureWarning,
-                stacklevel=2,
-            )
-            return __getattr__(renamed)
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

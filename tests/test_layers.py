@@ -25,6 +25,7 @@ ROOMS = [
     "stages",
     "training",
     "methods",
+    "recipes",
     "cli",
 ]
 LAST = ["__main__", "__init__"]

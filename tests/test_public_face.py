@@ -88,12 +88,11 @@ def test_unknown_name_is_an_attribute_error():
         exec("from hf_abkd import DistilationTrainer")
 
 
-def test_former_name_tells_the_new_one():
-    """Code of an earlier version goes on, and says what to write instead."""
-    with pytest.warns(FutureWarning, match=r"hf_abkd.Recipe is now hf_abkd.CacheSettings; .* version 0.7") as told:
-        former = hf_abkd.Recipe
-    assert former is hf_abkd.CacheSettings and told[0].filename == __file__
-    assert not set(hf_abkd._RENAMED) & set(hf_abkd.__all__)
+def test_name_that_means_something_else_now_tells_what_it_was_is_called():
+    """Code of version 0.4 that writes a cache must not end in an error about words that it has never heard of."""
+    for settings in ({"layers": ["layer1"]}, {"views": 4, "batch_size": 8}):
+        with pytest.raises(TypeError, match="what a cache is written with is `hf_abkd.CacheSettings` now"):
+            hf_abkd.Recipe(**settings)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Published systems: lists of stages, and what makes data for them.
 
 Each has a file or folder of its name: activation boundaries, knowledge distillation, boundary (supporting) samples,
-route constrained optimisation, joint (progressive) adaptation and DeepInversion.
+route constrained optimisation, joint (progressive) adaptation and DeepInversion. `METHODS` is the table of those that
+are lists of stages.
 """
+
+from collections.abc import Callable
 
 from hf_abkd.methods.activation_boundary import (
     BOUNDARY_WEIGHT,
@@ -19,11 +22,21 @@ from hf_abkd.methods.deep_inversion.synthesis import synthesize
 from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
 from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained
+from hf_abkd.stages.stage import Stage
+
+METHODS: dict[str, Callable[..., list[Stage]]] = {
+    "activation_boundary": activation_boundary,
+    "boundary_supporting_samples": boundary_supporting_samples,
+    "joint_adaptation": joint_adaptation,
+    "knowledge_distillation": knowledge_distillation,
+    "route_constrained": route_constrained,
+}
 
 __all__ = [
     "BOUNDARY_WEIGHT",
     "CLASSIFICATION_SCHEDULE",
     "INITIALIZATION_SHARE",
+    "METHODS",
     "AdaptiveDeepInversion",
     "BoundaryAttack",
     "BoundarySamples",

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -109,6 +109,8 @@ class Objective(nn.Module):
     follows: ClassVar[Mapping[str, str]] = {}
     citation: ClassVar[str] = ""
 
+    _made_with: Mapping[str, Any]
+
     #: Returns the value of the objective for one batch, shape (); each objective writes its own.
     forward: Callable[..., Tensor]
 
@@ -144,7 +146,15 @@ class Objective(nn.Module):
         unknown = sorted(set(settings) - set(known))
         if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             raise TypeError(f"{cls.__name__} has no setting {unknown}; its settings are {known}")
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        # A plain attribute, which `nn.Module` lets stand before its own are there, and which copies take along.
+        object.__setattr__(made, "_made_with", settings)
+        return made
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """The settings that it was made with, by name; those that were left out are not among them."""
+        return dict(self._made_with)
 
     def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection | None:
         """Propose how the tensors of both sides are brought to one form, once their shapes are known.

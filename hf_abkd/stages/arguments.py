@@ -193,8 +193,8 @@ class DistillationArguments(TrainingArguments):
             )
 
 
-# The settings that are numbers, with their range: those of transformers too, which checks few of them.
-_NUMBERS: Mapping[str, Mapping[str, float]] = {
+#: The settings that are numbers, with their range: those of transformers too, which checks few of them.
+NUMBERS: Mapping[str, Mapping[str, float]] = {
     "learning_rate": {"least": 0},
     "weight_decay": {"least": 0},
     "adam_beta1": {"least": 0, "below": 1},
@@ -210,7 +210,7 @@ _NUMBERS: Mapping[str, Mapping[str, float]] = {
     "eval_delay": {"least": 0},
     "lr_gamma": {"above": 0},
 }
-_WHOLE_NUMBERS: Mapping[str, Mapping[str, int]] = {
+WHOLE_NUMBERS: Mapping[str, Mapping[str, int]] = {
     "max_steps": {"least": -1},
     "per_device_train_batch_size": {"least": 1},
     "per_device_eval_batch_size": {"least": 1},
@@ -232,11 +232,11 @@ def _check_numbers(args: DistillationArguments) -> None:
         TypeError: If something is no number.
         ValueError: If a number is not finite, or out of range.
     """
-    for name, bounds in {**_NUMBERS, **_WHOLE_NUMBERS}.items():
+    for name, bounds in {**NUMBERS, **WHOLE_NUMBERS}.items():
         value = getattr(args, name)
         if value is None and name in _MAY_BE_NONE:
             continue
-        checked = whole_number if name in _WHOLE_NUMBERS else number
+        checked = whole_number if name in WHOLE_NUMBERS else number
         setattr(args, name, checked(name, value, **bounds))  # type: ignore[arg-type]
     if args.max_steps == 0:
         raise ValueError("max_steps is 0, which trains nothing: give steps, or leave it out to go by epochs")

@@ -1,0 +1,1 @@
+"""Recipes: files that describe a run, checked as a whole before anything is built or downloaded."""

@@ -1,0 +1,206 @@
+"""Recipes: a distillation run as a file, and as an object of Python."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from hf_abkd.data.augment import Augmentation, Compose
+from hf_abkd.files import write_text
+from hf_abkd.recipes import mistakes, writing
+from hf_abkd.recipes.document import Document, parsed, read_document
+from hf_abkd.recipes.overrides import overridden
+from hf_abkd.recipes.part import built
+from hf_abkd.recipes.sections import ALONE, recipe_value
+from hf_abkd.recipes.text import to_yaml
+from hf_abkd.recipes.trust import check_trust
+from hf_abkd.stages.stage import Stage
+from hf_abkd.wording import listed
+
+#: What a run keeps its recipe as, in its output folder.
+RECIPE_NAME = "recipe.yaml"
+
+
+class Recipe:
+    """What a run is made of: models, images, a method or stages, and training arguments; checked as a whole.
+
+    Nothing is loaded or downloaded for that. Two recipes are equal if they say the same.
+
+    Args:
+        content: What a file would hold: mappings with text as keys, lists, text, numbers, truth values and None.
+        origin: What to call it in errors.
+
+    Raises:
+        ValueError: If a key is unknown, or a value of another type or not possible; the message has the places, what
+            stands there and what would be right.
+
+    Example:
+        >>> recipe = Recipe({"method": "knowledge_distillation", "settings": {"temperature": 2.0}})
+        >>> [stage] = recipe.stages()
+        >>> stage.terms[0].objective.temperature
+        2.0
+        >>> Recipe({"method": "knowledge_distilation"})
+        Traceback (most recent call last):
+        ...
+        ValueError: the recipe: there is no method 'knowledge_distilation'; did you mean knowledge_distillation?
+    """
+
+    def __new__(cls, *_: object, **settings: object) -> Recipe:
+        """Tell who means what the name stood for until version 0.5.
+
+        Raises:
+            TypeError: If a setting of `CacheSettings` is given.
+        """
+        if set(settings) - {"content", "origin"}:
+            raise TypeError(
+                f"a Recipe has no {listed(settings)}: it describes a run; what a cache is written with is "
+                "`hf_abkd.CacheSettings` now"
+            )
+        return super().__new__(cls)
+
+    def __init__(self, content: Mapping[str, Any], *, origin: str = "the recipe") -> None:
+        self._take(Document(copy.deepcopy(dict(content)), {}, origin))
+
+    def _take(self, document: Document) -> None:
+        """Check what a document holds, and keep it with what was made of it."""
+        if not isinstance(document.data, dict):
+            raise ValueError(f"{document.origin} holds no keys: a recipe has a method or stages, and what they run on")
+        try:
+            self._part = _adapter().validate_python(document.data)
+        except ValidationError as error:
+            raise ValueError(mistakes.told(error, document)) from None
+        self._content, self._origin = document.data, document.origin
+
+    @classmethod
+    def load(cls, path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a recipe from a YAML or JSON file. Nothing in it is executed.
+
+        Args:
+            path: The file.
+            overrides: What is to be otherwise, as on the command line: `"training.learning_rate=1e-3"`. What a file
+                may not say, as it runs code, deletes or uploads, can be said here.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no recipe; the message has the lines.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no recipe {path}; `hf-abkd recipes` lists those that come along")
+        return cls._of_document(read_document(path), overrides)
+
+    @classmethod
+    def from_yaml(cls, text: str, *, origin: str = "the recipe") -> Recipe:
+        """Read a recipe from text, as `load` does from a file."""
+        return cls._of_document(parsed(text, origin=origin), ())
+
+    @classmethod
+    def _of_document(cls, document: Document, overrides: Sequence[str]) -> Recipe:
+        check_trust(document)
+        recipe = cls.__new__(cls)
+        recipe._take(overridden(document, overrides))
+        return recipe
+
+    @classmethod
+    def from_stages(cls, stages: Sequence[Stage] | None, **sections: Any) -> Recipe:
+        """Return the recipe of stages of Python.
+
+        Args:
+            stages: The stages; None for a student that learns alone.
+            sections: The other sections of the recipe: `teacher={"model": "folder"}`, `training={"seed": 1}`.
+
+        Raises:
+            ValueError: If something in the stages cannot be written, as a module of your own, or a section is wrong.
+
+        Example:
+            >>> stages = activation_boundary([("layer1", "layer2")], margin=2.0)
+            >>> recipe = Recipe.from_stages(stages)
+            >>> recipe.stages()[0].terms == stages[0].terms
+            True
+        """
+        what = {"method": ALONE} if stages is None else {"stages": writing.stages_data(stages)}
+        return cls({**writing.plain(sections), **what})
+
+    @classmethod
+    def from_method(cls, method: str, settings: Mapping[str, Any] | None = None, **sections: Any) -> Recipe:
+        """Return the recipe of a method.
+
+        Args:
+            method: Its name, as `"activation_boundary"`.
+            settings: Its settings, as the function of that name takes them.
+            sections: The other sections of the recipe: `teacher={"model": "folder"}`, `training={"seed": 1}`.
+
+        Raises:
+            ValueError: If there is no such method, or a setting is not possible or cannot be written.
+
+        Example:
+            >>> falling = schedules.Linear(start=1.0, end=0.0)
+            >>> Recipe.from_method("knowledge_distillation", {"weight": falling}).content["settings"]
+            {'weight': {'schedule': 'linear', 'start': 1.0, 'end': 0.0}}
+        """
+        what = {"method": method, **({"settings": writing.plain(settings)} if settings else {})}
+        return cls({**writing.plain(sections), **what})
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What its file holds."""
+        return copy.deepcopy(self._content)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return what a section holds; nothing of one that is left out."""
+        return copy.deepcopy(self._content.get(name) or {})
+
+    @property
+    def method(self) -> str | None:
+        """The name of its method; None of one that has stages."""
+        name: str | None = self._content.get("method")
+        return name
+
+    def stages(self) -> list[Stage] | None:
+        """Return its stages, made afresh; None if the student learns alone."""
+        stages: list[Stage] | None = self._part.stages_of_run()
+        return stages
+
+    def augmentation(self) -> Augmentation | str | None:
+        """Return what changes the images of each batch: None for nothing, "auto" for what suits the student."""
+        given = built(self._part.augmentation)
+        if isinstance(given, str):
+            return given
+        return Compose(given) if given else None
+
+    def synthesis(self) -> dict[str, Any] | None:
+        """Return how images are made out of the teacher, as arguments of `synthesize`; None if there are others."""
+        data = self._part.data
+        made: dict[str, Any] | None = None if data is None or data.synthesize is None else data.synthesize.build()
+        return made
+
+    def to_yaml(self) -> str:
+        """Return the text of its file.
+
+        What a file may not say (see `load`) is named in a comment, and not kept.
+        """
+        return to_yaml(self._content)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as YAML, whole or not at all; see `to_yaml`."""
+        write_text(Path(path), self.to_yaml())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another recipe says the same."""
+        return self._content == other._content if isinstance(other, Recipe) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Recipe({self._content!r})"
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    """Return what checks recipes; made when the first is, as it is put together of all objectives and methods."""
+    return TypeAdapter(recipe_value())
