@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dis
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hf_abkd.cli.command_again import command_again, end_with_launcher
+from hf_abkd.cli.quiet import quiet_libraries
 from hf_abkd.wording import without_tokens
 
-#: The exit status of a program whose user made a mistake, and of one that was interrupted.
-MISTAKE, INTERRUPTED = 2, 130
+#: The exit status of a program whose user made a mistake, of one that Ctrl-C interrupted, and of one that was asked to
+#: end by SIGTERM. What the program itself returns is its own: 0, or 1 where it looked for something and found it.
+MISTAKE, INTERRUPTED, TERMINATED = 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
 # Values of the flag of transformers that is called --debug too.
 _DEBUG_VALUES = ("underflow_overflow", "tpu_metrics_debug")
 _LOGIN = "log in by `hf auth login`, or pass a token that may do this (--hub_token to upload, --token to download)"
@@ -23,9 +27,11 @@ _PATIENCE = 3
 
 
 def run_script(main: Callable[[], int | None]) -> int:
-    """Run a script of the examples, and return its exit status; `--debug` is taken out of `sys.argv`."""
-    sys.argv[1:], debug = without_debug(sys.argv[1:])
-    return run_program(main, name=Path(sys.argv[0]).name, debug=debug, goes_on=True)
+    """Run a script of the examples and return its exit status; `--debug` and `--verbose` leave `sys.argv`."""
+    sys.argv[1:], switches = without_switches(sys.argv[1:])
+    if "verbose" not in switches:
+        quiet_libraries()
+    return run_program(main, name=Path(sys.argv[0]).name, debug="debug" in switches, goes_on=True)
 
 
 def run_program(main: Callable[[], int | None], *, name: str, debug: bool, goes_on: bool) -> int:
@@ -42,15 +48,18 @@ def run_program(main: Callable[[], int | None], *, name: str, debug: bool, goes_
     Raises:
         SystemExit: If the user made a mistake or interrupted it.
     """
+    end_with_launcher()
     try:
         return main() or 0
     except KeyboardInterrupt:
         if debug:
             raise
-        without = " without --overwrite_output_dir" if "--overwrite_output_dir" in sys.argv else ""
-        hint = f": the same command{without} goes on from what is saved" if goes_on else ""
-        _tell(f"{name}: interrupted{hint}")
+        _tell_end("interrupted", name, goes_on=goes_on)
         raise SystemExit(INTERRUPTED) from None
+    except SystemExit as end:
+        if end.code == TERMINATED:
+            _tell_end("ended by SIGTERM", name, goes_on=goes_on)
+        raise
     except Exception as error:
         if debug or not is_mistake(error):
             raise
@@ -58,14 +67,20 @@ def run_program(main: Callable[[], int | None], *, name: str, debug: bool, goes_
         raise SystemExit(MISTAKE) from None
 
 
-def without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
-    """Return words without `--debug`, and whether it was among them; `--debug VALUE` is a flag of transformers."""
+def without_switches(words: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Return words without `--debug` and `--verbose`, and which were among them; `--debug VALUE` is transformers' own.
+
+    Example:
+        >>> without_switches(["cache", "--debug", "--flip", "--verbose", "--debug", "underflow_overflow"])[0]
+        ['cache', '--flip', '--debug', 'underflow_overflow']
+    """
     following = [*words[1:], ""]
-    kept = [
-        word for word, next_word in zip(words, following, strict=False)
-        if word != "--debug" or next_word in _DEBUG_VALUES
-    ]  # fmt: skip
-    return kept, len(kept) < len(words)
+    found = [
+        word in ("--debug", "--verbose") and not (word == "--debug" and next_word in _DEBUG_VALUES)
+        for word, next_word in zip(words, following, strict=False)
+    ]
+    kept = [word for word, is_switch in zip(words, found, strict=True) if not is_switch]
+    return kept, {word[2:] for word, is_switch in zip(words, found, strict=True) if is_switch}
 
 
 def is_mistake(error: Exception) -> bool:
@@ -95,6 +110,12 @@ def told(error: Exception) -> str:
 def _few_lines(text: str) -> str:
     """Return a text of many lines as one."""
     return text if text.count("\n") < _LINES else " ".join(text.split())
+
+
+def _tell_end(how: str, name: str, *, goes_on: bool) -> None:
+    """Say that a program was ended, and which command goes on; of several processes, which end together, the first."""
+    if os.environ.get("RANK", "0") == "0":
+        _tell(f"{name}: {how}" + (f". To go on from what is saved:\n  {command_again()}" if goes_on else ""))
 
 
 def _tell(line: str) -> None:

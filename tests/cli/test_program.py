@@ -60,29 +60,43 @@ def test_debug_shows_where_a_mistake_was_found():
 
 
 @pytest.mark.parametrize(
-    ("words", "left", "debug"),
+    ("words", "left", "found"),
     [
-        (["--flip", "--debug"], ["--flip"], True),
-        (["--debug", "--flip"], ["--flip"], True),
-        (["--debug", "underflow_overflow"], ["--debug", "underflow_overflow"], False),
-        ([], [], False),
+        (["--flip", "--debug"], ["--flip"], {"debug"}),
+        (["--debug", "--flip"], ["--flip"], {"debug"}),
+        (["doctor", "--verbose", "--debug"], ["doctor"], {"debug", "verbose"}),
+        (["--debug", "underflow_overflow"], ["--debug", "underflow_overflow"], set()),
+        ([], [], set()),
     ],
 )
-def test_debug_is_ours_and_with_a_value_that_of_transformers(words, left, debug):
+def test_debug_is_ours_and_with_a_value_that_of_transformers(words, left, found):
     """Trainer has a flag of that name, which takes a value."""
-    assert program.without_debug(words) == (left, debug)
+    assert program.without_switches(words) == (left, found)
 
 
-def test_interruption_tells_how_to_go_on(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "status", "told"),
+    [
+        (KeyboardInterrupt(), program.INTERRUPTED, "run.py: interrupted"),
+        (SystemExit(program.TERMINATED), program.TERMINATED, "run.py: ended by SIGTERM"),
+    ],
+)
+def test_what_ends_a_program_leaves_the_command_that_goes_on(raised, status, told, capsys, monkeypatch):
     """After Ctrl-C a user wants to know whether the night is lost; with one flag the same command would lose it."""
-    monkeypatch.setattr(sys, "argv", ["run.py"])
-    assert ended(raising(KeyboardInterrupt())) == program.INTERRUPTED
-    assert capsys.readouterr().err == "run.py: interrupted: the same command goes on from what is saved\n"
-    assert ended(raising(KeyboardInterrupt()), goes_on=False) == program.INTERRUPTED
-    assert capsys.readouterr().err == "run.py: interrupted\n"
-    monkeypatch.setattr(sys, "argv", ["run.py", "--overwrite_output_dir"])
-    assert ended(raising(KeyboardInterrupt())) == program.INTERRUPTED
-    assert "the same command without --overwrite_output_dir goes on" in capsys.readouterr().err
+    monkeypatch.setattr(program, "command_again", lambda: "python run.py --seeds 0 1")
+    assert ended(raising(raised)) == status
+    assert capsys.readouterr().err == f"{told}. To go on from what is saved:\n  python run.py --seeds 0 1\n"
+    assert ended(raising(raised), goes_on=False) == status
+    assert capsys.readouterr().err == f"{told}\n"
+    # Processes that work together end together, and one of them says so.
+    monkeypatch.setenv("RANK", "1")
+    assert ended(raising(raised)) == status and capsys.readouterr().err == ""
+
+
+def test_other_ends_of_a_program_are_its_own():
+    """A script may end itself with a status of its own, which is no interruption."""
+    assert (program.MISTAKE, program.INTERRUPTED, program.TERMINATED) == (2, 130, 143)
+    assert ended(raising(SystemExit(3))) == 3
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -70,6 +70,9 @@ class Interruption:
             return
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._received:
+            # A launcher that is ended by Ctrl-C itself has its process sent SIGTERM, too.
+            return
         self._received = number
         # Not by the log, which may be writing just now.
         again = " (once more ends it at once)" if number == signal.SIGINT else ""
