@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hf_abkd.layers.connection import Connection, Side
-from hf_abkd.layers.connectors import AsMap
+from hf_abkd.layers.connection import Connection, Kind, Side
+from hf_abkd.layers.connectors import AsMap, MapConnector
 from hf_abkd.layers.layout import Layout, check_layout, plain_layout
 
 
@@ -94,6 +94,30 @@ def as_maps(student: Side, teacher: Side) -> Connection:
     """
     ours, theirs = map_layouts(student, teacher)
     return Connection(AsMap(ours), AsMap(theirs), "identity")
+
+
+def maps_of_equal_channels(student: Side, teacher: Side, *, kind: Kind) -> Connection:
+    """Return what makes maps of the teacher's channels of both tensors, each on its own grid.
+
+    Args:
+        student: The student's tensor.
+        teacher: The teacher's.
+        kind: "map" for a 1x1 convolution with BatchNorm in any case, "identity" for none, "auto" where channels differ.
+
+    Raises:
+        ValueError: If one lies on no grid over the image, or the channels differ and are to stay as they are.
+    """
+    ours, theirs = map_layouts(student, teacher)
+    channels = student.shape[ours.channel_dim], teacher.shape[theirs.channel_dim]
+    if channels[0] == channels[1] and kind != "map":
+        return as_maps(student, teacher)
+    if kind == "identity":
+        raise ValueError(
+            f"layers of equally many channels are compared, and the student's has {channels[0]}, the teacher's "
+            f"{channels[1]}; give the term connector='map'"
+        )
+    form: nn.Module = AsMap(theirs)
+    return Connection(MapConnector(*channels, layout=ours), form, "1x1 convolution + BatchNorm")
 
 
 def as_vectors(student: Side, teacher: Side) -> Connection:

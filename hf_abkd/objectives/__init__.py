@@ -15,6 +15,7 @@ from hf_abkd.objectives.flow_of_solution_procedure import FlowOfSolutionProcedur
 from hf_abkd.objectives.hint import Hint
 from hf_abkd.objectives.inter_channel_correlation import InterChannelCorrelation
 from hf_abkd.objectives.knowledge_distillation import KnowledgeDistillation
+from hf_abkd.objectives.knowledge_review import KnowledgeReview
 from hf_abkd.objectives.logit_standardization import LogitStandardization
 from hf_abkd.objectives.masked_generative_distillation import MaskedGenerativeDistillation
 from hf_abkd.objectives.maximum_mean_discrepancy import MaximumMeanDiscrepancy
@@ -28,6 +29,7 @@ from hf_abkd.objectives.relational_angle import RelationalAngle
 from hf_abkd.objectives.relational_distance import RelationalDistance
 from hf_abkd.objectives.similarity_preserving import SimilarityPreserving
 from hf_abkd.objectives.simple_recipe_distillation import SimpleRecipeDistillation
+from hf_abkd.objectives.singular_vector_distillation import SingularVectorDistillation
 from hf_abkd.objectives.stronger_teacher import StrongerTeacher
 from hf_abkd.objectives.teacher_free_regularization import TeacherFreeRegularization
 from hf_abkd.objectives.variational_information_distillation import VariationalInformationDistillation
@@ -48,6 +50,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "hint": Hint,
     "inter_channel_correlation": InterChannelCorrelation,
     "knowledge_distillation": KnowledgeDistillation,
+    "knowledge_review": KnowledgeReview,
     "logit_standardization": LogitStandardization,
     "masked_generative_distillation": MaskedGenerativeDistillation,
     "maximum_mean_discrepancy": MaximumMeanDiscrepancy,
@@ -60,6 +63,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "relational_distance": RelationalDistance,
     "similarity_preserving": SimilarityPreserving,
     "simple_recipe_distillation": SimpleRecipeDistillation,
+    "singular_vector_distillation": SingularVectorDistillation,
     "stronger_teacher": StrongerTeacher,
     "teacher_free_regularization": TeacherFreeRegularization,
     "variational_information_distillation": VariationalInformationDistillation,
@@ -82,6 +86,7 @@ __all__ = [
     "Hint",
     "InterChannelCorrelation",
     "KnowledgeDistillation",
+    "KnowledgeReview",
     "LogitStandardization",
     "MaskedGenerativeDistillation",
     "MaximumMeanDiscrepancy",
@@ -95,6 +100,7 @@ __all__ = [
     "RelationalDistance",
     "SimilarityPreserving",
     "SimpleRecipeDistillation",
+    "SingularVectorDistillation",
     "StrongerTeacher",
     "TeacherFreeRegularization",
     "VariationalInformationDistillation",

@@ -15,8 +15,10 @@ from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.objectives import (
     DecoupledKnowledgeDistillation,
     FlowOfSolutionProcedure,
+    KnowledgeReview,
     Objective,
     OverhaulDistillation,
+    SingularVectorDistillation,
 )
 from hf_abkd.objectives.overhaul_distillation import mean_below_zero
 
@@ -37,6 +39,17 @@ def overhauled(layer=LAYERS[1]):
 
 
 STAGES = {"decoupled_knowledge_distillation": decoupled, "flow_of_solution_procedure": flow}
+
+
+def several(objective):
+    return [Stage([Term(objective, student=LAYERS, teacher=LAYERS), Term(CrossEntropy())])]
+
+
+#: Their connectors see how a batch was split, or where singular values meet.
+SEVERAL = {
+    "knowledge_review": lambda: several(KnowledgeReview()),
+    "singular_vector_distillation": lambda: several(SingularVectorDistillation()),
+}
 #: What these remember of earlier batches depends on how a batch was split.
 REMEMBERING = {"overhaul_distillation": overhauled, "contrastive_representation_distillation": contrasted}
 
@@ -59,11 +72,11 @@ def values(trainer, name):
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
-@pytest.mark.parametrize("name", STAGES | REMEMBERING)
+@pytest.mark.parametrize("name", STAGES | REMEMBERING | SEVERAL)
 def test_they_train_and_resume_as_if_never_stopped(tmp_path, name):
     """What an objective needs has to reach it in every step, and what it trains has to be in the checkpoint."""
     settings = {"save_strategy": "steps", "save_steps": 6, "term_gradient_steps": 2}
-    stages = (STAGES | REMEMBERING)[name]
+    stages = (STAGES | REMEMBERING | SEVERAL)[name]
     if name.startswith("contrastive"):
         settings |= {"data": prepare(rows(16), ImageTransform(processor())), "student": named(tiny.resnet(4))}
     straight = trainer_of(tmp_path, stages(), **settings)
