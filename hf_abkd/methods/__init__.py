@@ -1,8 +1,8 @@
 """Published systems: lists of stages, and what makes data for them.
 
-Each has a file or folder of its name: activation boundaries, knowledge distillation, boundary (supporting) samples,
-route constrained optimisation, joint (progressive) adaptation and DeepInversion. `METHODS` is the table of those that
-are lists of stages.
+Each has a file or folder of its name: activation boundaries, knowledge distillation, feature distillation, boundary
+(supporting) samples, route constrained optimisation, joint (progressive) adaptation and DeepInversion. `METHODS` is the
+table of those that are lists of stages and need no objective to be named.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from hf_abkd.methods.deep_inversion.adaptive import AdaptiveDeepInversion
 from hf_abkd.methods.deep_inversion.image_quality import measure_quality
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.synthesis import synthesize
+from hf_abkd.methods.feature_distillation import feature_distillation
 from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
 from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained
@@ -46,6 +47,7 @@ __all__ = [
     "boundary_supporting_samples",
     "domain_confusion",
     "equal_interval",
+    "feature_distillation",
     "joint_adaptation",
     "knowledge_distillation",
     "measure_quality",

@@ -243,7 +243,10 @@ def frozen_parts(student: nn.Module, patterns: Sequence[str]) -> tuple[list[nn.M
 
 
 def completed(
-    stages: Sequence[Stage], propose: Callable[[], Plan], head_input: Callable[[], str | None] = lambda: None
+    stages: Sequence[Stage],
+    propose: Callable[[], Plan],
+    propose_heads: Callable[[], Plan],
+    head_input: Callable[[], str | None] = lambda: None,
 ) -> list[Stage]:
     """Return the stages with a term for each pair of layers in the place of their `PairedTerms`, and their extra heads.
 
@@ -253,15 +256,17 @@ def completed(
     Args:
         stages: The stages.
         propose: Makes the plan of those without one; called at most once.
+        propose_heads: Likewise the pair of what the last layers of student and teacher read.
         head_input: Returns the tensor of the student that an extra head reads, or None if none is needed, as the
             teacher has the student's classes; called at most once.
     """
-    propose, head_input = functools.cache(propose), functools.cache(head_input)
+    propose, propose_heads = functools.cache(propose), functools.cache(propose_heads)
+    head_input = functools.cache(head_input)
     made: dict[int, list[Term]] = {}
 
     def terms_of(paired: PairedTerms) -> list[Term]:
         if id(paired) not in made:
-            made[id(paired)] = paired.terms(propose() if paired.plan is None else paired.plan)
+            made[id(paired)] = paired.proposed(propose, propose_heads)
         return made[id(paired)]
 
     result = []

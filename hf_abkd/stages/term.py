@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 
@@ -14,6 +14,7 @@ from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import OBJECTIVES, Objective
+from hf_abkd.objectives.objective import PAIRS, Pairs
 from hf_abkd.settings import number
 from hf_abkd.stages.schedules import Schedule
 
@@ -194,9 +195,12 @@ class PairedTerms:
         objective: The formula; every pair has a copy.
         plan: The pairs. None lets the trainer propose them from one batch.
         weight: The weight of all of them; a pair's own weight is a factor to it.
+        pairs: Which are proposed without a plan: `"all"`, the `"last"` alone, or `"head"`, what the last layers of the
+            two models read. None takes what the objective says of itself (`Objective.pairs`).
 
     Raises:
         TypeError: If the objective needs anything but one tensor of each model.
+        ValueError: If both a plan and `pairs` are given, or there are no such pairs.
 
     Example:
         >>> from hf_abkd.layers.plan import Plan
@@ -211,6 +215,7 @@ class PairedTerms:
     _: KW_ONLY
     plan: Plan | None = None
     weight: float | Schedule = 1.0
+    pairs: Pairs | None = None
 
     def __post_init__(self) -> None:
         """Check that the objective compares pairs of layers."""
@@ -221,7 +226,26 @@ class PairedTerms:
                 f"{type(self.objective).__name__} compares several layers at once; write its terms out: "
                 "Term(objective, student=[...], teacher=[...])"
             )
+        if self.pairs is not None and self.plan is not None:
+            raise ValueError(f"a plan says which layers are paired; leave pairs={self.pairs!r} out")
+        pairs = self.objective.pairs if self.pairs is None else self.pairs
+        if pairs not in PAIRS:
+            raise ValueError(f"pairs must be one of {list(PAIRS)}, got {pairs!r}")
         object.__setattr__(self, "weight", checked_weight(self.weight))
+
+    def proposed(self, plan: Callable[[], Plan], heads: Callable[[], Plan]) -> list[Term]:
+        """Return the terms, one for each pair of its plan, or of one that is proposed.
+
+        Args:
+            plan: Proposes pairs of layers, from the input of the models to their output.
+            heads: Proposes the pair of what the last layers of the models read.
+        """
+        pairs = self.objective.pairs if self.pairs is None else self.pairs
+        if self.plan is not None:
+            return self.terms(self.plan)
+        if pairs == "head":
+            return self.terms(heads())
+        return self.terms(Plan(plan().pairs[-1:] if pairs == "last" else plan().pairs))
 
     @property
     def name(self) -> str:

@@ -19,8 +19,8 @@ from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.stages.stage import Stage, completed
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.classes import RunClasses
+from hf_abkd.training.wiring.proposals import propose_heads, propose_plan
 from hf_abkd.training.wiring.trial import head_input
-from hf_abkd.training.wiring.wiring import propose_plan
 
 
 class OpenStages:
@@ -49,6 +49,7 @@ class OpenStages:
         self.student, self.source, self.classes, self.sample = student, source, classes, sample
         self.device = device
         self.traces: tuple[Trace, Trace] | None = None
+        self._paired = False
         self.head: str | None = None
         self._labels: LabelMatch | None = None
 
@@ -58,7 +59,7 @@ class OpenStages:
         Raises:
             ValueError: If there is no data or no teacher to complete them by.
         """
-        return completed(stages, self._propose, self._head_input)
+        return completed(stages, self._propose, self._propose_heads, self._head_input)
 
     def tell(self, plan: Plan | None) -> None:
         """Say what was chosen for the user, who should see it.
@@ -66,7 +67,7 @@ class OpenStages:
         Args:
             plan: The plan of the run.
         """
-        if self.traces is not None and plan is not None:
+        if self._paired and plan is not None:
             tqdm.write(f"Layers paired automatically:\n{plan.table()}")
         if self.head is not None and self._labels is not None:
             match = self._labels
@@ -90,6 +91,25 @@ class OpenStages:
         batch = self.sample()
         with random_state_kept():
             plan, self.traces = propose_plan(self._plain(), teacher, batch.student, batch.teacher(), batch.images)
+        self._paired = True
+        return plan
+
+    def _propose_heads(self) -> Plan:
+        """Pair what the last layers of both models read, the features in front of their classifiers."""
+        live = self.source.live
+        if live is None:
+            why = (
+                "without a teacher; pass `teacher`" if self.source.compared is None else "of a teacher that was cached"
+            )
+            raise ValueError(
+                f"the features in front of the classifiers cannot be paired {why}. Name the layers that are compared, "
+                "or ask for pairs='last'."
+            )
+        batch = self.sample()
+        student = self.student.to(self.device)
+        with random_state_kept():
+            plan = propose_heads(student, live, batch.student, batch.teacher(), self.classes.task)
+        self._paired = True
         return plan
 
     def _plain(self) -> nn.Module:

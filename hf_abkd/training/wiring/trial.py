@@ -120,7 +120,7 @@ def last_layer(model: nn.Module, forward: Callable[[], Tensor]) -> nn.Module:
     )
 
 
-def head_input(model: nn.Module, forward: Callable[[], object], classes: int) -> str:
+def found_head_input(model: nn.Module, forward: Callable[[], object], classes: int) -> str | None:
     """Return the name of the tensor that a classifier's last layer with weights reads, a vector for each image.
 
     Args:
@@ -128,8 +128,8 @@ def head_input(model: nn.Module, forward: Callable[[], object], classes: int) ->
         forward: Runs it on a batch.
         classes: How many classes it has.
 
-    Raises:
-        ValueError: If none of its linear layers and convolutions makes as many numbers of one vector.
+    Returns:
+        The name; None if none of its linear layers and convolutions makes as many numbers of one vector.
     """
     found: list[str] = []
 
@@ -152,11 +152,21 @@ def head_input(model: nn.Module, forward: Callable[[], object], classes: int) ->
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    return f"{found[-1]}:input" if found else None
+
+
+def head_input(model: nn.Module, forward: Callable[[], object], classes: int) -> str:
+    """Return what `found_head_input` finds, for an extra head to read; the arguments are the same.
+
+    Raises:
+        ValueError: If it finds nothing.
+    """
+    found = found_head_input(model, forward, classes)
+    if found is None:
         raise ValueError(
             f"the input of the classifier of {type(model).__name__} is not found: no linear layer of it makes "
             f"{classes} numbers of one vector. The teacher has other classes, and an extra head has to read a vector "
             'for each image: name it, activation_boundary(transfer_head="module:input"), or do without, '
             "activation_boundary(transfer_head=None, classification=[Term(CrossEntropy())])"
         )
-    return f"{found[-1]}:input"
+    return found

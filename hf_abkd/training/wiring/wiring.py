@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.module_names import parse_name
-from hf_abkd.layers.pairing import propose
-from hf_abkd.layers.plan import Plan
 from hf_abkd.layers.sites import Trace
 from hf_abkd.models.costs import exceeds
 from hf_abkd.models.expected_images import PIXELS
@@ -36,7 +34,6 @@ from hf_abkd.training.wiring.observed import (
     observed_student,
     observed_teacher,
 )
-from hf_abkd.training.wiring.trial import trace_model
 
 
 @dataclass(frozen=True)
@@ -113,38 +110,6 @@ def _check_side(term: Term | RunTerm, name: str) -> None:
 def teacher_names(terms: Iterable[Term | RunTerm]) -> set[str]:
     """Return the tensors of the teacher that some terms compare with, the logits among them."""
     return {name for term in terms for name in term.teacher_names}
-
-
-def propose_plan(
-    student: nn.Module,
-    teacher: LiveTeacher | TeacherCache,
-    inputs: Mapping[str, Any],
-    teacher_inputs: Mapping[str, Any],
-    images: str,
-) -> tuple[Plan, tuple[Trace, Trace]]:
-    """Return the pairs of layers that suit two models, and the traces of both that they come from.
-
-    Args:
-        student: The student.
-        teacher: The teacher; of one that was cached, the layers that were stored.
-        inputs: A batch for the student, without labels.
-        teacher_inputs: The same images for the teacher.
-        images: The name of the images in it: "pixel_values".
-
-    Raises:
-        ValueError: If a model cannot run the batch, or has no layers that can be paired.
-    """
-    ours = trace_model("student", student, lambda pixels: student(**{**inputs, images: pixels}), inputs[images])
-    if isinstance(teacher, TeacherCache):
-        theirs = teacher.trace
-    else:
-        theirs = trace_model(
-            "teacher",
-            teacher.model,
-            lambda pixels: teacher.logits({**teacher_inputs, images: pixels}),
-            teacher_inputs[images],
-        )
-    return Plan.of_sites(propose(ours, theirs)), (ours, theirs)
 
 
 def wire(

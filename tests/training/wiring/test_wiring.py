@@ -14,7 +14,8 @@ from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.run_term import RunTerm, plan_of
-from hf_abkd.training.wiring.wiring import check_names, propose_plan, unreached, wire
+from hf_abkd.training.wiring.proposals import propose_plan
+from hf_abkd.training.wiring.wiring import check_names, unreached, wire
 
 STAGES = [f"resnet.encoder.stages.{stage}" for stage in range(2)]
 

@@ -1,0 +1,131 @@
+"""Feature distillation: its one stage, and that every objective on features finds its layers in models of any kind."""
+
+import numpy as np
+import pytest
+import tiny
+import traced
+from tiny_runs import LEAN, entries
+
+from hf_abkd import DistillationTrainer, PairedTerms, Stage, feature_distillation
+from hf_abkd.layers.plan import Plan
+from hf_abkd.objectives import (
+    OBJECTIVES,
+    AttentionTransfer,
+    CrossEntropy,
+    FlowOfSolutionProcedure,
+    Hint,
+    RelationalDistance,
+    SimilarityPreserving,
+)
+
+FEATURES = [
+    "attention_transfer",
+    "correlation_congruence",
+    "feature_distance",
+    "hint",
+    "inter_channel_correlation",
+    "masked_generative_distillation",
+    "neuron_selectivity_transfer",
+    "prime_aware_adaptive_distillation",
+    "probabilistic_knowledge_transfer",
+    "relational_angle",
+    "relational_distance",
+    "similarity_preserving",
+    "simple_recipe_distillation",
+    "variational_information_distillation",
+]
+
+
+# ---- The stage ----
+
+
+def test_it_is_one_stage_with_the_published_weight():
+    """A weight of another reduction is another method."""
+    [stage] = feature_distillation(Hint(), [("a", "b"), ("c", "d")], layer_weights=[1, 0.5])
+    assert [term.weight for term in stage.terms] == [100.0, 50.0, 1.0]
+    [stage] = feature_distillation(Hint(reduction="sum"), [("a", "b")], logits_weight=0.9, label_weight=0.0)
+    assert [(type(term.objective).__name__, term.weight) for term in stage.terms] == [
+        ("Hint", 0.5),
+        ("KnowledgeDistillation", 0.9),
+    ]
+    [stage] = feature_distillation(AttentionTransfer(), weight=3.0)
+    paired, labels = stage.terms
+    assert isinstance(paired, PairedTerms) and paired.weight == 3.0 and isinstance(labels.objective, CrossEntropy)
+    plan = Plan.of_names([("a", "b")], [0.5])
+    assert [term.weight for term in feature_distillation(AttentionTransfer(), plan)[0].terms] == [500.0, 1.0]
+
+
+def test_what_is_no_pair_of_layers_is_refused():
+    """Before any model is loaded, and by the name of what is wrong."""
+    with pytest.raises(TypeError, match="FlowOfSolutionProcedure compares several layers at once"):
+        feature_distillation(FlowOfSolutionProcedure())
+    with pytest.raises(TypeError, match="needs an objective that compares with a teacher, got CrossEntropy"):
+        feature_distillation(CrossEntropy())
+    with pytest.raises(TypeError, match="needs an objective that compares with a teacher, got 'hint'"):
+        feature_distillation("hint")
+    with pytest.raises(ValueError, match="a plan says which layers are paired; leave pairs='last' out"):
+        feature_distillation(Hint(), [("a", "b")], pairs="last")
+    with pytest.raises(ValueError, match=r"pairs must be one of \['all', 'last', 'head'\], got 'first'"):
+        feature_distillation(Hint(), pairs="first")
+    with pytest.raises(ValueError, match="layer_weights belong to named layers"):
+        feature_distillation(Hint(), layer_weights=[1.0])
+
+
+def test_an_objective_says_which_layers_it_is_for():
+    """Relations are published on the features in front of the classifier, and attention on every stage."""
+    plan, heads = Plan.of_names([("a", "b"), ("c", "d")]), Plan.of_names([("e:input", "f:input")])
+
+    def layers(objective, **settings):
+        terms = PairedTerms(objective, **settings).proposed(lambda: plan, lambda: heads)
+        return [term.student for term in terms]
+
+    assert layers(AttentionTransfer()) == ["a", "c"]
+    assert layers(SimilarityPreserving()) == ["c"]
+    assert layers(RelationalDistance()) == ["e:input"]
+    assert layers(RelationalDistance(), pairs="last") == ["c"]
+    assert layers(RelationalDistance(), plan=plan) == ["a", "c"]
+
+
+# ---- Models ----
+
+
+KINDS = {"cnn": "resnet", "transformer": "vit", "hybrid": "mobilevit"}
+
+
+def rows():
+    return [{"pixel_values": image, "labels": place % 2} for place, image in enumerate(traced.images(count=8))]
+
+
+def every_objective(**settings):
+    """All of them in one stage, as one pass of two models serves all."""
+    terms = [PairedTerms(OBJECTIVES[name](), **settings) for name in FEATURES]
+    return [Stage([*terms, *feature_distillation(Hint(), [("a", "b")])[0].terms[1:]], name="all")]
+
+
+def trained(folder, student, teacher, **settings):
+    student, teacher = (traced.fresh(KINDS[kind], seed) for kind, seed in ((student, 0), (teacher, 1)))
+    trainer = DistillationTrainer(
+        student,
+        tiny.arguments(folder, **{"max_steps": 2, "logging_steps": 1, "learning_rate": 1e-3, **LEAN, **settings}),
+        teacher=teacher,
+        stages=every_objective(),
+        train_dataset=rows(),
+    )
+    before = tiny.tensors(trainer.model)
+    trainer.train()
+    return trainer, before
+
+
+@pytest.mark.parametrize(("student", "teacher"), [("cnn", "transformer"), ("transformer", "hybrid"), ("hybrid", "cnn")])
+def test_every_objective_finds_its_layers(tmp_path, student, teacher):
+    """Two models are all that a user should need, for any objective; one that stands for nothing trains nothing."""
+    trainer, before = trained(tmp_path, student, teacher)
+    terms = trainer.stages[0].terms
+    for name in FEATURES:
+        of_objective = [term for term in terms if term.name.startswith(f"{name}/")]
+        expected = 1 if OBJECTIVES[name].pairs != "all" else 2
+        assert len(of_objective) >= expected, name
+        for term in of_objective:
+            values = entries(trainer, term.name)
+            assert len(values) == 2 and np.isfinite(values).all() and any(values), term.name
+    assert tiny.differing(tiny.tensors(trainer.model), before)
