@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         joint_adaptation,
         knowledge_distillation,
         measure_quality,
+        mutual_learning,
         route_constrained,
         synthesize,
     )
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from hf_abkd.teachers.cache.teacher_cache import TeacherCache
     from hf_abkd.teachers.cache.writing import write_cache
     from hf_abkd.teachers.ensemble import TeacherEnsemble
+    from hf_abkd.teachers.mean_source import MeanTeacher
     from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
     from hf_abkd.teachers.route.recorder import RouteRecorder
     from hf_abkd.teachers.route.route import TeacherRoute
@@ -120,6 +122,7 @@ __all__ = [
     "LogitStandardization",
     "MaskedGenerativeDistillation",
     "MaximumMeanDiscrepancy",
+    "MeanTeacher",
     "MultiLevelLogitDistillation",
     "NeuronSelectivityTransfer",
     "Objective",
@@ -163,6 +166,7 @@ __all__ = [
     "measure_quality",
     "methods",
     "metrics",
+    "mutual_learning",
     "objectives",
     "prepare",
     "route_constrained",
@@ -204,6 +208,7 @@ _HOMES = {
     "LogitStandardization": "hf_abkd.objectives:LogitStandardization",
     "MaskedGenerativeDistillation": "hf_abkd.objectives:MaskedGenerativeDistillation",
     "MaximumMeanDiscrepancy": "hf_abkd.objectives:MaximumMeanDiscrepancy",
+    "MeanTeacher": "hf_abkd.teachers.mean_source:MeanTeacher",
     "MultiLevelLogitDistillation": "hf_abkd.objectives:MultiLevelLogitDistillation",
     "NeuronSelectivityTransfer": "hf_abkd.objectives:NeuronSelectivityTransfer",
     "Objective": "hf_abkd.objectives:Objective",
@@ -246,6 +251,7 @@ _HOMES = {
     "measure_quality": "hf_abkd.methods:measure_quality",
     "methods": "hf_abkd.methods",
     "metrics": "hf_abkd.reports.metrics",
+    "mutual_learning": "hf_abkd.methods:mutual_learning",
     "objectives": "hf_abkd.objectives",
     "prepare": "hf_abkd.data.transform:prepare",
     "route_constrained": "hf_abkd.methods:route_constrained",

@@ -34,6 +34,13 @@ def gathered(tensor: Tensor) -> tuple[Tensor, int]:
     return rows, sum(sizes[: torch.distributed.get_rank()])
 
 
+def taken_from_first(*tensors: Tensor) -> None:
+    """Give every process the tensors of the first, in place; all of them have to call it."""
+    if _together():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), src=0)
+
+
 def _together() -> bool:
     available = torch.distributed.is_available() and torch.distributed.is_initialized()
     return available and torch.distributed.get_world_size() > 1

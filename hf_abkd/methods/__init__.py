@@ -3,6 +3,9 @@
 Each has a file or folder of its name: activation boundaries, knowledge distillation, feature distillation, boundary
 (supporting) samples, route constrained optimisation, joint (progressive) adaptation and DeepInversion. `METHODS` is the
 table of those that are lists of stages and need no objective to be named.
+Each has a file or folder of its name: activation boundaries, knowledge distillation, boundary (supporting) samples,
+route constrained optimisation, joint (progressive) adaptation, mutual learning and DeepInversion. `METHODS` is the
+table of those that recipes name: lists of stages with one student.
 """
 
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from hf_abkd.methods.deep_inversion.synthesis import synthesize
 from hf_abkd.methods.feature_distillation import feature_distillation
 from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
+from hf_abkd.methods.mutual_learning import mutual_learning
 from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained
 from hf_abkd.stages.stage import Stage
 
@@ -51,6 +55,7 @@ __all__ = [
     "joint_adaptation",
     "knowledge_distillation",
     "measure_quality",
+    "mutual_learning",
     "route_constrained",
     "synthesize",
 ]

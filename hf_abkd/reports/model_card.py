@@ -243,8 +243,10 @@ def _teacher(teacher: Mapping[str, Any]) -> str:
         # The path of a folder tells readers nothing, and may tell more of the author's machine than they want to.
         ("source", _link(source) if source else "not on the Hub"),
         ("parameters", f"{teacher['parameters']:,}"),
-        ("SHA-256 of its tensors", _code(teacher["fingerprint"])),
     ]
+    # Of one that learns from the student nobody has the weights that it began with: it is known by how it is made.
+    if teacher["fingerprint"] != teacher["class"]:
+        rows.append(("SHA-256 of its tensors", _code(teacher["fingerprint"])))
     return markdown_table(("teacher", ""), rows) + "\n\nThe teacher is not part of this repository."
 
 

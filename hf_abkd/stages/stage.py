@@ -17,6 +17,7 @@ from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hf_abkd.layers.plan import Plan
+from hf_abkd.models.outputs import LOGITS
 from hf_abkd.settings import number, whole_number
 from hf_abkd.stages.arguments import rising_shares
 from hf_abkd.stages.extension import Extension
@@ -96,8 +97,9 @@ class Stage:
         teacher: Weights that the run's teacher has while the stage runs: a folder with `model.safetensors` of the same
             architecture, or a `TeacherRoute` of several, one after another. It has its own back afterwards.
         extension: Makes further images of each training batch; terms read them, or the batch's own, by their `rows`.
-        teacher_terms: Terms that train the teacher in the same steps; their `student` is a tensor of the teacher. It is
-            in training mode then, and changed for good.
+        teacher_terms: Terms that train the teacher in the same steps; their `student` is a tensor of the teacher, and
+            one that compares logits compares the teacher's with the student's. The teacher is in training mode then,
+            and changed for good.
         extra_head: What takes the place of terms that compare logits, if the teacher has other classes than the
             student. None leaves the terms as they are, and those are refused.
 
@@ -143,10 +145,10 @@ class Stage:
         names = [term.name for term in (*self.terms, *self.teacher_terms)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{where} has several terms named {twice}; give each its own `name`")
-        if odd := [term.name for term in self.teacher_terms if term.teacher_names]:
+        if odd := [term.name for term in self.teacher_terms if term.wants_teacher and not _compares_logits(term)]:
             raise ValueError(
-                f"{where}: the terms {odd} compare with a teacher, and the teacher itself has none; its own terms "
-                "compare with labels or domains"
+                f"{where}: the terms {odd} train the teacher, and compare with layers of a teacher, which it has none "
+                "of; its own terms compare with labels, domains or, logits with logits, with the student"
             )
         if self.teacher_terms and (self.teacher is not None or self.extension is not None):
             raise ValueError(
@@ -202,6 +204,10 @@ class Stage:
             **({} if self.route is None else {"teacher": self.route.describe()}),
             **({} if self.extension is None else {"extension": repr(self.extension)}),
         }
+
+
+def _compares_logits(term: Term) -> bool:
+    return term.student == term.teacher == LOGITS and "teacher_head" not in term.objective.needs
 
 
 def _check_arguments(arguments: Mapping[str, Any], where: str) -> None:

@@ -78,7 +78,23 @@ class LiveSource(TeacherSource):
 
 
 class AdaptingSource(LiveSource):
-    """A teacher that some stages train in the same steps as the student; it runs as it is, without a faster copy."""
+    """A teacher that some stages train in the same steps as the student; it runs as it is, without a faster copy.
+
+    Args:
+        teacher: The model.
+        speed_ups: Not asked.
+        is_taught: Whether it was trained before. One that learns from the student is known by its class alone: its
+            weights are in checkpoints, and those that it began with, often random ones, in none.
+    """
+
+    def __init__(self, teacher: LiveTeacher, speed_ups: Callable[[], SpeedUps], *, is_taught: bool = True) -> None:
+        super().__init__(teacher, speed_ups)
+        self.is_taught = is_taught
+
+    def identify(self) -> dict[str, Any]:
+        """Return what identifies the model."""
+        identity = super().identify()
+        return identity if self.is_taught else {**identity, "fingerprint": identity["class"]}
 
     def speed_up(self) -> None:
         """Do nothing: a copy would keep the weights of before."""

@@ -48,10 +48,14 @@ class TeacherSource:
     Attributes:
         live: The model that runs beside the student; None if there is none.
         cache: What a teacher said of the training set; None if the teacher itself is there.
+        is_taught: Whether it was trained before; one that learns from the student may begin as one that guesses.
+        of_student: Whether it is made of the student, and begins as a copy of it.
     """
 
     live: LiveTeacher | None = None
     cache: TeacherCache | None = None
+    is_taught: bool = True
+    of_student: bool = False
 
     @property
     def compared(self) -> LiveTeacher | TeacherCache | None:
@@ -122,6 +126,23 @@ class TeacherSource:
             identity: What `identify` returned before.
         """
         return None
+
+    # ---- The student that it learns from ----
+
+    def begin_with(self, student: nn.Module) -> None:
+        """Take in the student of a run that begins, before it is identified.
+
+        Args:
+            student: The student, not wrapped.
+        """
+
+    def follow(self, student: nn.Module, step: int) -> None:
+        """Take in what an optimiser step made of the student.
+
+        Args:
+            student: The student, not wrapped.
+            step: How many steps of the run are done.
+        """
 
     # ---- Weights that it takes on along a route ----
 

@@ -22,6 +22,7 @@ from transformers.integrations.integration_utils import default_logdir
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.life.interruption import Interruption
 from hf_abkd.training.log_lines import log_line
 
@@ -106,6 +107,19 @@ class StageFlow(TrainerCallback):
             control.should_evaluate = True
         if args.save_strategy == SaveStrategy.STEPS:
             control.should_save = True
+
+
+class FollowStudent(TrainerCallback):
+    """Has a teacher that learns from the student do so after each optimiser step, before anybody else sees its end."""
+
+    def __init__(self, source: TeacherSource) -> None:
+        self.source = source
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Hand the student on."""
+        self.source.follow(model, state.global_step)
 
 
 def write_log_line(flow: StageFlow, state: TrainerState, logs: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from hf_abkd.training.missing_labels import check_some_labelled
 from hf_abkd.training.terms.distiller import check_rows
 from hf_abkd.training.terms.run_stage import RunStage, each_once
 from hf_abkd.training.terms.run_term import RunTerm, plan_of
-from hf_abkd.training.wiring.wiring import Wiring, wire
+from hf_abkd.training.wiring.wiring import Wiring, wire, wire_back
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,12 @@ def set_up(given: Given) -> Setup:
     teacher_inputs = None if compared is None else given.batch.teacher()
     images = given.batch.images
     teacher = None if compared is None else given.source.model
-    if teacher is not None and given.classes.tells and same_weights(given.student, teacher):
+    if (
+        teacher is not None
+        and given.classes.tells
+        and not given.source.of_student
+        and same_weights(given.student, teacher)
+    ):
         logger.warning("%s.", SAME_WEIGHTS)
     with random_state_kept():
         torch.manual_seed(given.seed)
@@ -149,7 +154,7 @@ def set_up(given: Given) -> Setup:
         tuple(given.stages),
         given.batch,
         wiring,
-        _wired_teacher(given),
+        _wired_teacher(given, wiring.labels),
         tuple(_extender(given, stage, wiring) for stage in given.stages),
     )
 
@@ -172,8 +177,12 @@ def _check_batch(given: Given) -> None:
         check_rows(stage.all_terms(), groups_of(stage.stage.extension, batch))
 
 
-def _wired_teacher(given: Given) -> Wiring | None:
-    """Find the tensors of a teacher that is trained too; None if it is not."""
+def _wired_teacher(given: Given, labels: LabelMatch | None) -> Wiring | None:
+    """Find the tensors of a teacher that is trained too; None if it is not.
+
+    Raises:
+        ValueError: If it learns from the student's logits, and has other classes.
+    """
     terms = [term for stage in given.stages for term in stage.teacher_terms]
     live = given.source.live
     if live is None or not terms:
@@ -181,7 +190,11 @@ def _wired_teacher(given: Given) -> Wiring | None:
     inputs = live.arguments(given.batch.teacher())
     with random_state_kept():
         torch.manual_seed(given.seed)
-        return wire(live.model, None, terms, inputs, None, given.batch.images, task=given.task)
+        wiring = wire(live.model, None, terms, inputs, None, given.batch.images, task=given.task)
+        if mutual := [term for term in terms if term.wants_teacher]:
+            models = (live.model, inputs), (given.student, given.batch.student)
+            wire_back(*models, mutual, given.batch.images, given.task, labels)
+        return wiring
 
 
 def _extender(given: Given, stage: RunStage, wiring: Wiring) -> Extender | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cached_source import CachedSource
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.live_source import AdaptingSource, LiveSource
+from hf_abkd.teachers.mean_source import MeanSource, MeanTeacher
 from hf_abkd.teachers.route.follower import RouteFollower
 from hf_abkd.teachers.route_source import RouteSource
 from hf_abkd.teachers.source import NoTeacher, TeacherSource
@@ -37,8 +39,12 @@ logger = logging.getLogger(__name__)
 Context = Callable[[], AbstractContextManager[Any]]
 
 
+#: What a user may give as a teacher.
+GivenTeacher = nn.Module | TeacherCache | MeanTeacher | str | Path | None
+
+
 def teacher_source(
-    teacher: nn.Module | TeacherCache | str | Path | None,
+    teacher: GivenTeacher,
     stages: Sequence[Stage],
     student: nn.Module,
     arguments: Callable[[], DistillationArguments],
@@ -48,7 +54,8 @@ def teacher_source(
     """Return what a run is taught by.
 
     Args:
-        teacher: A model, what one said of the training set, or the folder or Hub id of that; None for no teacher.
+        teacher: A model, what one said of the training set, the folder or Hub id of that, or the settings of a mean of
+            the student; None for no teacher.
         stages: The stages of the run.
         student: The student.
         arguments: Returns the training arguments, as they are now.
@@ -62,11 +69,15 @@ def teacher_source(
             that it cannot take.
     """
     args = arguments()
-    if not isinstance(teacher, (nn.Module, TeacherCache, str, Path, type(None))):
+    if not isinstance(teacher, (nn.Module, TeacherCache, MeanTeacher, str, Path, type(None))):
         raise TypeError(
-            "the teacher must be a torch.nn.Module, a TeacherCache, or the folder or Hub id of one; got "
+            "the teacher must be a torch.nn.Module, a TeacherCache, the folder or Hub id of one, or a MeanTeacher; got "
             f"{type(teacher).__name__}"
         )
+    if isinstance(teacher, MeanTeacher):
+        refuse_no_mean(stages)
+        copied = copy.deepcopy(student).to(args.device)
+        return MeanSource(teacher, LiveTeacher(copied, _precision(arguments, autocast), task))
     if isinstance(teacher, (str, Path)):
         teacher = TeacherCache.load(teacher, token=args.hub_token)
     theirs = teacher.channels if isinstance(teacher, TeacherCache) else channels_of(getattr(teacher, "config", None))
@@ -83,9 +94,33 @@ def teacher_source(
         return CachedSource(cache)
     if live is None:
         return NoTeacher()
-    adapts = any(stage.teacher_terms for stage in stages)
-    source = (AdaptingSource if adapts else LiveSource)(live, lambda: _speed_ups(arguments()))
+    own_terms = [term for stage in stages for term in stage.teacher_terms]
+
+    def speed_ups() -> SpeedUps:
+        return _speed_ups(arguments())
+
+    learns = any(term.wants_teacher for term in own_terms)
+    source = AdaptingSource(live, speed_ups, is_taught=not learns) if own_terms else LiveSource(live, speed_ups)
     return source if follower is None else RouteSource(source, follower)
+
+
+def refuse_no_mean(stages: Sequence[Stage]) -> None:
+    """Check that no stage asks a mean of the student for what it is not.
+
+    Raises:
+        ValueError: If one gives it weights, trains it, or moves images to its boundaries.
+    """
+    for stage in stages:
+        asked = {
+            "gives it other weights (teacher=...)": stage.route is not None,
+            "trains it (teacher_terms=...)": bool(stage.teacher_terms),
+            "moves images to its boundaries (extension=...)": stage.extension is not None,
+        }
+        if wrong := [what for what, is_asked in asked.items() if is_asked]:
+            raise ValueError(
+                f"the teacher is a mean of the student, which only follows it, and stage {stage.name!r} "
+                f"{' and '.join(wrong)}: leave that out, or pass a teacher of its own"
+            )
 
 
 def check_stages(
@@ -101,11 +136,12 @@ def check_stages(
     check_names(student, teacher, [term for stage in stages for term in stage.each_term()])
     for stage in stages:
         if stage.teacher_terms:
-            refuse_unadaptable(stage.name, teacher, args=args, cached=cached)
+            domains = any(term.rows is not None or "domains" in term.objective.needs for term in stage.all_terms())
+            refuse_unadaptable(stage.name, teacher, args=args, cached=cached, domains=domains)
         if stage.extension is not None:
             refuse_unextendable(stage.name, stage.extension, stage.each_term(), teacher, cached=cached)
         if source.model is not None:
-            check_names(source.model, None, stage.teacher_terms)
+            check_names(source.model, student, stage.teacher_terms)
         frozen_parts(student, stage.freeze)
 
 
@@ -124,8 +160,12 @@ def shared_images_of(
         config: The student's config.
 
     Raises:
-        ValueError: If the student's processor is needed and missing.
+        ValueError: If the student's processor is needed and missing, or the teacher can have none of its own.
     """
+    if source.of_student and teacher_processor is not None:
+        raise ValueError(
+            "the teacher is made of the student and takes the student's images: leave teacher_processor out"
+        )
     theirs = source.processor or teacher_processor
     if theirs is None:
         return None

@@ -64,7 +64,15 @@ def make_stage_module(
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in names)
     wiring = setup.wiring
-    alone = Distiller(student, stage.terms, wiring.student, wiring.overwritten, frozen, task=setup.task)
+    alone = Distiller(
+        student,
+        stage.terms,
+        wiring.student,
+        wiring.overwritten,
+        frozen,
+        logits=LOGITS in teacher_names(stage.teacher_terms),
+        task=setup.task,
+    )
     module = _joined(alone, setup, source, stage) if stage.teacher_terms else alone
     module.attach()
     try:

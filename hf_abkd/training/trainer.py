@@ -48,13 +48,13 @@ from hf_abkd.training.life.make_up import make_up
 from hf_abkd.training.life.run_life import RunLife, RunStart
 from hf_abkd.training.memory_format import takes_channels_last
 from hf_abkd.training.open_stages import OpenStages
-from hf_abkd.training.progress import Span
+from hf_abkd.training.progress import FollowStudent, Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
-from hf_abkd.training.sources import check_cached_run, check_stages, shared_images_of, teacher_source
+from hf_abkd.training.sources import GivenTeacher, check_cached_run, check_stages, shared_images_of, teacher_source
 from hf_abkd.training.stage_module import names_read, stage_module
 from hf_abkd.training.stage_runner import StageLength, StageRunner
 from hf_abkd.training.step import Step, StepParts, asked_meanwhile
@@ -81,7 +81,8 @@ class DistillationTrainer(Trainer):
         args: The training arguments.
         teacher: A Hugging Face model, or any module that takes the images and returns logits. None trains without
             one. It is put in eval mode and never trained, saved or uploaded. Or what such a teacher said of the
-            training set: a `TeacherCache`, or the folder or Hub id of one; no weights of it are needed then.
+            training set: a `TeacherCache`, or the folder or Hub id of one; no weights of it are needed then. Or a
+            `MeanTeacher`: the moving average of the student's own weights.
         teacher_processor: The teacher's image processor, if it needs another one than the student, which is
             `processing_class`: both models then see the same augmented view, each in its own size and colours. Prepare
             the images with `ImageTransform(processor, teacher_processor=...)`; images of the student's processor will
@@ -138,7 +139,7 @@ class DistillationTrainer(Trainer):
         model: PreTrainedModel | None = None,
         args: DistillationArguments | None = None,
         *,
-        teacher: nn.Module | TeacherCache | str | Path | None = None,
+        teacher: GivenTeacher = None,
         teacher_processor: BaseImageProcessor | None = None,
         stages: Sequence[Stage] | None = None,
         augmentation: Augmentation | None = None,
@@ -158,7 +159,7 @@ class DistillationTrainer(Trainer):
 
     def _compose(
         self,
-        teacher: nn.Module | TeacherCache | str | Path | None,
+        teacher: GivenTeacher,
         teacher_processor: BaseImageProcessor | None,
         stages: Sequence[Stage],
         augmentation: Augmentation | None,
@@ -196,7 +197,8 @@ class DistillationTrainer(Trainer):
         self._runner = StageRunner()
         self._rows = TrainingRows(arguments)
         context = self.model, self.processing_class, self.optimizer, self.lr_scheduler
-        self.callback_handler = self._runner.handler(self.callback_handler.callbacks, *context)
+        callbacks = [FollowStudent(self.source), *self.callback_handler.callbacks]
+        self.callback_handler = self._runner.handler(callbacks, *context)
 
     # ---- What the run consists of ----
 
@@ -370,6 +372,7 @@ class DistillationTrainer(Trainer):
     def _start_run(self) -> RunStart:
         """Check everything, take the folder, measure the teacher; return where the run begins or goes on."""
         life = self._life
+        self.source.begin_with(self.model)
         life.teacher = self.source.begin_run(self.setup.labels, tells=self.is_world_process_zero())
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self.optimization.go_on(life.checkpoint)
@@ -570,7 +573,8 @@ class DistillationTrainer(Trainer):
     def _measured_teacher(self) -> dict[str, float] | None:
         """Measure the teacher before the first step: a teacher that guesses is the commonest silent mistake."""
         scores, labels = self._teacher_scores(), self.setup.labels
-        if scores is None and self.args.evaluate_teacher and labels is not None and labels.kind == "assumed":
+        asked = self.args.evaluate_teacher and self.source.is_taught
+        if scores is None and asked and labels is not None and labels.kind == "assumed":
             self._classes.look_at_answers(labels, warns=True)
         return scores
 
@@ -591,7 +595,7 @@ class DistillationTrainer(Trainer):
     def _teacher_scores(self, *, checks_order: bool = True) -> dict[str, float] | None:
         """Evaluate the teacher with the weights that it has now; None if that is not asked for or not defined."""
         dataset = first_dataset(self.eval_dataset)
-        if not self.args.evaluate_teacher or self.source.live is None or dataset is None:
+        if not self.args.evaluate_teacher or self.source.live is None or not self.source.is_taught or dataset is None:
             return None
         defined = self._evaluation.defines_teacher_scores(self.model, self._read_rows(dataset))
         return self.evaluate_teacher(checks_order=checks_order) if defined else None

@@ -247,7 +247,7 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
     refused(tmp_path, "no module 'clasifier'", stages=joint_adaptation(teacher_features="clasifier:input"))
     publishing = arguments(tmp_path, push_to_hub=True, hub_strategy="checkpoint")
     with pytest.raises(ValueError, match="hub_strategy='checkpoint' would publish it"):
-        refuse_unadaptable("adaptation", resnet(6), args=publishing, cached=False)
+        refuse_unadaptable("adaptation", resnet(6), args=publishing, cached=False, domains=True)
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 4))
     refused(tmp_path, "must be a Hugging Face model, got Sequential", teacher=plain)
     refused(tmp_path, "whose weights are torch.bfloat16", teacher=resnet(6).bfloat16())
@@ -261,8 +261,10 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path):
     unlabelled = {"train_dataset": PairedDomains(images(32, labels=False), Shifted())}
     refused(tmp_path, "needs labels, and the training set gives only", extra=unlabelled)
     (stage,) = joint_adaptation()
-    with pytest.raises(ValueError, match="compare with a teacher, and the teacher itself has none"):
-        Stage(stage.terms, teacher_terms=[Term(KnowledgeDistillation(), name="own")])
+    with pytest.raises(
+        ValueError, match="train the teacher, and compare with layers of a teacher, which it has none of"
+    ):
+        Stage(stage.terms, teacher_terms=[Term(ActivationBoundary(), student="a", teacher="b", name="own")])
     resnet(6, seed=1).save_pretrained(tmp_path / "anchor")
     with pytest.raises(ValueError, match="it cannot take on other weights"):
         Stage(stage.terms, teacher_terms=stage.teacher_terms, teacher=tmp_path / "anchor")

@@ -19,13 +19,14 @@ from hf_abkd.training.terms.distiller import BatchFacts, Distiller
 class JointDistiller(nn.Module):
     """A student with its terms, and a teacher with terms of its own, in one forward pass and one loss.
 
-    What the student is compared with is detached, so that each term moves one of the two models: a step by the sum is
-    a step of each by its own part. The one forward pass is what Accelerate wraps, so that both are averaged over
+    What a model is compared with is detached, so that each term moves one of the two models: a step by the sum is a
+    step of each by its own part. The one forward pass is what Accelerate wraps, so that both are averaged over
     processes. The teacher is in training mode when this module is.
 
     Args:
         student: The student and its terms.
-        teacher: The teacher and the terms that train it; it captures what the student's terms compare with.
+        teacher: The teacher and the terms that train it, which may compare with the student's logits; it captures what
+            the student's terms compare with.
         targets: The tensor of the teacher behind each name in the student's terms, besides the logits.
     """
 
@@ -72,22 +73,31 @@ class JointDistiller(nn.Module):
             `agreement` those of the student. `taught` (P,) are the sums of what the student is compared with.
         """
         logits, captured = self.teacher.observe(targets)
-        facts = BatchFacts(len(next(iter(targets.values()))), labels, rows, samples)
-        of_teacher, _ = self.teacher.compare(logits, captured, {}, facts)
         taught = {name: captured[point].detach() for name, point in self.targets.items()}
         if logits is not None:
             taught[LOGITS] = logits.detach()
         split = len(self.student.terms)
         result: dict[str, Tensor] = self.student(inputs, taught, labels, weights[:split], rows, samples)
         result["taught"] = sums(list(taught.values())) if taught else weights.new_zeros(0)
+        # The terms of the teacher may compare with the student in turn, as it was before this step.
+        of_student = {LOGITS: result["logits"].detach()} if "logits" in result else {}
+        facts = BatchFacts(len(next(iter(targets.values()))), labels, rows, samples)
+        of_teacher, _ = self.teacher.compare(logits, captured, of_student, facts)
         values = torch.stack(of_teacher)
         result["loss"] = result["loss"] + (weights[split:] * values).sum()
         result["terms"] = torch.cat([result["terms"], values.detach()])
         return result
 
 
-def refuse_unadaptable(name: str, teacher: object, *, args: DistillationArguments, cached: bool) -> None:
+def refuse_unadaptable(name: str, teacher: object, *, args: DistillationArguments, cached: bool, domains: bool) -> None:
     """Check that a stage can train its teacher; needs no data.
+
+    Args:
+        name: The stage.
+        teacher: Its teacher.
+        args: The training arguments of the run.
+        cached: Whether the teacher is a cache.
+        domains: Whether the stage compares domains, of which one has no labels.
 
     Raises:
         ValueError: If it cannot, or the run would publish the teacher, or choose a student by it.
@@ -107,7 +117,7 @@ def refuse_unadaptable(name: str, teacher: object, *, args: DistillationArgument
             f"{what}, and its checkpoints hold the teacher; hub_strategy={args.hub_strategy.value!r} would publish it. "
             "Use 'end' or 'every_save'."
         )
-    if args.load_best_model_at_end and "source" not in (args.metric_for_best_model or ""):
+    if domains and args.load_best_model_at_end and "source" not in (args.metric_for_best_model or ""):
         raise ValueError(
             f"{what} to a domain without labels, and load_best_model_at_end with metric_for_best_model="
             f"{args.metric_for_best_model!r} could choose the student by labels of that domain. Leave it out (the last "

@@ -180,6 +180,40 @@ def wire(
     return Wiring(ours.points, theirs.points, ours.overwritten, labels, theirs.columns, too_costly)
 
 
+def wire_back(
+    teacher: tuple[nn.Module, Mapping[str, Any]],
+    student: tuple[nn.Module, Mapping[str, Any]],
+    terms: Sequence[RunTerm],
+    images: str,
+    task: Task,
+    labels: LabelMatch | None,
+) -> None:
+    """Connect the terms by which a teacher learns from the student: they compare the logits of both.
+
+    Args:
+        teacher: The teacher, and a batch for it.
+        student: The student, and the same images for it.
+        terms: The terms.
+        images: The name of the images in the batches.
+        task: What the models do.
+        labels: Which classes of the teacher are which of the student's; None if the student does not compare.
+
+    Raises:
+        ValueError: If the two do not have the same classes in the same order.
+    """
+    what = f"the terms {[term.name for term in terms]} teach the teacher what the student says"
+    if labels is None:
+        raise ValueError(f"{what}, and no term of the student compares with the teacher: pass the two the other way")
+    if labels.kind not in ("same", "assumed"):
+        raise ValueError(f"{what}, for which both need the same classes in the same order; here {labels.describe()}")
+    ours, theirs = (observed_student(model, [], inputs, images, task) for model, inputs in (teacher, student))
+    for term in terms:
+        term.connect(ours.sides(term.student_names), theirs.sides(term.teacher_names))
+        term.begin([theirs.tensors[LOGITS]])
+        term.to(ours.tensors[LOGITS].device)
+        _try_out(term, ours, theirs)
+
+
 def _connect(term: RunTerm, student: Observed, teacher: Observed, labels: LabelMatch) -> None:
     """Make the connector of a term that compares with a teacher."""
     if term.compares_logits and term.connector_kind == "auto":
