@@ -6,6 +6,9 @@ table of those that are lists of stages and need no objective to be named.
 Each has a file or folder of its name: activation boundaries, knowledge distillation, boundary (supporting) samples,
 route constrained optimisation, joint (progressive) adaptation, mutual learning and DeepInversion. `METHODS` is the
 table of those that recipes name: lists of stages with one student.
+Each has a file or folder of its name: activation boundaries, knowledge distillation, feature distillation, factor
+transfer, boundary (supporting) samples, route constrained optimisation, joint (progressive) adaptation and
+DeepInversion. `METHODS` is the table of those that are lists of stages and need no objective or layer to be named.
 """
 
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from hf_abkd.methods.deep_inversion.adaptive import AdaptiveDeepInversion
 from hf_abkd.methods.deep_inversion.image_quality import measure_quality
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.synthesis import synthesize
+from hf_abkd.methods.factor_transfer import factor_transfer
 from hf_abkd.methods.feature_distillation import feature_distillation
 from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
@@ -51,6 +55,7 @@ __all__ = [
     "boundary_supporting_samples",
     "domain_confusion",
     "equal_interval",
+    "factor_transfer",
     "feature_distillation",
     "joint_adaptation",
     "knowledge_distillation",

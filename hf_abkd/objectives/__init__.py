@@ -9,6 +9,7 @@ from hf_abkd.objectives.correlation_congruence import CorrelationCongruence
 from hf_abkd.objectives.cross_entropy import CrossEntropy
 from hf_abkd.objectives.decoupled_knowledge_distillation import DecoupledKnowledgeDistillation
 from hf_abkd.objectives.domain_classification import DomainClassification
+from hf_abkd.objectives.factor_transfer import FactorTransfer
 from hf_abkd.objectives.feature_correlation import FeatureCorrelation
 from hf_abkd.objectives.feature_distance import FeatureDistance
 from hf_abkd.objectives.flow_of_solution_procedure import FlowOfSolutionProcedure
@@ -44,6 +45,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cross_entropy": CrossEntropy,
     "decoupled_knowledge_distillation": DecoupledKnowledgeDistillation,
     "domain_classification": DomainClassification,
+    "factor_transfer": FactorTransfer,
     "feature_correlation": FeatureCorrelation,
     "feature_distance": FeatureDistance,
     "flow_of_solution_procedure": FlowOfSolutionProcedure,
@@ -80,6 +82,7 @@ __all__ = [
     "CrossEntropy",
     "DecoupledKnowledgeDistillation",
     "DomainClassification",
+    "FactorTransfer",
     "FeatureCorrelation",
     "FeatureDistance",
     "FlowOfSolutionProcedure",

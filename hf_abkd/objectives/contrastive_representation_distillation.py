@@ -16,7 +16,7 @@ from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.embedding import Embedding
 from hf_abkd.layers.memory_bank import MemoryBank
 from hf_abkd.layers.processes import gathered, summed
-from hf_abkd.objectives.objective import Known, Objective
+from hf_abkd.objectives.objective import Known, Objective, Pairs
 from hf_abkd.settings import number, whole_number
 
 _BATCH = number_of("batches of a memory") | 1
@@ -78,6 +78,8 @@ class ContrastiveRepresentationDistillation(Objective):
     takes: ClassVar[AbstractSet[str]] = frozenset({"labels"})
     asks: ClassVar[AbstractSet[str]] = frozenset({"samples"})
     trains: ClassVar[bool] = True
+    pairs: ClassVar[Pairs] = "head"
+    published_weight: float = 0.8
     exchanges: ClassVar[bool] = True
     per_sample: ClassVar[bool] = False
     follows: ClassVar[Mapping[str, str]] = {"seed": "seed"}

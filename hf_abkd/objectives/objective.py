@@ -65,6 +65,8 @@ class Objective(nn.Module):
             checks it; an objective that compares others, such as matrices of products, checks its own.
         trains: Whether it has weights of its own, in itself or on the teacher's side of the connection it proposes.
             They are trained and saved with the connector.
+        teaches: Whether it teaches the student. One that only trains weights on the teacher's side does not; a stage
+            of such objectives alone leaves the student as it is, its statistics too.
         boundary: Whether both tensors are responses *before* an activation, so that a module named without a
             side means the input of its activation, and only the sign of the target counts: it may come as a bool
             tensor, True above 0, or as packed bits (uint8, see `hf_abkd.boundaries.packing`).
@@ -99,6 +101,7 @@ class Objective(nn.Module):
     layers: ClassVar[int | None] = 1
     equal_shapes: ClassVar[bool] = True
     trains: ClassVar[bool] = False
+    teaches: ClassVar[bool] = True
     boundary: ClassVar[bool] = False
     before_activation: ClassVar[bool] = False
     asks: ClassVar[AbstractSet[str]] = frozenset()

@@ -80,6 +80,8 @@ class OverhaulDistillation(Objective):
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.reduction = reduction
+        # Of the last layer; with the mean it depends on how large the layer is.
+        self.published_weight = 1 / 1000 if reduction == "sum" else 1.0
         self._follows_batches = True
         # The margin; where it follows the batches, sum and number of the negative responses it is the mean of.
         self.margin: Tensor | None

@@ -61,6 +61,8 @@ def make_stage_module(
     """
     refuse_reentrant(student)
     frozen, names = frozen_parts(student, stage.stage.freeze)
+    if not any(term.objective.teaches for term in stage.all_terms()):
+        frozen, names = [student], {name for name, _ in student.named_parameters()}
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in names)
     wiring = setup.wiring
@@ -108,7 +110,9 @@ def stage_module(
         stage: One of the stages of the setup.
         channels_last: Whether the student's weights lie with their channels together in memory meanwhile.
     """
-    with gradients_kept(student), in_channels_last(student, channels_last):
+    # Weights of a term that one stage trains may be those that another one holds fixed.
+    terms = nn.ModuleList(stage.all_terms())
+    with gradients_kept(student), gradients_kept(terms), in_channels_last(student, channels_last):
         try:
             module = make_stage_module(student, setup, source, stage)
             try:

@@ -13,6 +13,7 @@ from hf_abkd.data.transform import prepare
 from hf_abkd.objectives import (
     OBJECTIVES,
     AttentionTransfer,
+    FactorTransfer,
     Hint,
     MaskedGenerativeDistillation,
     RelationalDistance,
@@ -20,8 +21,12 @@ from hf_abkd.objectives import (
 )
 
 LAYERS = [name for name, _ in tiny.RESNET_LAYERS]
-# Those that compare one pair of tensors and have weights of their own.
-TRAINED = [kind for kind in OBJECTIVES.values() if kind.trains and kind.layers == 1 and kind.needs == {"teacher"}]
+# Those that compare one pair of tensors and have weights of their own; those of factor transfer another stage trains.
+TRAINED = [
+    kind
+    for kind in OBJECTIVES.values()
+    if kind.trains and kind.layers == 1 and kind.needs == {"teacher"} and kind is not FactorTransfer
+]
 
 
 def terms_of(kinds):

@@ -15,6 +15,7 @@ from hf_abkd.layers.connectors import ClassPositions, ClassSelection, HasLinearM
 from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.layout import Layout, plain_layout
 from hf_abkd.layers.plan import Plan
+from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import Objective, boundary_agreement
 from hf_abkd.objectives.objective import Known
@@ -219,7 +220,7 @@ class RunTerm(nn.Module):
         asks = self.objective.asks
         shapes: tuple[tuple[int, ...], ...] = ()
         if targets:
-            with torch.no_grad():
+            with evaluating(self), torch.no_grad():
                 formed = self.form(targets[0] if isinstance(self.teacher, str) else targets)
             shapes = tuple(tuple(tensor.shape) for tensor in ((formed,) if isinstance(formed, Tensor) else formed))
         known = Known(

@@ -172,8 +172,10 @@ def wire(
     for term in terms:
         if term.wants_teacher:
             _connect(term, ours, theirs, labels)
+            term.to(device)
             norms = [theirs.normalizations.get(name) for name in term.teacher_names]
             term.begin([theirs.tensors[name] for name in term.teacher_names], samples, norms)
+            # What was made there.
             term.to(device)
             _try_out(term, ours, theirs)
     too_costly = exceeds(ours.cost, theirs.cost)
@@ -268,7 +270,9 @@ def unreached(
             else [None] * len(trainable)
         )
     missing = {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None}
-    if not any(name.startswith("student.") for name in set(trainable) - missing):
+    reached = set(trainable) - missing
+    wanted = "student." if any(term.objective.teaches for term in distiller.terms) else ""
+    if not any(name.startswith(wanted) for name in reached):
         raise ValueError(
             f"the terms {[term.name for term in distiller.terms]} reach no trainable parameter of the student: "
             "it would not learn. Freeze less, or name tensors that come later in the student."
