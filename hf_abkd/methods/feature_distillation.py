@@ -35,7 +35,8 @@ def feature_distillation(
         stages of both models, or what their last layers read, as the objective says.
 
     Args:
-        objective: What compares one layer of each model, such as `Hint()` or `AttentionTransfer()`.
+        objective: What compares layers of both models, one by one, such as `Hint()` or `AttentionTransfer()`, or all
+            at once, such as `KnowledgeReview()`.
         layers: Pairs of module names, student's first, or a plan (`Plan.load("plan.yaml")`). A module stands for its
             output; `"module:input"` names what it reads. None pairs layers automatically.
         weight: The weight of the objective at every pair; by default the published one, `objective.published_weight`.
@@ -47,7 +48,7 @@ def feature_distillation(
         label_weight: The weight of the cross-entropy with the labels; 0 trains without labels.
 
     Raises:
-        TypeError: If the objective compares anything but one layer of each model.
+        TypeError: If the objective compares nothing of the teacher, or a fixed number of layers but one.
         ValueError: If there are no layers, not one weight for each, or both layers and `pairs` are given.
 
     Example:

@@ -104,8 +104,8 @@ def term_value(known: Callable[[type], Any]) -> Any:
 
 
 def is_paired(kind: type[Objective]) -> bool:
-    """Whether an objective compares single layers of a student and a teacher, so that a plan can name them."""
-    return kind.layers == 1 and "teacher" in kind.needs
+    """Whether an objective compares any number of layers of a student and a teacher, so that a plan can name them."""
+    return kind.layers in (1, None) and "teacher" in kind.needs
 
 
 def _tag(value: Any) -> str:

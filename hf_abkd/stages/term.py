@@ -199,7 +199,7 @@ class PairedTerms:
             two models read. None takes what the objective says of itself (`Objective.pairs`).
 
     Raises:
-        TypeError: If the objective needs anything but one tensor of each model.
+        TypeError: If the objective compares nothing of the teacher, or a fixed number of layers but one.
         ValueError: If both a plan and `pairs` are given, or there are no such pairs.
 
     Example:
@@ -221,7 +221,7 @@ class PairedTerms:
         """Check that the objective compares pairs of layers."""
         if not isinstance(self.objective, Objective) or "teacher" not in self.objective.needs:
             raise TypeError(f"a pair of layers needs an objective that compares with a teacher, got {self.objective!r}")
-        if self.objective.layers != 1:
+        if self.objective.layers not in (1, None):
             raise TypeError(
                 f"{type(self.objective).__name__} compares several layers at once; write its terms out: "
                 "Term(objective, student=[...], teacher=[...])"
@@ -253,7 +253,13 @@ class PairedTerms:
         return f"{default_name(self.objective, LOGITS)} of every pair"
 
     def terms(self, plan: Plan) -> list[Term]:
-        """Return the terms, one for each pair."""
+        """Return the terms, one for each pair; of an objective that compares them all at once the one that does.
+
+        Raises:
+            ValueError: If such a plan has weights or connectors of its own.
+        """
+        if self.objective.layers is None:
+            return [self._of_all(plan)]
         layers = [pair.student.layer for pair in plan.pairs]
         terms = []
         for pair in plan.pairs:
@@ -275,6 +281,15 @@ class PairedTerms:
             )
             terms.append(term)
         return terms
+
+    def _of_all(self, plan: Plan) -> Term:
+        if any(pair.weight != 1 or pair.connector != "auto" for pair in plan.pairs):
+            raise ValueError(
+                f"{type(self.objective).__name__} compares the layers of a plan at once, and connects and weighs them "
+                "itself: leave weights and connectors of single pairs out"
+            )
+        student, teacher = ([getattr(pair, side).layer for pair in plan.pairs] for side in ("student", "teacher"))
+        return Term(copy.deepcopy(self.objective), student=student, teacher=teacher, weight=self.weight)
 
 
 def checked_weight(weight: float | Schedule) -> float | Schedule:

@@ -14,6 +14,7 @@ from hf_abkd.objectives import (
     CrossEntropy,
     FlowOfSolutionProcedure,
     Hint,
+    KnowledgeReview,
     RelationalDistance,
     SimilarityPreserving,
 )
@@ -84,6 +85,16 @@ def test_an_objective_says_which_layers_it_is_for():
     assert layers(RelationalDistance()) == ["e:input"]
     assert layers(RelationalDistance(), pairs="last") == ["c"]
     assert layers(RelationalDistance(), plan=plan) == ["a", "c"]
+
+
+def test_an_objective_of_all_layers_has_one_term():
+    """A term for each layer would review nothing."""
+    plan = Plan.of_names([("a", "b"), ("c", "d")])
+    review, labels = feature_distillation(KnowledgeReview(), plan, weight=2.0)[0].terms
+    assert (review.student, review.teacher, review.weight) == (("a", "c"), ("b", "d"), 2.0)
+    assert review.name == "knowledge_review/a, c" and isinstance(labels.objective, CrossEntropy)
+    with pytest.raises(ValueError, match="compares the layers of a plan at once, and connects and weighs them itself"):
+        feature_distillation(KnowledgeReview(), Plan.of_names([("a", "b")], [0.5]))
 
 
 # ---- Models ----
