@@ -20,11 +20,14 @@ from hf_abkd.version import __version__
 COMMANDS = {
     "inspect": "show what can be captured in a model, and how two would pair",
     "doctor": "find what would go wrong in a run, from the flags of the run",
+    "recipes": "list the recipes that come along, or print one to change",
+    "validate": "check a recipe before anything is loaded",
+    "train": "train a student by a recipe, or by a method with flags",
     "cache": "store what a teacher says, to train without the teacher",
     "synthesize": "make images out of a teacher alone, to distil without its data",
 }
 #: Those that, given again, go on where they were interrupted.
-GOES_ON = {"cache", "synthesize"}
+GOES_ON = {"cache", "synthesize", "train"}
 _WIDTH = 100
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 from transformers import PreTrainedModel
@@ -258,8 +258,17 @@ def make_trainer(
     args: DistillationArguments,
     run: RunArguments,
     stages: Sequence[Stage] | None,
+    augmentation: Augmentation | Literal["auto"] | None = "auto",
 ) -> DistillationTrainer:
     """Return the trainer of some stages; methods that are compared differ in their stages alone.
+
+    Args:
+        student: The student.
+        work: Teacher and images.
+        args: The training arguments.
+        run: How the images are augmented, where `augmentation` does not say so.
+        stages: The stages; None trains the student alone.
+        augmentation: What changes the images of each batch; "auto" for what the flags say or suits the student.
 
     Raises:
         ValueError: If models, images and stages do not fit.
@@ -276,6 +285,8 @@ def make_trainer(
     if not stages:
         work, args = labelled_alone(work, args)
     _check_best(args, agreement=bool(stages))
+    if augmentation == "auto":
+        augmentation = augmentation_of(_crop_padding(run, student, work), flip=run.flip)
     return DistillationTrainer(
         student,
         args,
@@ -283,7 +294,7 @@ def make_trainer(
         # The student alone sees what the others see, which for two processors is made of pixels that fit both.
         teacher_processor=work.teacher.processor if isinstance(work.teacher, TeacherCache) else work.teacher_processor,
         stages=stages,
-        augmentation=augmentation_of(_crop_padding(run, student, work), flip=run.flip),
+        augmentation=augmentation,
         train_dataset=work.train,
         eval_dataset=work.validation,
         processing_class=work.processor,

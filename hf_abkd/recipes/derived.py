@@ -106,13 +106,13 @@ def argument_texts(made_by: Callable[..., Any]) -> Mapping[str, str]:
 def _field(default: Any, text: str | None, limits: Mapping[str, Any]) -> Any:
     if default is inspect.Parameter.empty:
         return Field(description=text, **limits)
-    return Field(default=default if _is_plain(default) else None, description=text, **limits)
+    return Field(default=default if is_plain(default) else None, description=text, **limits)
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether a value can stand in a schema for editors as it is."""
     if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return type(value) in (bool, int, float, str, types.NoneType)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from hf_abkd.recipes.document import Document, Place
-from hf_abkd.wording import listed
+from hf_abkd.wording import counted, listed
 
-_MOST = 5
+# A command shows so many lines as they are.
+_MOST = 3
 _LONGEST = 60
 _TAG = re.compile(r"'<(?:\w+=)?([^>,]+)(, pairs)?>'")
 # What belongs where pydantic found something else.
@@ -33,8 +34,8 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 def told(error: ValidationError, document: Document) -> str:
     """Return what is wrong with a recipe, a line for each mistake."""
     problems = list(dict.fromkeys(line for part in error.errors(include_url=False) for line in _lines(part, document)))
-    more = [f"and {len(problems) - _MOST} more mistakes"] if len(problems) > _MOST else []
-    return "\n".join([*problems[:_MOST], *more])
+    more = f" (and {counted(len(problems) - _MOST, 'more mistake')})" if len(problems) > _MOST else ""
+    return "\n".join(problems[:_MOST]) + more
 
 
 def closest(name: object, known: list[str]) -> str:

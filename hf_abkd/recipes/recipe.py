@@ -6,19 +6,22 @@ import copy
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from hf_abkd.data.augment import Augmentation, Compose
 from hf_abkd.files import write_text
+from hf_abkd.methods import METHODS
 from hf_abkd.recipes import mistakes, writing
+from hf_abkd.recipes.derived import is_plain, parameters_of
 from hf_abkd.recipes.document import Document, parsed, read_document
 from hf_abkd.recipes.overrides import overridden
 from hf_abkd.recipes.part import built
 from hf_abkd.recipes.sections import ALONE, recipe_value
 from hf_abkd.recipes.text import to_yaml
 from hf_abkd.recipes.trust import check_trust
+from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.wording import listed
 
@@ -92,15 +95,16 @@ class Recipe:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no recipe {path}; `hf-abkd recipes` lists those that come along")
-        return cls._of_document(read_document(path), overrides)
+        return cls.of_document(read_document(path), overrides=overrides)
 
     @classmethod
     def from_yaml(cls, text: str, *, origin: str = "the recipe") -> Recipe:
         """Read a recipe from text, as `load` does from a file."""
-        return cls._of_document(parsed(text, origin=origin), ())
+        return cls.of_document(parsed(text, origin=origin))
 
     @classmethod
-    def _of_document(cls, document: Document, overrides: Sequence[str]) -> Recipe:
+    def of_document(cls, document: Document, *, overrides: Sequence[str] = ()) -> Recipe:
+        """Return the recipe that a document holds, as `load` does of a file; errors name its lines."""
         check_trust(document)
         recipe = cls.__new__(cls)
         recipe._take(overridden(document, overrides))
@@ -166,11 +170,11 @@ class Recipe:
         stages: list[Stage] | None = self._part.stages_of_run()
         return stages
 
-    def augmentation(self) -> Augmentation | str | None:
+    def augmentation(self) -> Augmentation | Literal["auto"] | None:
         """Return what changes the images of each batch: None for nothing, "auto" for what suits the student."""
         given = built(self._part.augmentation)
-        if isinstance(given, str):
-            return given
+        if given == "auto":
+            return "auto"
         return Compose(given) if given else None
 
     def synthesis(self) -> dict[str, Any] | None:
@@ -178,6 +182,22 @@ class Recipe:
         data = self._part.data
         made: dict[str, Any] | None = None if data is None or data.synthesize is None else data.synthesize.build()
         return made
+
+    def resolved(self) -> Recipe:
+        """Return the recipe with the seed and the defaults of its method, which may change later, written out.
+
+        Example:
+            >>> Recipe({"method": "knowledge_distillation"}).resolved().content["settings"]["temperature"]
+            4.0
+        """
+        content = self.content
+        if self.method in METHODS:
+            # A recipe writes nothing for what its method finds out by itself.
+            settings = {name: one for name, (_, one) in parameters_of(METHODS[self.method]).items() if is_plain(one)}
+            written = {name: writing.plain(one) for name, one in settings.items() if one is not None and one != ()}
+            content["settings"] = {**written, **self.section("settings")}
+        content["training"] = {"seed": DistillationArguments.seed, **self.section("training")}
+        return Recipe(content, origin=self._origin)
 
     def to_yaml(self) -> str:
         """Return the text of its file.

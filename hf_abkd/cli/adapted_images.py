@@ -1,0 +1,55 @@
+"""Images of a second domain beside those of a workload, for models that adapt to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from datasets import Dataset
+
+from hf_abkd.cli.workload import Workload
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.loading import load_image_datasets
+from hf_abkd.data.paired_domains import PairedDomains
+from hf_abkd.data.transform import ImageTransform, prepare
+from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+
+
+def with_target_domain(
+    work: Workload, source: DataArguments, target: DataArguments, models: ModelArguments, *, seed: int
+) -> Workload:
+    """Return a workload whose training images are of both domains, side by side, and which is evaluated on both.
+
+    The labels of the target are not read for training.
+
+    Args:
+        work: The workload of the source.
+        source: The images of the source, for the names of their columns.
+        target: Those of the target.
+        models: Where downloads are kept, and the Hub token.
+        seed: Seed of what is held out, and of the order in which images of the target come.
+
+    Raises:
+        ValueError: If the domains have other classes, or the source has a cached teacher, another processor for it, or
+            is a stream.
+    """
+    if isinstance(work.teacher, TeacherCache) or work.teacher_processor is not None:
+        raise ValueError(
+            "a teacher that adapts runs beside its student, on the same images: name the teacher itself, and one "
+            "image processor for both (student.image_processor=...)"
+        )
+    if not isinstance(work.train, Dataset):
+        raise ValueError("the images of two domains are drawn by their numbers, which those of a stream have not")
+    images = load_image_datasets(target, seed=seed, cache_dir=models.cache_dir, token=models.token)
+    known = work.train.features[source.label_column_name].names
+    if sorted(known) != sorted(images.labels):
+        raise ValueError(f"source and target must have the same classes, got {known} and {images.labels}")
+    columns: dict[str, Any] = {"image_column": target.image_column_name}
+    unlabelled = ImageTransform(work.processor, **columns, label_column=None)
+    labelled = ImageTransform(work.processor, **columns, label_column=target.label_column_name)
+    validation = {} if work.validation is None else {"source": work.validation}
+    if images.validation is not None:
+        validation["target"] = prepare(images.validation, labelled)
+    both = PairedDomains(work.train, prepare(images.train, unlabelled), seed=seed)
+    return replace(work, train=both, validation=validation or None)

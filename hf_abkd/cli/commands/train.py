@@ -1,0 +1,48 @@
+"""`hf-abkd train`: train a student by a recipe, with overrides, or by a method, with flags.
+
+hf-abkd train RECIPE [path=value ...] [--trust_remote_code] [--token T] [--cache_dir FOLDER]
+hf-abkd train --method ab --teacher_name_or_path T --student_name_or_path S --train_dir photos --output_dir out
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from hf_abkd.cli import comparison
+from hf_abkd.cli.method_run import run_methods
+from hf_abkd.cli.named_recipe import RecipeWords, named_recipe
+from hf_abkd.cli.output import write_line
+from hf_abkd.cli.recipe_run import AccessArguments, train_recipe
+
+
+def run(words: Sequence[str]) -> int:
+    """Train, by a recipe if the first word is none of a flag; return the exit status."""
+    if not words:
+        raise ValueError(
+            "say by what to train: a recipe (`hf-abkd recipes` lists some), or --method with the flags of a run"
+        )
+    if words[0].startswith("--") and words[0].partition("=")[0] not in _access_flags() and "--help" not in words:
+        return run_methods(words, prog="hf-abkd train", description=__doc__)
+    given = RecipeWords.read(words, prog="hf-abkd train", description=__doc__, flags=_access_flags())
+    recipe = named_recipe(given.name, given.overrides)
+    outcome = train_recipe(recipe, AccessArguments(**given.flags))
+    if os.environ.get("RANK", "0") == "0":
+        accuracy = "" if outcome.accuracy is None else f", accuracy {comparison.percent([outcome.accuracy])}"
+        folder = recipe.section("training")["output_dir"]
+        write_line(f"The student is in {folder}, with its model card and its recipe{accuracy}.")
+    return 0
+
+
+def _access_flags() -> dict[str, dict[str, Any]]:
+    """Return the flags of a run by a recipe, as argparse takes them."""
+    return {
+        f"--{one.name}": {
+            "help": one.metadata["help"],
+            **({"action": "store_true"} if one.default is False else {"default": one.default}),
+        }
+        for one in fields(AccessArguments)
+        if one.default is not MISSING
+    }

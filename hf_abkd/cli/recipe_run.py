@@ -1,0 +1,176 @@
+"""Runs from recipes: what a recipe names is loaded, its student is trained, and the recipe is kept beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, set_seed
+
+from hf_abkd.cli import comparison, runs
+from hf_abkd.cli.adapted_images import with_target_domain
+from hf_abkd.cli.made_images import with_made_images
+from hf_abkd.cli.workload import Workload, from_flags
+from hf_abkd.data.arguments import DataArguments
+from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.recipes.recipe import RECIPE_NAME, Recipe
+from hf_abkd.stages.stage import Stage
+from hf_abkd.stages.term import PairedTerms, Term
+from hf_abkd.teachers.route.anchors import fetch_anchors
+from hf_abkd.teachers.route.route import TeacherRoute
+from hf_abkd.training.trainer import DistillationTrainer
+
+
+@dataclass
+class AccessArguments:
+    """What the user of a recipe allows it, and a recipe cannot say, as flags."""
+
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run model code from the Hub or the folder of a model. Only of what you have read."},
+    )
+    token: str | None = field(
+        default=None, repr=False, metadata={"help": "Hub token for private models and data sets."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data sets are kept."})
+
+
+class KeepRecipe(TrainerCallback):
+    """Writes the recipe of a run into its output folder, once the run has taken the folder.
+
+    Args:
+        recipe: The recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe.resolved()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write it; one process does."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._recipe.save(folder / RECIPE_NAME)
+
+
+def check_complete(recipe: Recipe) -> None:
+    """Refuse a recipe that leaves open what it runs on; the message says how to give it.
+
+    Raises:
+        ValueError: If models, images or the output folder are not named.
+    """
+    stages, data = recipe.stages(), recipe.section("data")
+    needed = {"student.model": recipe.section("student"), "training.output_dir": recipe.section("training")}
+    if any(_wants_teacher(term) for stage in stages or () for term in stage.terms):
+        # The last anchor of a route is its teacher.
+        needed |= {} if _routes(stages) else {"teacher.model": recipe.section("teacher")}
+    missing = [path for path, section in needed.items() if path.split(".")[1] not in section]
+    if not {"dataset_name", "train_files", "train_dir", "synthesize"} & set(data):
+        missing.append("data.train_dir (or data.train_files, data.dataset_name)")
+    if missing:
+        raise ValueError(
+            f"the recipe leaves open what it runs on: {', '.join(missing)}. Write it into the file, or behind its name "
+            f"on the command line: {missing[0].partition(' ')[0]}=..."
+        )
+    if recipe.method == "joint_adaptation" and "target_domain" not in data:
+        raise ValueError("joint_adaptation needs images of another domain: data.target_domain.train_dir=...")
+
+
+def training_arguments(recipe: Recipe) -> runs.TrainingArguments:
+    """Return the training arguments of a recipe, where they are left out with the defaults of the command line.
+
+    Raises:
+        TypeError: If something is no number.
+        ValueError: If they do not go together.
+    """
+    return runs.TrainingArguments(**recipe.section("training"))
+
+
+def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTrainer, Workload]:
+    """Load what a recipe names, and return the trainer of its student, and what it trains on.
+
+    Raises:
+        ValueError: If the recipe is not complete, or models, images and stages do not fit.
+        FileNotFoundError: If a file or folder does not exist.
+    """
+    check_complete(recipe)
+    args = training_arguments(recipe)
+    stages = _with_anchors(recipe.stages(), access)
+    work = _workload(recipe, args, models_of(recipe, access, stages))
+    set_seed(args.seed)
+    student = work.make_student()
+    how = runs.RunArguments()
+    trainer = runs.make_trainer(student, work, args, how, stages, augmentation=recipe.augmentation())
+    trainer.add_callback(KeepRecipe(recipe))
+    return trainer, work
+
+
+def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
+    """Train the student of a recipe, save it with its model card and the recipe, and return what became of it."""
+    trainer, work = trainer_of(recipe, access)
+    return comparison.finished(recipe.method or "stages", trainer, work)
+
+
+def _workload(recipe: Recipe, args: runs.TrainingArguments, models: ModelArguments) -> Workload:
+    """Load the models and the images, some of which may have to be made first."""
+    section = recipe.section("data")
+    synthesis, target = recipe.synthesis(), section.pop("target_domain", None)
+    section.pop("synthesize", None)
+    data = DataArguments(**section)
+    if synthesis is not None:
+        data = with_made_images(data, models, synthesis, args)
+    runs.check_unlabelled([recipe.method or "stages"], data)
+    work = from_flags(models, data, seed=args.seed)
+    if target is None:
+        return work
+    columns = {name: section[name] for name in ("image_column_name", "label_column_name") if name in section}
+    return with_target_domain(work, data, DataArguments(**{**columns, **target}), models, seed=args.seed)
+
+
+def models_of(recipe: Recipe, access: AccessArguments, stages: Sequence[Stage] | None) -> ModelArguments:
+    """Return the models of a recipe as flags name them."""
+    teacher, student = recipe.section("teacher"), recipe.section("student")
+    routes = _routes(stages)
+    named = teacher.get("model") or (str(routes[0].anchors[-1]) if routes else None)
+    return ModelArguments(
+        # A student that learns alone has no teacher, whoever the recipe names.
+        teacher_name_or_path=None if stages is None else named,
+        teacher_revision=teacher.get("revision", "main"),
+        teacher_image_processor_name=None if stages is None else teacher.get("image_processor"),
+        student_name_or_path=student.get("model"),
+        student_revision=student.get("revision", "main"),
+        image_processor_name=student.get("image_processor"),
+        ignore_mismatched_sizes=student.get("ignore_mismatched_sizes", False),
+        **dataclasses.asdict(access),
+    )
+
+
+def _wants_teacher(term: Term | PairedTerms) -> bool:
+    return isinstance(term, PairedTerms) or term.wants_teacher
+
+
+def _routes(stages: Sequence[Stage] | None) -> list[TeacherRoute]:
+    return [stage.route for stage in stages or () if stage.route is not None]
+
+
+def _with_anchors(stages: list[Stage] | None, access: AccessArguments) -> list[Stage] | None:
+    """Return stages whose anchors are folders on this machine, those on the Hub downloaded."""
+    if stages is None or not _routes(stages):
+        return stages
+    fetched: dict[tuple[Path, ...], list[Path]] = {}
+    done = []
+    for stage in stages:
+        route = stage.route
+        if route is not None:
+            if route.anchors not in fetched:
+                fetched[route.anchors] = fetch_anchors(
+                    list(map(str, route.anchors)), token=access.token, cache_dir=access.cache_dir
+                )
+            part = route.part
+            route = TeacherRoute(fetched[route.anchors], shares=route.shares)
+            stage = replace(stage, teacher=route if part is None else route.only(part))
+        done.append(stage)
+    return done
