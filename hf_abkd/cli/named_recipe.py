@@ -20,7 +20,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with a mistake in its words."""
-        self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
+        hint = "; an override is path=value" if message.startswith("unrecognized arguments") else ""
+        self.exit(2, f"{self.prog}: {message}{hint} (--help lists what there is)\n")
         raise SystemExit(2)
 
 
@@ -51,21 +52,22 @@ class RecipeWords:
             flags: Its flags, and how argparse takes them.
 
         Raises:
-            ValueError: If a word behind the recipe is neither a flag nor an override.
+            SystemExit: If a word is neither the recipe nor a flag nor an override.
         """
-        parser = _Parser(prog=prog, description=(description or "").split("\n")[0], allow_abbrev=False)
-        parser.add_argument("recipe", help="a YAML or JSON file, or a name that `hf-abkd recipes` lists")
-        parser.add_argument(
-            "overrides", nargs="*", metavar="path=value", help="what is to be otherwise: training.learning_rate=1e-3"
+        parser = _Parser(
+            prog=prog,
+            usage=f"{prog} RECIPE [path=value ...]{' [flags]' if flags else ''}",
+            description=(description or "").split("\n")[0],
+            epilog="Words like training.learning_rate=1e-3 or stages.0.terms.0.weight=2 change what the recipe says.",
+            allow_abbrev=False,
         )
+        parser.add_argument("recipe", help="a YAML or JSON file, or a name that `hf-abkd recipes` lists")
         for flag, settings in (flags or {}).items():
             parser.add_argument(flag, **settings)
-        given = vars(parser.parse_intermixed_args(list(words)))
-        name, overrides = given.pop("recipe"), given.pop("overrides")
-        for word in overrides:
-            if not is_override(word):
-                raise ValueError(f"{word!r} is no override: write path=value, as training.learning_rate=1e-3")
-        return cls(name, overrides, given)
+        # Taken out before, as they may stand between the flags.
+        overrides = [word for word in words if is_override(word)]
+        given = vars(parser.parse_args([word for word in words if not is_override(word)]))
+        return cls(given.pop("recipe"), overrides, given)
 
 
 def named_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

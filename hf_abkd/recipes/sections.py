@@ -27,7 +27,7 @@ class TeacherPart(Part):
 
     model: Annotated[Text, Field(description="A model or a cache of its answers: a Hub id or a local folder.")]
     revision: Annotated[Text, Field(description="Branch, tag or commit on the Hub.")] = "main"
-    image_processor: Annotated[Text, Field(description="Its image processor, if not stored with it.")] | None = None
+    image_processor: Annotated[Text | None, Field(description="Its image processor, if not stored with it.")] = None
 
 
 class StudentPart(Part):
@@ -37,7 +37,7 @@ class StudentPart(Part):
         Text, Field(description="A Hub id, a local folder with weights or, for random weights, with a config alone.")
     ]
     revision: Annotated[Text, Field(description="Branch, tag or commit on the Hub.")] = "main"
-    image_processor: Annotated[Text, Field(description="The image processor. Default: its own.")] | None = None
+    image_processor: Annotated[Text | None, Field(description="The image processor. Default: its own.")] = None
     ignore_mismatched_sizes: Annotated[
         bool, Field(description="Replace its head if that has another number of classes.")
     ] = False

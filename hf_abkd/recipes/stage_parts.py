@@ -39,7 +39,7 @@ class _OptimizerBase(Part):
 class RouteBase(Part):
     """Weights of the teacher, one after another."""
 
-    part: Annotated[int, Field(ge=0, description="The only part of the route that the stage takes.")] | None = None
+    part: Annotated[int | None, Field(ge=0, description="The only part of the route that the stage takes.")] = None
 
     def build(self) -> TeacherRoute:
         """Return the route."""

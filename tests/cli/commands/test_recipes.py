@@ -55,7 +55,7 @@ def test_recipe_is_validated_with_its_overrides(capsys, tmp_path):
     [
         (["validate", "activation_boundry"], "did you mean activation_boundary"),
         (["validate", "absent.yaml"], "there is no file absent.yaml"),
-        (["validate", "alone", "training.seed"], "'training.seed' is no override: write path=value"),
+        (["validate", "alone", "training.seed"], "unrecognized arguments: training.seed; an override is path=value"),
         (["validate"], "recipe"),
         (["recipes", "al"], "there is no ready recipe al"),
         (["train"], "say by what to train"),
