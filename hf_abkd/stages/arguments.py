@@ -45,6 +45,12 @@ class DistillationArguments(TrainingArguments):
         lr_milestones: Shares of a stage, in (0, 1), at which the learning rate is multiplied by `lr_gamma`, after
             which it follows this in the place of `lr_scheduler_type`. Heo et al. use 0.3 0.6 0.8 with 0.2.
         lr_gamma: The factor of each of these drops.
+        momentum_delta: Give the gradient of the terms that compare with labels alone a momentum that is smaller by this
+            than that of SGD, and that of the terms that compare with the teacher one that is larger by it, as the
+            distillation-oriented trainer (Zhao et al., ICCV 2023) does with 0.075; see
+            `hf_abkd.training.split_momentum`. It takes plain SGD with a momentum, stages with terms of both kinds, and
+            the time of a second backward pass; not with fp16 or torch_compile. Gradients are clipped by the norm of
+            their sum.
         decay_norm_and_bias: Apply weight decay to tensors of one dimension too (biases, normalisation weights).
         evaluate_teacher: Measure the teacher's accuracy on the evaluation data before the first step.
         eval_agreement: Run the teacher during evaluation too, and report how often the student predicts the
@@ -94,6 +100,12 @@ class DistillationArguments(TrainingArguments):
         },
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "The factor of each learning rate drop."})
+    momentum_delta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Split the momentum of SGD: smaller by this for labels, larger for the teacher, e.g. 0.075 (DOT)."
+        },
+    )
     decay_norm_and_bias: bool | None = field(
         default=None, metadata=_open("", "Apply weight decay to biases and normalisation weights too.")
     )
@@ -209,6 +221,7 @@ NUMBERS: Mapping[str, Mapping[str, float]] = {
     "eval_steps": {"least": 0},
     "eval_delay": {"least": 0},
     "lr_gamma": {"above": 0},
+    "momentum_delta": {"least": 0, "below": 1},
 }
 WHOLE_NUMBERS: Mapping[str, Mapping[str, int]] = {
     "max_steps": {"least": -1},
@@ -222,7 +235,15 @@ WHOLE_NUMBERS: Mapping[str, Mapping[str, int]] = {
     "augmentation_seed": {},
     "augmentation_views": {"least": 1},
 }
-_MAY_BE_NONE = {"eval_steps", "eval_delay", "data_seed", "augmentation_seed", "augmentation_views", *OPEN_ARGUMENTS}
+_MAY_BE_NONE = {
+    "eval_steps",
+    "eval_delay",
+    "data_seed",
+    "augmentation_seed",
+    "augmentation_views",
+    "momentum_delta",
+    *OPEN_ARGUMENTS,
+}
 
 
 def _check_numbers(args: DistillationArguments) -> None:

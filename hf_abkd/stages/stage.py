@@ -63,6 +63,7 @@ STAGE_ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "optim_args": str,
     "weight_decay": _number(float, 0),
     "decay_norm_and_bias": _flag,
+    "momentum_delta": _number(float, 0, 1),
     "adam_beta1": _number(float, 0, 1),
     "adam_beta2": _number(float, 0, 1),
     "adam_epsilon": _number(float, 0),

@@ -133,6 +133,11 @@ class Term:
         return bool(self.teacher_names) or "teacher_head" in self.objective.needs
 
     @property
+    def is_of_task(self) -> bool:
+        """Whether it compares with labels and with no teacher: it is of the task, and not of distillation."""
+        return "labels" in self.objective.needs and not self.wants_teacher
+
+    @property
     def target(self) -> str:
         """What it compares with besides tensors of the teacher, in words: "labels" or "domains"."""
         return " and ".join(need for need in sorted(self.objective.needs) if need != "teacher") or "nothing"

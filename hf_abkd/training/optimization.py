@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import SchedulerType
+from transformers import SchedulerType, Trainer
 
 from hf_abkd.models.start import Start, start_of
 from hf_abkd.stages.arguments import DistillationArguments
@@ -20,6 +21,7 @@ from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.suited_arguments import SuitedArguments
 from hf_abkd.training.life.checkpoints import load_state
 from hf_abkd.training.progress import Span
+from hf_abkd.training.split_momentum import check_split, split_sgd
 from hf_abkd.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -55,11 +57,39 @@ class GivenOptimizers:
                 parameters carry that of the arguments, which would win over it.
         """
         optimizer, scheduler = (self.optimizer, self.scheduler) if index == 0 else (None, None)
+        if arguments.momentum_delta is not None:
+            return optimizer, scheduler, self.split(stage, arguments)
         if stage.optimizer is None:
             return optimizer, scheduler, self.kind
         kind, settings = stage.optimizer[0], {"lr": arguments.learning_rate, **stage.optimizer[1]}
         arguments.weight_decay = settings.pop("weight_decay", arguments.weight_decay)
         return optimizer, scheduler, (kind, settings)
+
+    def split(self, stage: Stage, arguments: DistillationArguments) -> tuple[type, dict[str, Any]]:
+        """Return class and settings of the optimiser of a stage whose momentum is split.
+
+        Args:
+            stage: The stage.
+            arguments: Its training arguments, which get the weight decay of the optimiser's settings, as above.
+
+        Raises:
+            ValueError: If that is not possible in the stage, or with its optimiser.
+        """
+        check_split(stage, arguments)
+        if self.optimizer is not None:
+            raise ValueError(
+                "momentum_delta makes its own optimiser, and one was given to the trainer: leave `optimizers` out, and "
+                "set optim='sgd', optim_args='momentum=0.9'"
+            )
+        # What Trainer would make of the arguments.
+        kind, settings = stage.optimizer or self.kind or Trainer.get_optimizer_cls_and_kwargs(arguments)
+        where = f"stage {stage.name!r}" if stage.name else "a stage"
+        made_of, settings = split_sgd(
+            kind, {"lr": arguments.learning_rate, **settings}, arguments.momentum_delta or 0.0, where
+        )
+        if stage.optimizer is not None:
+            arguments.weight_decay = settings.pop("weight_decay", arguments.weight_decay)
+        return made_of, settings
 
 
 def decayed_names(module: nn.Module, args: DistillationArguments) -> list[str]:
@@ -84,7 +114,11 @@ class Optimization:
 
     def arguments(self, args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
         """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`."""
-        return stage_arguments(args, stages, self.suited)
+        found = stage_arguments(args, stages, self.suited)
+        for stage, arguments in zip(stages, found, strict=True):
+            if arguments.momentum_delta is not None:
+                self.given.split(stage, copy.copy(arguments))
+        return found
 
     def go_on(self, checkpoint: Path | None) -> None:
         """Take up what the student of the run started from: one that was loaded from a checkpoint is a trained one.
@@ -139,11 +173,12 @@ def settings_text(args: DistillationArguments) -> str:
         schedule = f"times {args.lr_gamma:g} at {drops} %"
     else:
         schedule = SchedulerType(args.lr_scheduler_type).value
+    split = f" and momenta {args.momentum_delta:g} apart from it" if args.momentum_delta else ""
     warmup = args.warmup_steps or 0
     rise = f" after a warm-up of {100 * warmup:g} %" if 0 < warmup < 1 else f" after {warmup:g} steps" if warmup else ""
     decay = f"weight decay {args.weight_decay:g}{' on all weights' if args.decay_norm_and_bias else ''}"
     clip = f"gradients clipped at {args.max_grad_norm:g}" if args.max_grad_norm else "no clipping"
-    return f"{optimizer}, learning rate {args.learning_rate:g} {schedule}{rise}, {decay}, {clip}"
+    return f"{optimizer}{split}, learning rate {args.learning_rate:g} {schedule}{rise}, {decay}, {clip}"
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, trained: nn.Module) -> None:

@@ -40,7 +40,13 @@ def names_read(stages: Iterable[RunStage]) -> frozenset[str]:
 
 
 def make_stage_module(
-    student: nn.Module, setup: Setup, source: TeacherSource, stage: RunStage, *, warns: bool = True
+    student: nn.Module,
+    setup: Setup,
+    source: TeacherSource,
+    stage: RunStage,
+    *,
+    warns: bool = True,
+    apart: bool = False,
 ) -> Distiller | JointDistiller:
     """Return what a stage trains, with its hooks on and everything frozen that it does not train.
 
@@ -53,6 +59,7 @@ def make_stage_module(
         source: What teaches it; it gives what the stage reads afterwards.
         stage: One of the stages of the setup.
         warns: Whether to warn of terms that reach little of the student.
+        apart: Whether the loss is told in two parts, too; see `Distiller`.
 
     Raises:
         ValueError: If the terms reach no trainable parameter of the student, or it checkpoints activations in a way
@@ -74,6 +81,7 @@ def make_stage_module(
         frozen,
         logits=LOGITS in teacher_names(stage.teacher_terms),
         task=setup.task,
+        apart=apart,
     )
     module = _joined(alone, setup, source, stage) if stage.teacher_terms else alone
     module.attach()
@@ -99,7 +107,7 @@ def make_stage_module(
 
 @contextmanager
 def stage_module(
-    student: nn.Module, setup: Setup, source: TeacherSource, stage: RunStage, *, channels_last: bool
+    student: nn.Module, setup: Setup, source: TeacherSource, stage: RunStage, *, channels_last: bool, apart: bool
 ) -> Iterator[Distiller | JointDistiller]:
     """Give what a stage trains, and leave student and teacher afterwards as they are between stages.
 
@@ -109,12 +117,13 @@ def stage_module(
         source: What teaches it.
         stage: One of the stages of the setup.
         channels_last: Whether the student's weights lie with their channels together in memory meanwhile.
+        apart: Whether the loss is told in two parts, too; see `Distiller`.
     """
     # Weights of a term that one stage trains may be those that another one holds fixed.
     terms = nn.ModuleList(stage.all_terms())
     with gradients_kept(student), gradients_kept(terms), in_channels_last(student, channels_last):
         try:
-            module = make_stage_module(student, setup, source, stage)
+            module = make_stage_module(student, setup, source, stage, apart=apart)
             try:
                 yield module
             finally:

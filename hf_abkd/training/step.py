@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from hf_abkd.data.batch import Batch, BatchReader
@@ -20,7 +21,9 @@ from hf_abkd.training.augmented_views import AugmentedViews
 from hf_abkd.training.finiteness import FiniteWatch
 from hf_abkd.training.meter import Meter
 from hf_abkd.training.progress import Span
+from hf_abkd.training.split_momentum import SplitMomentumSGD
 from hf_abkd.training.stage_module import wanted_of
+from hf_abkd.training.task_gradients import TaskGradients
 from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
@@ -88,10 +91,23 @@ class Step:
         named = [f"{term.name!r} ({term.term.pair})" for term in parts.stage.all_terms()]
         self.watch = FiniteWatch(parts.span, named, list(student.points), parts.accelerator)
         self._rows: dict[str, Tensor] = {}
+        #: What gathers the gradient of the task, where the momentum is split.
+        self.task_gradients: TaskGradients | None = None
 
     def anew(self, accelerator: Accelerator) -> Step:
         """Return a step of the same parts that begins again, with the accelerator that there is by now."""
         return Step(replace(self.parts, meter=Meter(), accelerator=accelerator))
+
+    def split(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have an optimiser told in each step which part of the gradient is of the task.
+
+        Args:
+            optimizer: A `SplitMomentumSGD`, which Accelerate may have wrapped.
+        """
+        inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        if not isinstance(inner, SplitMomentumSGD):
+            raise TypeError(f"a split momentum is one of SplitMomentumSGD, got {type(inner).__name__}")
+        self.task_gradients = TaskGradients(self.parts.module, inner, self.parts.accelerator)
 
     def __call__(
         self,
@@ -130,6 +146,8 @@ class Step:
         with by_running_statistics(parts.module) if batch.has_single_image else nullcontext():
             outputs = self._outputs(module, batch, targets, progress, log)
         self.watch.add(step + 1, outputs, self._rows, samples)
+        if self.task_gradients is not None:
+            self.task_gradients.add(outputs, share)
         parts.meter.add(outputs["terms"], outputs.get("agreement"), share)
         return outputs
 

@@ -435,7 +435,8 @@ class DistillationTrainer(Trainer):
         # A loss that is not finite ends the run; to filter it out of the log would wait for the device in each step.
         arguments.logging_nan_inf_filter = False
         channels_last = takes_channels_last(self.model, self.args.student_channels_last)
-        module_of = partial(stage_module, self.model, self.setup, self.source, stage, channels_last=channels_last)
+        how = {"channels_last": channels_last, "apart": arguments.momentum_delta is not None}
+        module_of = partial(stage_module, self.model, self.setup, self.source, stage, **how)
         try:
             with self._arguments_of(arguments), module_of() as module:
                 parts = StepParts(
@@ -528,6 +529,8 @@ class DistillationTrainer(Trainer):
         """
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         optimization.check_optimizer(optimizer, self.model if model is None else model)
+        if self.args.momentum_delta is not None:
+            self._running_step.split(optimizer)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -823,6 +826,13 @@ class DistillationTrainer(Trainer):
         self.views.seed, self.views.number = views_of(self.args, self.cache)
         self.views.begin_epoch(number)
         return super()._run_epoch(model, epoch, *positional, **named)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip the gradient of the task, where it is kept apart, by the same factor as the sum."""
+        norm = super()._clip_grad_norm(model)
+        if (apart := self._running_step.task_gradients) is not None:
+            apart.clip(norm, self.args.max_grad_norm or math.inf)
+        return norm
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Leave stages out that do not train the logits, unless the metric is about features."""

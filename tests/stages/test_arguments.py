@@ -25,6 +25,7 @@ def test_defaults_change_nothing_of_a_training_run(tmp_path):
         "student_channels_last",
         "augmentation_seed",
         "augmentation_views",
+        "momentum_delta",
         "overwrite_output_dir",
         "term_gradient_steps",
         "balance_terms",

@@ -176,6 +176,7 @@ def settings(args: DistillationArguments) -> dict[str, Any]:
         schedule = f"lr_milestones={args.lr_milestones}, lr_gamma={args.lr_gamma}"
     return {
         "optim": getattr(args.optim, "value", args.optim),
+        **({} if args.momentum_delta is None else {"momentum_delta": args.momentum_delta}),
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": schedule,
         "warmup_steps": args.warmup_steps,

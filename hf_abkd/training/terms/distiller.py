@@ -63,6 +63,8 @@ class Distiller(nn.Module):
         further: Tensors of the student that are captured for others.
         logits: Whether the logits are needed by others.
         task: What the student does, which says where its logits are.
+        apart: Whether the loss is also told in two parts, that of the terms that compare with labels alone and that of
+            the others.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class Distiller(nn.Module):
         further: Iterable[CapturePoint] = (),
         logits: bool = False,
         task: Task = IMAGE_CLASSIFICATION,
+        apart: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
         self.task = task
+        self.apart = apart
         # A module list, so that connectors are trained, moved and averaged with the student.
         self.terms = cast("Sequence[RunTerm]", nn.ModuleList(terms))
         self.points = {name: points[name] for term in terms for name in term.student_names if name != LOGITS}
@@ -128,13 +132,17 @@ class Distiller(nn.Module):
             `loss` (), the weighted sum; `logits` (N, K), in training only if a term needs them; `terms` (T,), the
             values without weights, detached; `agreement` (N, B), per sample the boundary agreement of each of the B
             boundary terms, detached; with `rows` the means (1, B), as terms then compare rows of different numbers; in
-            training `layers` (P,), the sums of the P tensors in `points`, detached.
+            training `layers` (P,), the sums of the P tensors in `points`, detached. With `apart` in training also
+            `task` () and `distillation` (), whose sum is the loss.
         """
         logits, captured = self.observe(inputs)
         facts = BatchFacts(len(next(iter(inputs.values()))), labels, rows, samples)
         values, agreements = self.compare(logits, captured, targets, facts)
         stacked = torch.stack(values) if values else weights.new_zeros(0)
         result = {"loss": (weights * stacked).sum(), "terms": stacked.detach()}
+        if self.training and self.apart:
+            result |= self._parts(values, weights)
+            result["loss"] = result["task"] + result["distillation"]
         if self.training:
             seen = [captured[point] for point in self.points.values()]
             result["layers"] = sums(seen) if seen else weights.new_zeros(0)
@@ -144,6 +152,14 @@ class Distiller(nn.Module):
             shown = agreements if rows is None else [agreement.mean(0, keepdim=True) for agreement in agreements]
             result["agreement"] = torch.stack(shown, dim=1)
         return result
+
+    def _parts(self, values: Sequence[Tensor], weights: Tensor) -> dict[str, Tensor]:
+        """Return the two parts of the loss: as entries of one tensor, each would get a gradient from the other."""
+        weighted = list(zip(self.terms, weights, values, strict=True))
+        return {
+            name: torch.stack([weight * value for term, weight, value in weighted if term.is_of_task == of_task]).sum()
+            for name, of_task in (("task", True), ("distillation", False))
+        }
 
     def run(
         self,

@@ -107,6 +107,11 @@ class RunTerm(nn.Module):
         return self.term.wants_teacher
 
     @property
+    def is_of_task(self) -> bool:
+        """Whether it compares with labels and with no teacher."""
+        return self.term.is_of_task
+
+    @property
     def compares_logits(self) -> bool:
         """Whether it compares the logits of both models."""
         return self.student == self.teacher == LOGITS
