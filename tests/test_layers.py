@@ -124,7 +124,10 @@ def test_a_circle_is_found():
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
 
 
-SHARED = {"objectives": {"citations", "correlation", "objective", "probabilities"}, "methods": set()}
+SHARED = {
+    "objectives": {"citations", "correlation", "objective", "probabilities", "self_attention"},
+    "methods": {"beside_layers"},
+}
 
 
 @pytest.mark.parametrize("room", sorted(SHARED))

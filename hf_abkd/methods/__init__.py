@@ -19,6 +19,7 @@ from hf_abkd.methods.activation_boundary import (
     INITIALIZATION_SHARE,
     activation_boundary,
 )
+from hf_abkd.methods.attention_distillation import attention_distillation
 from hf_abkd.methods.boundary_samples.attack import BoundaryAttack
 from hf_abkd.methods.boundary_samples.samples import BoundarySamples, boundary_supporting_samples
 from hf_abkd.methods.deep_inversion.adaptive import AdaptiveDeepInversion
@@ -27,8 +28,10 @@ from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.synthesis import synthesize
 from hf_abkd.methods.factor_transfer import factor_transfer
 from hf_abkd.methods.feature_distillation import feature_distillation
+from hf_abkd.methods.hidden_state_distillation import hidden_state_distillation
 from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
+from hf_abkd.methods.minilm import minilm
 from hf_abkd.methods.mutual_learning import mutual_learning
 from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained
 from hf_abkd.stages.stage import Stage
@@ -40,6 +43,7 @@ METHODS: dict[str, Callable[..., list[Stage]]] = {
     "knowledge_distillation": knowledge_distillation,
     "route_constrained": route_constrained,
 }
+from hf_abkd.methods.vitkd import vitkd
 
 __all__ = [
     "BOUNDARY_WEIGHT",
@@ -52,15 +56,19 @@ __all__ = [
     "DeepInversion",
     "GreedyRoute",
     "activation_boundary",
+    "attention_distillation",
     "boundary_supporting_samples",
     "domain_confusion",
     "equal_interval",
     "factor_transfer",
     "feature_distillation",
+    "hidden_state_distillation",
     "joint_adaptation",
     "knowledge_distillation",
     "measure_quality",
+    "minilm",
     "mutual_learning",
     "route_constrained",
     "synthesize",
+    "vitkd",
 ]

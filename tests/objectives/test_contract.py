@@ -10,13 +10,17 @@ import torch
 from hf_abkd.objectives import (
     OBJECTIVES,
     ActivationBoundary,
+    AttentionDistillation,
     AttentionTransfer,
+    DeepSelfAttentionDistillation,
     FlowOfSolutionProcedure,
     InterChannelCorrelation,
     MaskedGenerativeDistillation,
+    MaskedTokenGeneration,
     MaximumMeanDiscrepancy,
     NeuronSelectivityTransfer,
     Objective,
+    SelfAttentionRelationDistillation,
     VariationalInformationDistillation,
 )
 from hf_abkd.objectives.objective import Known
@@ -33,9 +37,16 @@ SHAPES = {
         AttentionTransfer,
         InterChannelCorrelation,
         MaskedGenerativeDistillation,
+        MaskedTokenGeneration,
         NeuronSelectivityTransfer,
         VariationalInformationDistillation,
     )
+}
+
+
+# What a layer holds of one sample where several layers of tokens are compared.
+TOKENS = {
+    kind: (5, 6) for kind in (AttentionDistillation, DeepSelfAttentionDistillation, SelfAttentionRelationDistillation)
 }
 
 
@@ -50,7 +61,12 @@ def objective(name):
 
 
 # Where the published numbers would make tensors that are large for nothing.
-SMALLER = {"contrastive_representation_distillation": {"negatives": 8, "features": UNITS}}
+SMALLER = {
+    "attention_distillation": {"heads": 2},
+    "contrastive_representation_distillation": {"negatives": 8, "features": UNITS},
+    "deep_self_attention_distillation": {"heads": 2},
+    "self_attention_relation_distillation": {"relation_heads": 2},
+}
 
 
 def made(name):
@@ -81,8 +97,9 @@ def make_case(objective, *, samples=SAMPLES, dtype=torch.float64, scale=1.0):
         return (torch.randn(samples, *shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
 
     def tensors():
-        # Of several layers each has another grid.
-        several = tuple(side((UNITS, 4 - layer, 4 - layer)) for layer in range(objective.layers or 2))
+        # Of several maps each has another grid, of queries, keys and values all have the same tokens.
+        tokens = TOKENS.get(type(objective))
+        several = tuple(side(tokens or (UNITS, 4 - layer, 4 - layer)) for layer in range(objective.layers or 2))
         return side(shape_of(objective)) if objective.layers == 1 else several
 
     student = tensors()
