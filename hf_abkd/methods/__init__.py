@@ -1,14 +1,10 @@
 """Published systems: lists of stages, and what makes data for them.
 
-Each has a file or folder of its name: activation boundaries, knowledge distillation, feature distillation, boundary
-(supporting) samples, route constrained optimisation, joint (progressive) adaptation and DeepInversion. `METHODS` is the
-table of those that are lists of stages and need no objective to be named.
-Each has a file or folder of its name: activation boundaries, knowledge distillation, boundary (supporting) samples,
-route constrained optimisation, joint (progressive) adaptation, mutual learning and DeepInversion. `METHODS` is the
-table of those that recipes name: lists of stages with one student.
 Each has a file or folder of its name: activation boundaries, knowledge distillation, feature distillation, factor
-transfer, boundary (supporting) samples, route constrained optimisation, joint (progressive) adaptation and
-DeepInversion. `METHODS` is the table of those that are lists of stages and need no objective or layer to be named.
+transfer, boundary (supporting) samples, route constrained optimisation, joint (progressive) adaptation, mutual
+learning, DeepInversion and, for transformers, MiniLM, attention distillation, hidden states, ViTKD and one for all.
+`METHODS` is the table of those that recipes name: lists of stages with one student that need no objective, layer or
+model to be given.
 """
 
 from collections.abc import Callable
@@ -33,7 +29,9 @@ from hf_abkd.methods.joint_adaptation import domain_confusion, joint_adaptation
 from hf_abkd.methods.knowledge_distillation import knowledge_distillation
 from hf_abkd.methods.minilm import minilm
 from hf_abkd.methods.mutual_learning import mutual_learning
+from hf_abkd.methods.one_for_all import one_for_all
 from hf_abkd.methods.route_constrained import GreedyRoute, equal_interval, route_constrained
+from hf_abkd.methods.vitkd import vitkd
 from hf_abkd.stages.stage import Stage
 
 METHODS: dict[str, Callable[..., list[Stage]]] = {
@@ -43,7 +41,6 @@ METHODS: dict[str, Callable[..., list[Stage]]] = {
     "knowledge_distillation": knowledge_distillation,
     "route_constrained": route_constrained,
 }
-from hf_abkd.methods.vitkd import vitkd
 
 __all__ = [
     "BOUNDARY_WEIGHT",
@@ -68,6 +65,7 @@ __all__ = [
     "measure_quality",
     "minilm",
     "mutual_learning",
+    "one_for_all",
     "route_constrained",
     "synthesize",
     "vitkd",

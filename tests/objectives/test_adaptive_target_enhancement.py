@@ -3,7 +3,10 @@ import math
 import pytest
 import torch
 
+from hf_abkd.layers.connection import Side
 from hf_abkd.objectives import AdaptiveTargetEnhancement, CrossEntropy, KnowledgeDistillation
+from hf_abkd.stages.term import Term
+from hf_abkd.training.terms.run_term import RunTerm
 
 LABELS = torch.tensor([0, 3, 1, 2, 3])
 
@@ -81,3 +84,20 @@ def test_what_is_no_label_or_setting_is_refused():
         AdaptiveTargetEnhancement()(student, teacher, labels=torch.zeros(5, 4))
     with pytest.raises(ValueError, match="AdaptiveTargetEnhancement needs at least 2 classes"):
         AdaptiveTargetEnhancement()(student[:, :1], teacher[:, :1], labels=torch.zeros(5, dtype=torch.long))
+
+
+def test_an_exit_is_made_for_a_layer_and_none_for_logits():
+    """An exit learns what the logits learn, of the classes that both models have, in one order."""
+    objective = AdaptiveTargetEnhancement(exit_blocks=2)
+    assert objective.connect([Side((2, 3))], [Side((2, 3))], "auto").description == "identity"
+    term = RunTerm(Term(objective, student="layer", teacher="logits"))
+    term.connect_classes([0, 1], [2, 0])
+    term.connect([Side((2, 8, 8, 8))], [Side((2, 3))])
+    assert term.connector is not None and term.layer_pairs == ()
+    maps, logits, labels = torch.rand(2, 8, 8, 8), torch.rand(2, 3), torch.tensor([1, 2])
+    exits = term.adapt(maps)
+    assert exits.shape == (2, 2)
+    value = term(exits, **term.formed({"teacher": logits, "labels": labels}))
+    # The third class of the student is none of the teacher's.
+    expected = objective(exits[:1], logits[:1, [2, 0]], labels=labels[:1])
+    torch.testing.assert_close(value, expected)

@@ -56,6 +56,8 @@ class RunTerm(nn.Module):
         self.balance = 1.0
         self.layer_pairs: tuple[LayerPair, ...] = ()
         self._teacher_shapes: tuple[tuple[int, ...], ...] = ()
+        # How many classes are compared, where it is not all of the teacher's in its order.
+        self._classes = 0
         self._teacher_head: Callable[[], nn.Module] | None = None
         self._may_be_linear = isinstance(self.connector, HasLinearMap)
 
@@ -117,6 +119,11 @@ class RunTerm(nn.Module):
         return self.student == self.teacher == LOGITS
 
     @property
+    def compares_classes(self) -> bool:
+        """Whether it compares logits class by class: of both models, or of an exit that learns the labels, too."""
+        return self.teacher == LOGITS and (self.student == LOGITS or self.needs("labels"))
+
+    @property
     def is_before_activation(self) -> bool:
         """Whether a module that it names without a side stands for the input of its activation."""
         return self.objective.boundary or self.objective.before_activation
@@ -153,11 +160,13 @@ class RunTerm(nn.Module):
         teacher = [Side(tuple(side.shape), _layout(self.term.teacher_layout, side.layout)) for side in teacher]
         if self.connector is None:
             try:
-                proposed = self.objective.connect(student, teacher, self.connector_kind or "auto")
+                compared = [Side((side.shape[0], self._classes)) for side in teacher] if self._classes else teacher
+                proposed = self.objective.connect(student, compared, self.connector_kind or "auto")
             except ValueError as error:
                 raise ValueError(f"term {self.name!r} ({self.term.pair}): {error}") from error
             if proposed is not None:
-                self.connector, self.target_form = proposed.connector, proposed.target_form
+                self.connector = proposed.connector
+                self.target_form = self.target_form if self._classes else proposed.target_form
             connection, description = proposed, "" if proposed is None else proposed.description
         else:
             # Of the user's, or made in an earlier run over the same layers.
@@ -196,11 +205,13 @@ class RunTerm(nn.Module):
             )
 
     def connect_classes(self, student_classes: Sequence[int], teacher_classes: Sequence[int]) -> None:
-        """Compare the logits of some classes only: of each model these, in this order."""
+        """Compare the logits of some classes only: of each model these, in this order; an exit has no others."""
         if self.connector is None:
-            self.connector = ClassSelection(student_classes)
+            if self.compares_logits:
+                self.connector = ClassSelection(student_classes)
             self.target_form = ClassSelection(teacher_classes)
             self.label_form = ClassPositions(student_classes)
+            self._classes = len(teacher_classes)
 
     def give_head(self, head: nn.Module) -> None:
         """Take on the teacher's last layer. It is not part of this module: it is neither trained nor saved."""

@@ -158,6 +158,13 @@ def connects_layers(terms: Sequence[RunTerm]) -> bool:
     return any(set(term.teacher_names) - {LOGITS} and term.connector_kind is not None for term in terms)
 
 
+def has_exits(terms: Sequence[RunTerm]) -> bool:
+    """Whether an exit has to be made: from a layer of the student to what is compared with the teacher's logits."""
+    return any(
+        LOGITS not in term.student_names and term.teacher == LOGITS and term.connector_kind == "auto" for term in terms
+    )
+
+
 def _points(
     model: nn.Module, named: Sequence[tuple[str, RunTerm]], forward: Callable[[], object]
 ) -> dict[str, CapturePoint]:

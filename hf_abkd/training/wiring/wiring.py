@@ -30,6 +30,7 @@ from hf_abkd.training.terms.run_term import RunTerm, Tensors
 from hf_abkd.training.wiring.observed import (
     Observed,
     connects_layers,
+    has_exits,
     observed_cache,
     observed_student,
     observed_teacher,
@@ -161,7 +162,7 @@ def wire(
     if any(LOGITS in term.teacher_names or term.needs("teacher_head") for term in terms):
         model = teacher if isinstance(teacher, TeacherCache) else teacher.model
         task.check_prediction(theirs.tensors[LOGITS], model, "teacher")
-    if connects_layers(terms):
+    if connects_layers(terms) or has_exits(terms):
         known = None if traces is None else traces[0]
         ours.find_layouts(
             "student", student, lambda pixels: student(**{**inputs, images: pixels}), inputs[images], known
@@ -218,7 +219,7 @@ def wire_back(
 
 def _connect(term: RunTerm, student: Observed, teacher: Observed, labels: LabelMatch) -> None:
     """Make the connector of a term that compares with a teacher."""
-    if term.compares_logits and term.connector_kind == "auto":
+    if term.compares_classes and term.connector_kind == "auto":
         labels.check_logits(term.name)
         if labels.kind not in ("same", "assumed"):
             term.connect_classes(labels.student_classes, labels.teacher_classes)
