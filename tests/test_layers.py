@@ -13,7 +13,7 @@ ROOT = Path(hf_abkd.__file__).parent
 
 # From the ground up: a room imports from those before it. On the shelf beside the rooms lie the modules of FIRST,
 # which every room may use, and those of LAST, which nothing imports.
-FIRST = ["version", "files", "wording", "schema", "settings"]
+FIRST = ["version", "files", "wording", "terminal", "schema", "settings"]
 ROOMS = [
     "boundaries",
     "models",

@@ -16,6 +16,7 @@ from hf_abkd.files import write_json
 from hf_abkd.models.saving import restore_student
 from hf_abkd.schema import checked, read_json
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.terminal import styled
 from hf_abkd.training.life import checkpoints
 from hf_abkd.training.life.run_folder import holds_another_run
 from hf_abkd.training.trainer import DistillationTrainer
@@ -156,7 +157,7 @@ class KeptRuns:
 
     def _tell(self, line: str) -> None:
         if self._tells:
-            tqdm.write(line)
+            tqdm.write(styled(line, "bold"))
             sys.stdout.flush()
 
 

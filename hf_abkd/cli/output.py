@@ -7,5 +7,10 @@ import sys
 
 def write_line(text: str = "") -> None:
     """Write a line, or several that stand in one text, and wait for nothing: the user may see a long command work."""
-    sys.stdout.write(text + "\n")
+    try:
+        sys.stdout.write(text + "\n")
+    except UnicodeEncodeError:
+        # A job's log in another encoding than that of today: a sign that it does not have is no reason to end.
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     sys.stdout.flush()

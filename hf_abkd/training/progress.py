@@ -23,8 +23,9 @@ from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_abkd.teachers.source import TeacherSource
+from hf_abkd.terminal import styled
 from hf_abkd.training.life.interruption import Interruption
-from hf_abkd.training.log_lines import log_line
+from hf_abkd.training.log_lines import log_line, short_names, stage_line
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Span:
         first_epoch: Epochs of the run before it.
         epochs: Epochs it takes.
         samples: Samples it trains on.
+        terms: The names of its terms, as the log has them.
     """
 
     index: int
@@ -50,6 +52,7 @@ class Span:
     first_epoch: float
     epochs: float
     samples: float
+    terms: tuple[str, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -132,11 +135,16 @@ def write_log_line(flow: StageFlow, state: TrainerState, logs: Mapping[str, Any]
     """
     if state.is_world_process_zero:
         span = flow.span
-        stage = span.title if span is not None and span.count > 1 else ""
-        # Bars that are on the screen stay below it.
-        tqdm.write(log_line(logs, step=state.global_step, steps=state.max_steps, stage=stage))
-        # Who watches a file sees it now.
-        sys.stdout.flush()
+        stage = f"stage {span.index + 1}/{span.count}" if span is not None and span.count > 1 else ""
+        short = {} if span is None else short_names(span.terms)
+        _write(log_line(logs, step=state.global_step, steps=state.max_steps, stage=stage, short=short))
+
+
+def _write(line: str, style: str = "") -> None:
+    # Bars that are on the screen stay below it.
+    tqdm.write(styled(line, style))
+    # Who watches a file sees it now.
+    sys.stdout.flush()
 
 
 class StagePrinter(PrinterCallback):
@@ -190,6 +198,7 @@ class OneRunHandler(CallbackHandler):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> TrainerControl:
         """Pass the event on in the first stage; in later ones only take back the request to stop."""
+        self._mark_stage(state)
         if not self.began:
             self.began = True
             if self.interruption is not None:
@@ -197,6 +206,15 @@ class OneRunHandler(CallbackHandler):
             return super().on_train_begin(args, state, control)
         control.should_training_stop = False
         return control
+
+    def _mark_stage(self, state: TrainerState) -> None:
+        """Print where a stage begins and what its terms are called, where its log is printed."""
+        span = self.flow.span
+        printed = any(isinstance(one, (StagePrinter, StageProgress)) for one in self.callbacks)
+        if span is not None and printed and state.is_world_process_zero:
+            steps, done = span.stop - span.start, max(0, state.global_step - span.start)
+            line = stage_line(span.title, steps=steps, epochs=span.epochs, terms=span.terms, done=done)
+            _write(line, "bold")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any]

@@ -14,6 +14,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.terminal import bars_are_seen
 from hf_abkd.training.progress import OneRunHandler, Span, StageFlow, StagePrinter, StageProgress
 from hf_abkd.training.terms.run_stage import RunStage
 
@@ -77,12 +78,14 @@ class StageRunner:
     def handler(self, callbacks: Iterable[TrainerCallback], *context: Any) -> OneRunHandler:
         """Return what tells callbacks of the events of the run; the bar names the stage, and the log is readable.
 
+        A bar that nobody would see is left out.
+
         Args:
             callbacks: The callbacks of the trainer.
             context: What a `CallbackHandler` is made with besides them.
         """
         ours: dict[type, type[StageProgress] | type[StagePrinter]]
-        ours = {ProgressCallback: StageProgress, PrinterCallback: StagePrinter}
+        ours = {ProgressCallback: StageProgress if bars_are_seen() else StagePrinter, PrinterCallback: StagePrinter}
         readable = [ours[type(one)](self.flow) if type(one) in ours else one for one in callbacks]
         return OneRunHandler(self.flow, readable, *context)
 
@@ -131,7 +134,8 @@ class StageRunner:
             length = measure(stage_arguments)
             epochs = length.steps / length.steps_per_epoch
             stop = start + length.steps
-            spans.append(Span(index, len(stages), stage.name, start, stop, epoch, epochs, length.samples))
+            terms = tuple(term.name for term in stage.all_terms())
+            spans.append(Span(index, len(stages), stage.name, start, stop, epoch, epochs, length.samples, terms))
             start, epoch = stop, epoch + epochs
         self.spans = spans
 

@@ -9,7 +9,7 @@ from hf_abkd.training.stage_runner import StageLength, StageRunner
 
 
 def stage(name, **about):
-    return SimpleNamespace(name=name, describe=lambda: {"name": name, **about})
+    return SimpleNamespace(name=name, all_terms=list, describe=lambda: {"name": name, **about})
 
 
 def runner_of(*steps, per_epoch=5):
