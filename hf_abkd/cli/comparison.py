@@ -12,15 +12,16 @@ from typing import Any
 
 from transformers import set_seed
 
-from hf_abkd.cli.kept_runs import KeptRuns
+from hf_abkd.cli.kept_runs import OUTCOME_NAME, KeptRuns
 from hf_abkd.cli.runs import METHODS, RunArguments, make_trainer
 from hf_abkd.cli.verdict import verdict
 from hf_abkd.cli.workload import Workload
+from hf_abkd.files import write_json
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
+from hf_abkd.terminal import shown_table
 from hf_abkd.training.life.run_folder import AUTO
 from hf_abkd.training.trainer import DistillationTrainer
-from hf_abkd.wording import markdown_table
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def outcomes_of(
         train: Trains a student by a method, with the arguments that it is given.
     """
     if kept is None:
-        return [train(method, args) for method, args in jobs]
+        return [_noted(train(method, args), args) for method, args in jobs]
 
     def trained(method: str, args: DistillationArguments) -> dict[str, Any]:
         return asdict(train(method, args))
@@ -144,6 +145,13 @@ def outcomes_of(
         Outcome(**kept.result(f"{titles[method]}, seed {args.seed}", args, partial(trained, method), schema=Outcome))
         for method, args in jobs
     ]
+
+
+def _noted(outcome: Outcome, args: DistillationArguments) -> Outcome:
+    """Write what one run came to into its folder, for `hf-abkd compare`."""
+    if args.process_index == 0:
+        write_json(Path(args.output_dir) / OUTCOME_NAME, asdict(outcome))
+    return outcome
 
 
 def with_seed(args: DistillationArguments, seed: int, name: str, **changes: Any) -> DistillationArguments:
@@ -255,7 +263,7 @@ def table(
     columns: Mapping[str, Callable[[Sequence[Outcome]], str]] | None = None,
     first: Sequence[Sequence[str]] = (),
 ) -> str:
-    """Return a Markdown table with a row for each method: parameters, mean and deviation of the accuracy, and more.
+    """Return a table with a row for each method: parameters, mean and deviation of the accuracy, and more.
 
     Args:
         outcomes: What became of the students.
@@ -268,4 +276,4 @@ def table(
         same = [outcome for outcome in outcomes if outcome.model == model]
         accuracy = percent([outcome.accuracy for outcome in same])
         rows.append([model, f"{same[0].parameters:,}", accuracy, *(cell(same) for cell in columns.values())])
-    return markdown_table(["model", "parameters", "accuracy", *columns], rows)
+    return shown_table(["model", "parameters", "accuracy", *columns], rows)

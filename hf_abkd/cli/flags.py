@@ -16,6 +16,16 @@ _FEW_CHOICES = 6
 _VALUES: Mapping[Any, str] = {int: "N", float: "X", string_to_bool: "yes|no"}
 
 
+def first_word_as(flag: str, words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with a flag before the first, if that is none itself.
+
+    Example:
+        >>> first_word_as("--student", ["out", "--teacher", "large"])
+        ['--student', 'out', '--teacher', 'large']
+    """
+    return [flag, *words] if words and not words[0].startswith("-") else list(words)
+
+
 class FlagParser(HfArgumentParser):
     """Fills dataclasses from the words of a command line.
 

@@ -25,6 +25,8 @@ COMMANDS = {
     "train": "train a student by a recipe, or by a method with flags",
     "cache": "store what a teacher says, to train without the teacher",
     "synthesize": "make images out of a teacher alone, to distil without its data",
+    "evaluate": "measure a student on images, beside its teacher and others",
+    "compare": "put finished runs side by side, with differences by seed",
 }
 #: Those that, given again, go on where they were interrupted.
 GOES_ON = {"cache", "synthesize", "train"}

@@ -1,0 +1,85 @@
+"""`hf-abkd compare`: finished runs side by side over their seeds, with the differences from seed to seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from hf_abkd.cli.comparison import Outcome
+from hf_abkd.cli.flags import FlagParser, first_word_as
+from hf_abkd.cli.output import write_line
+from hf_abkd.cli.runs import METHODS
+from hf_abkd.cli.side_by_side import compared, joined, other_settings, seconds
+from hf_abkd.files import write_json
+from hf_abkd.terminal import shown_table
+from hf_abkd.wording import listed
+
+
+@dataclass
+class CompareArguments:
+    """Which runs are compared."""
+
+    runs: list[str] = field(
+        metadata={
+            "help": "Output folders of finished runs, or of comparisons of several. They may stand first, without the "
+            "flag."
+        }
+    )
+    against: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model that the others are compared with, by its name in the table. Default: the student "
+            "alone if it is there, else the first."
+        },
+    )
+    json: str | None = field(default=None, metadata={"help": "Write the runs to this file, as JSON."})
+
+
+def run(words: Sequence[str]) -> int:
+    """Put finished runs side by side."""
+    parser = FlagParser({"runs": CompareArguments}, prog="hf-abkd compare", description=__doc__)
+    wanted: CompareArguments
+    (wanted,) = parser.fill(first_word_as("--runs", words))
+    folders = list(map(Path, wanted.runs))
+    outcomes = joined(folders)
+    against = _against(wanted.against, list(dict.fromkeys(one.model for one in outcomes)))
+    for line in _report(outcomes, against, folders):
+        write_line(line)
+    if wanted.json is not None:
+        write_json(Path(wanted.json), {"against": against, "runs": list(map(_row, outcomes))})
+    return 0
+
+
+def _against(asked: str | None, models: Sequence[str]) -> str:
+    """Return the model that the others are compared with.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if asked is None:
+        return next((model for model in models if model.startswith(METHODS["alone"])), models[0])
+    if asked not in models:
+        near = get_close_matches(asked, models, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {listed(models, 10, quoted=True)}"
+        raise ValueError(f"--against {asked}: no run is called so; {hint}")
+    return asked
+
+
+def _report(outcomes: Sequence[Outcome], against: str, folders: Sequence[Path]) -> Iterator[str]:
+    rows = []
+    for model, accuracy, difference, time in compared(outcomes, against):
+        same = [one for one in outcomes if one.model == model]
+        seeds = " ".join(str(one.seed) for one in sorted(same, key=lambda one: one.seed))
+        rows.append([model, f"{same[0].parameters:,}", seeds, accuracy, difference, time])
+    yield shown_table(["model", "parameters", "seeds", "accuracy", f"difference to {against}", "time of a run"], rows)
+    if others := list(other_settings(folders)):
+        yield "Not given alike, so that a difference may come from there:"
+        yield from (f"  {line}" for line in others)
+
+
+def _row(outcome: Outcome) -> dict[str, object]:
+    """Return a run as it is written to a file."""
+    told = {"model": outcome.model, "seed": outcome.seed, "accuracy": outcome.accuracy}
+    return {**told, "parameters": outcome.parameters, "seconds": seconds(outcome)}
