@@ -5,10 +5,12 @@ import re
 import runpy
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from hf_abkd.cli import main as cli
+from hf_abkd.cli import program
 from hf_abkd.version import __version__
 
 
@@ -61,6 +63,14 @@ def test_what_is_no_command_is_told_in_a_line(words, told, capsys):
         cli.main(words)
     shown = capsys.readouterr().err
     assert end.value.code == 2 and shown.startswith("hf-abkd: ") and told in shown and shown.count("\n") == 1
+
+
+def test_the_page_has_every_command_and_status():
+    """What a script asks a status for must stand somewhere, and a command nobody finds is none."""
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `hf-abkd (\w+)", page, re.MULTILINE) == list(cli.COMMANDS)
+    statuses = re.findall(r"^\| (\d+) \|", page, re.MULTILINE)
+    assert statuses == [f"{one}" for one in (0, 1, program.MISTAKE, program.INTERRUPTED, program.TERMINATED)]
 
 
 @pytest.fixture
