@@ -48,7 +48,7 @@ class AskedModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answers:
     """What a model says of each image.
 

@@ -51,7 +51,7 @@ def test_a_student_is_measured_beside_its_teacher_and_a_baseline(capsys):
     [
         (["student"], "one of --validation_files and --validation_dir"),
         (["student", "--validation_files", "absent.parquet"], "absent.parquet"),
-        (["absent/student", *IMAGES], "absent/student"),
+        (["./absent", *IMAGES], "absent"),
         (["bare", *IMAGES], "the student bare has no weights"),
         (["student", *IMAGES, "--batch_size", "0"], "--batch_size must be at least 1"),
         (["student", *IMAGES, "--streaming"], "leave out --streaming"),
