@@ -15,8 +15,9 @@ from hf_abkd.wording import shown_command
 # What the launchers of accelerate and torch set in the processes that they start.
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 _LAUNCHERS = {"accelerate", "accelerate-launch", "accelerate.commands.launch", "torchrun", "torch.distributed.run"}
-# Flags that would begin again, or go on from another checkpoint than the one of the interruption; with their values.
-_BEGINS = ("--overwrite_output_dir", "--resume_from_checkpoint")
+# What would begin again, or go on from another checkpoint than that of the interruption: as a flag with its value, and
+# as what is changed in a recipe.
+_BEGINS = ("overwrite_output_dir", "resume_from_checkpoint")
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -68,12 +69,15 @@ def _that_goes_on(words: Sequence[str]) -> list[str]:
     leaves_out = False
     for word in words:
         if word.startswith("-"):
-            leaves_out = word.partition("=")[0].replace("-", "_").lstrip("_") in [flag[2:] for flag in _BEGINS]
+            leaves_out = word.partition("=")[0].replace("-", "_").lstrip("_") in _BEGINS
             if leaves_out:
+                leaves_out = "=" not in word
                 continue
         elif leaves_out:
-            # The value of the flag; one has no value or one.
+            # The value of the flag, which has one or none.
             leaves_out = False
+            continue
+        elif word.partition("=")[0] in [f"training.{name}" for name in _BEGINS]:
             continue
         kept.append(word)
     return kept

@@ -136,7 +136,7 @@ def outcomes_of(
         train: Trains a student by a method, with the arguments that it is given.
     """
     if kept is None:
-        return [_noted(train(method, args), args) for method, args in jobs]
+        return [noted(train(method, args), args) for method, args in jobs]
 
     def trained(method: str, args: DistillationArguments) -> dict[str, Any]:
         return asdict(train(method, args))
@@ -147,8 +147,8 @@ def outcomes_of(
     ]
 
 
-def _noted(outcome: Outcome, args: DistillationArguments) -> Outcome:
-    """Write what one run came to into its folder, for `hf-abkd compare`."""
+def noted(outcome: Outcome, args: DistillationArguments) -> Outcome:
+    """Write what one run came to into its folder, for `hf-abkd compare`, and return it."""
     if args.process_index == 0:
         write_json(Path(args.output_dir) / OUTCOME_NAME, asdict(outcome))
     return outcome

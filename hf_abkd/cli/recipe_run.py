@@ -111,7 +111,7 @@ def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTra
 def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
     """Train the student of a recipe, save it with its model card and the recipe, and return what became of it."""
     trainer, work = trainer_of(recipe, access)
-    return comparison.finished(recipe.method or "stages", trainer, work)
+    return comparison.noted(comparison.finished(recipe.method or "stages", trainer, work), trainer.args)
 
 
 def _workload(recipe: Recipe, args: runs.TrainingArguments, models: ModelArguments) -> Workload:

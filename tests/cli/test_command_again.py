@@ -57,13 +57,13 @@ def test_a_command_is_shown_as_it_was_typed(words, typed):
         ["--overwrite-output-dir", "True"],
         ["--resume_from_checkpoint", "False"],
         ["--resume_from_checkpoint=out/checkpoint-4"],
+        ["training.overwrite_output_dir=true"],
     ],
 )
 def test_flags_that_would_begin_again_are_left_out(flags):
     """The line is copied without being read, and would delete what it promises to go on with."""
-    assert again._that_goes_on(["run.py", "--seeds", "0", "1", *flags, "--flip"]) == [
-        *("run.py", "--seeds", "0", "1", "--flip")
-    ]
+    assert again._that_goes_on(["run.py", "--seeds", "0", *flags, "--flip"]) == ["run.py", "--seeds", "0", "--flip"]
+    assert again._that_goes_on(["train", "--resume_from_checkpoint=True", "a.yaml"]) == ["train", "a.yaml"]
 
 
 @pytest.fixture
