@@ -33,30 +33,34 @@ from hf_abkd.cli.workload import from_flags
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.methods.deep_inversion.image_classes import class_names
 
-# For all runs: the teacher's logits alone, as the labels of noise say nothing.
+# For all runs: what the teacher says alone, as the labels of noise say nothing. AB leaves the labels out by itself.
 CHANGES = {
     "output_dir": "distilled/data-free",
-    "kd_weight": 1.0,
-    "temperature": 3.0,
+    "kd_weight": None,
+    "cutmix": True,
     "seeds": [0, 1, 2],
-    "num_train_epochs": 60,
+    "num_train_epochs": 40,
     "eval_strategy": "no",
     "save_strategy": "no",
     "evaluate_teacher": False,
     "eval_agreement": False,
 }
 
+METHODS = {"kd": "KD", "ab": "AB, then KD"}
+
 
 @dataclass
 class InversionArguments:
     """How many images are made, and how."""
 
-    num_images: int = field(default=200, metadata={"help": "Images of each kind."})
-    image_batch_size: int = field(default=100, metadata={"help": "Images that are optimised together."})
+    num_images: int = field(default=400, metadata={"help": "Images of each kind."})
+    image_batch_size: int = field(default=50, metadata={"help": "Images that are optimised together."})
     iterations: int = field(default=100, metadata={"help": "Steps of the optimisation."})
-    image_learning_rate: float = field(default=0.1, metadata={"help": "Its learning rate, which falls to 0."})
-    feature_weight: float = field(default=0.05, metadata={"help": "Weight of the BatchNorm statistics."})
-    tv_weight: float = field(default=1e-2, metadata={"help": "Weight of the total variation."})
+    image_learning_rate: float = field(default=0.4, metadata={"help": "Its learning rate, which falls to 0."})
+    feature_weight: float = field(default=0.03, metadata={"help": "Weight of the BatchNorm statistics."})
+    first_feature_factor: float = field(default=10.0, metadata={"help": "Factor of the first layer's."})
+    tv_weight: float = field(default=0.1, metadata={"help": "Weight of the total variation."})
+    image_bf16: bool = field(default=False, metadata={"help": "Let the teacher compute in bfloat16 for it."})
     synthesized: str | None = field(default=None, metadata={"help": "Folder. Default: synthesized in --output_dir."})
     adaptive: bool = field(default=False, metadata={"help": "Also make them while the student is trained."})
     verifier: str | None = field(default=None, metadata={"help": "Another model that judges the images."})
@@ -72,33 +76,42 @@ def verifier_of(flags, models, work, args, run, demo, kept):
 
 
 def main():
-    parser = runs.parser(InversionArguments, description=__doc__)
+    parser = runs.with_methods(runs.parser(runs.MethodArguments, InversionArguments, description=__doc__), METHODS)
     parser.set_defaults(**CHANGES)
     demo = demonstration.is_asked_for(parser, sys.argv[1:], **CHANGES)
-    run, models, data, args, flags = every_flag = runs.parse(parser)
+    run, models, data, args, chosen, flags = every_flag = runs.parse(parser)
+    (method,) = runs.methods_of(chosen, METHODS)
+    if method == "kd" and run.kd_weight is None:
+        run = replace(run, kd_weight=1.0)
     if not demo:
-        runs.check_teacher(["kd"], models)
+        runs.check_teacher([method], models)
     runs.check_unlabelled([], data)  # what is compared takes their place
     long = replace(args, num_train_epochs=demonstration.DEFAULTS["num_train_epochs"])  # for what learns from all digits
     kinds = ["synthesised", "noise", "real", *(["adaptive"] if flags.adaptive else [])]
     jobs = comparison.jobs(kinds, args, run)
     kept = comparison.kept_runs(jobs, args, every_flag)
-    work = demonstration.digits_workload(long, run, kept) if demo else from_flags(models, data, seed=args.seed)
+    labelled = replace(run, cutmix=False)
+    work = demonstration.digits_workload(long, labelled, kept) if demo else from_flags(models, data, seed=args.seed)
     teacher, processor = work.teacher.to(args.device), work.teacher_processor or work.processor
     names, count, batch_size = class_names(teacher, processor), flags.num_images, flags.image_batch_size
     columns = {"image_column": data.image_column_name, "label_column": data.label_column_name}
     real = image_kinds.real_images(work.train, count, names, **columns)
-    judge = Judge(teacher, processor, *verifier_of(flags, models, work, long, run, demo, kept), batch_size)
-    weights = {"feature_weight": flags.feature_weight, "tv_weight": flags.tv_weight}
+    judge = Judge(teacher, processor, *verifier_of(flags, models, work, long, labelled, demo, kept), batch_size)
     settings = DeepInversion(
-        iterations=flags.iterations, learning_rate=flags.image_learning_rate, cosine=True, **weights
+        iterations=flags.iterations,
+        learning_rate=flags.image_learning_rate,
+        cosine=True,
+        feature_weight=flags.feature_weight,
+        first_feature_factor=flags.first_feature_factor,
+        tv_weight=flags.tv_weight,
+        bf16=flags.image_bf16,
     )
     folder = flags.synthesized or f"{args.output_dir}/synthesized"
     with args.main_process_first(local=False, desc="synthesize"):  # others then find it complete
         made = synthesize(teacher, processor, folder, num_images=count, batch_size=batch_size, settings=settings)
     noise = image_kinds.noise_images(count, made.dataset[0]["image"].size[::-1], names)
     transform = ImageTransform(work.processor, teacher_processor=work.teacher_processor)
-    compared = ImageComparison(work, args, run, judge, kept)
+    compared = ImageComparison(work, args, run, judge, kept, method)
     for kind, images in zip(kinds[:3], (made.dataset, noise, real), strict=True):
         compared.teach(kind, images, transform)
     if flags.adaptive:

@@ -25,6 +25,7 @@ from hf_abkd import (
     joint_adaptation,
     schedules,
 )
+from hf_abkd.data import mixing
 from hf_abkd.settings import number, whole_number
 from hf_abkd.stages.arguments import DistillationArguments
 
@@ -52,6 +53,7 @@ GIVEN = [
     (lambda value: augment.RandomResizedCrop(scale=(value, 1)), "scale", REALS),
     (lambda value: augment.RandomResizedCrop(ratio=(1, value)), "ratio", REALS),
     (lambda value: augment.RandomHorizontalFlip(probability=value), "probability", REALS),
+    (lambda value: mixing.CutMix(probability=value), "probability", REALS),
     (lambda value: CacheSettings(views=value, augmentation=augment.RandomCrop()), "views", WHOLES),
     (lambda value: CacheSettings(logits=value), "logits", WHOLES),
     (lambda value: BoundaryAttack(step_size=value), "step_size", REALS),

@@ -61,7 +61,7 @@ class Judge:
 
 
 class ImageComparison:
-    """Students that learn the same number of steps from several kinds of images, by the teacher's logits alone.
+    """Students that learn the same number of steps from several kinds of images, by what the teacher says alone.
 
     Args:
         work: The models, and the images to evaluate on.
@@ -69,12 +69,20 @@ class ImageComparison:
         run: The flags of the run.
         judge: Who says what the images are worth.
         kept: Keeps what is finished of the command.
+        method: What the students are trained by: "ab" or "kd".
     """
 
     def __init__(
-        self, work: Workload, args: DistillationArguments, run: RunArguments, judge: Judge, kept: KeptRuns
+        self,
+        work: Workload,
+        args: DistillationArguments,
+        run: RunArguments,
+        judge: Judge,
+        kept: KeptRuns,
+        method: str,
     ) -> None:
         self.work, self.args, self.run, self.judge, self.kept = work, args, run, judge, kept
+        self.method = method
         self._rows: list[list[str]] = []
 
     def teach(self, kind: str, images: Dataset, transform: ImageTransform) -> None:
@@ -131,7 +139,7 @@ class ImageComparison:
 
         def distilled(args: DistillationArguments) -> dict[str, float]:
             train, *callbacks = images(args)
-            trainer = seeded_trainer(replace(self.work, train=train), args, self.run, stages_of("kd", self.run))
+            trainer = seeded_trainer(replace(self.work, train=train), args, self.run, stages_of(self.method, self.run))
             for callback in callbacks:
                 trainer.add_callback(callback)
             trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

@@ -17,6 +17,7 @@ from hf_abkd.cli.output import write_line
 from hf_abkd.cli.workload import Workload
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.augment import Augmentation, Compose, RandomCrop, RandomHorizontalFlip
+from hf_abkd.data.mixing import CutMix
 from hf_abkd.layers.plan import Plan
 from hf_abkd.methods import BOUNDARY_WEIGHT, INITIALIZATION_SHARE, activation_boundary, knowledge_distillation
 from hf_abkd.models.arguments import ModelArguments
@@ -76,6 +77,13 @@ class RunArguments:
         },
     )
     flip: bool = field(default=False, metadata={"help": "Flip half of the images left to right."})
+    cutmix: bool = field(
+        default=False,
+        metadata={
+            "help": "Lay a box of another image over each one (CutMix): new images out of few, for runs by what a live "
+            "teacher says alone, without labels."
+        },
+    )
 
 
 @dataclass
@@ -286,7 +294,7 @@ def make_trainer(
         work, args = labelled_alone(work, args)
     _check_best(args, agreement=bool(stages))
     if augmentation == "auto":
-        augmentation = augmentation_of(_crop_padding(run, student, work), flip=run.flip)
+        augmentation = augmentation_of(_crop_padding(run, student, work), flip=run.flip, cutmix=run.cutmix)
     return DistillationTrainer(
         student,
         args,
@@ -318,11 +326,12 @@ def _crop_padding(run: RunArguments, student: PreTrainedModel, work: Workload) -
     return 0 if isinstance(work.teacher, TeacherCache) or start_of(student).trained else 1 / 8
 
 
-def augmentation_of(crop_padding: float, *, flip: bool) -> Augmentation | None:
+def augmentation_of(crop_padding: float, *, flip: bool, cutmix: bool = False) -> Augmentation | None:
     """Return the augmentation that the flags ask for, None for none."""
     padding = crop_padding if crop_padding % 1 else int(crop_padding)
     augmentations: list[Augmentation] = [RandomCrop(padding=padding)] if crop_padding else []
     augmentations += [RandomHorizontalFlip()] if flip else []
+    augmentations += [CutMix()] if cutmix else []
     return Compose(augmentations) if augmentations else None
 
 

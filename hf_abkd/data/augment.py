@@ -52,7 +52,7 @@ class RandomCrop:
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return one shifted view of every image, shape (N, C, H, W)."""
-        _check(self, images, draws)
+        check_call(self, images, draws)
         height, width = images.shape[-2:]
         padding = self.padding if isinstance(self.padding, int) else round(self.padding * min(height, width))
         if padding >= min(height, width):
@@ -118,7 +118,7 @@ class RandomResizedCrop:
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return one resized crop of every image, shape (N, C, *size)."""
-        _check(self, images, draws)
+        check_call(self, images, draws)
         height, width = images.shape[-2:]
         exact = torch.promote_types(images.dtype, torch.float32)
         boxes = self._draw_boxes(height, width, draws).to(exact)
@@ -193,7 +193,7 @@ class RandomHorizontalFlip:
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return every image or its mirror image, shape (N, C, H, W)."""
-        _check(self, images, draws)
+        check_call(self, images, draws)
         mirrored = draws.uniform(1) < self.probability
         return torch.where(mirrored[:, :, None, None], images.flip(-1), images)
 
@@ -239,7 +239,7 @@ class Compose:
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the images after all augmentations."""
-        _check(self, images, draws)
+        check_call(self, images, draws)
         for augmentation, its_draws in zip(self.augmentations, draws.split(len(self.augmentations)), strict=True):
             images = augmentation(images, its_draws)
         return images
@@ -275,7 +275,7 @@ def _interval(name: str, given: object, *, most: float | None = None) -> tuple[f
     return smallest, largest
 
 
-def _check(augmentation: object, images: Tensor, draws: Draws) -> None:
+def check_call(augmentation: object, images: Tensor, draws: Draws) -> None:
     """Refuse what would give wrong views."""
     name = type(augmentation).__name__
     if not isinstance(images, Tensor) or not images.is_floating_point():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.draws import Draws
+from hf_abkd.data.mixing import mixes
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 
 
@@ -25,6 +27,24 @@ def views_of(args: DistillationArguments, cache: TeacherCache | None) -> tuple[i
     if cache is not None:
         return cache.seed, cache.views
     return args.seed if args.augmentation_seed is None else args.augmentation_seed, args.augmentation_views
+
+
+def check_labels_hold(augmentation: Augmentation | None, stages: Sequence[Stage]) -> None:
+    """Refuse views of several images in one where terms compare with the label of one of them.
+
+    Raises:
+        ValueError: If there is such a term.
+    """
+    if not mixes(augmentation):
+        return
+    for stage in stages:
+        for term in (*stage.each_term(), *stage.teacher_terms):
+            if "labels" in term.objective.needs:
+                raise ValueError(
+                    f"{augmentation!r} lays images of several classes over each other, and term {term.name!r} of stage "
+                    f"{stage.name!r} compares with the label of one. Train by what the teacher says alone "
+                    "(label_weight=0, --kd_weight 1), or leave the mixing out"
+                )
 
 
 class AugmentedViews:

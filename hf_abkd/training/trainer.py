@@ -30,7 +30,7 @@ from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.training import optimization
-from hf_abkd.training.augmented_views import AugmentedViews, views_of
+from hf_abkd.training.augmented_views import AugmentedViews, check_labels_hold, views_of
 from hf_abkd.training.checks import (
     check_launch,
     check_parallelism,
@@ -183,6 +183,7 @@ class DistillationTrainer(Trainer):
         self._open_stages = OpenStages(self.model, self.source, self._classes, self.sample_batch, self.args.device)
         self._given_stages = self._open_stages.complete(stages)
         check_stages(self._given_stages, self.model, self.source, self.args)
+        check_labels_hold(augmentation, self._given_stages)
         given = self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs
         self.optimization = optimization.Optimization(optimization.GivenOptimizers(*given), self.model)
         self.stages = run_stages(self._given_stages, self.args)
@@ -254,6 +255,7 @@ class DistillationTrainer(Trainer):
 
     @augmentation.setter
     def augmentation(self, augmentation: Augmentation | None) -> None:
+        check_labels_hold(augmentation, self._given_stages)
         self.views.augmentation = augmentation
 
     # ---- Data ----

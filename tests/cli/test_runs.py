@@ -205,3 +205,13 @@ def test_a_student_from_random_weights_sees_shifted_images_that_are_never_mirror
     augmentation = trainer_of(tmp_path, "kd", runs.RunArguments()).augmentation
     assert repr(augmentation) == "Compose([RandomCrop(padding=0.125)])"
     assert trainer_of(tmp_path, "kd", runs.RunArguments(crop_padding=0)).augmentation is None
+
+
+def test_images_lie_over_each_other_only_where_no_term_reads_a_label(tmp_path):
+    """AB leaves labels out by itself; beside KD's default of 0.9 they would be wrong for half of an image."""
+    run = runs.RunArguments(cutmix=True)
+    assert repr(trainer_of(tmp_path, "ab", run).augmentation).endswith("CutMix(probability=1.0)])")
+    for method in ("kd", "alone"):
+        with pytest.raises(ValueError, match="--kd_weight 1"):
+            trainer_of(tmp_path, method, run)
+    assert trainer_of(tmp_path, "kd", dataclasses.replace(run, kd_weight=1.0)).augmentation is not None

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from hf_abkd.data.augment import RandomCrop
-from hf_abkd.training.augmented_views import AugmentedViews
+from hf_abkd import knowledge_distillation
+from hf_abkd.data.augment import Compose, RandomCrop
+from hf_abkd.data.mixing import CutMix
+from hf_abkd.training.augmented_views import AugmentedViews, check_labels_hold
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([11, 22, 33, 44])
@@ -47,3 +49,13 @@ def test_without_an_augmentation_images_are_not_touched():
     """A copy would cost memory in every step."""
     plain = AugmentedViews(None, seed=0, number=None, process=0)
     assert plain.augmented(IMAGES, IDS, step=0, micro_batch=0) is IMAGES
+
+
+def test_labels_are_not_compared_with_where_images_lie_over_each_other():
+    """Half of an image would be of another class than its label says, and nothing would tell."""
+    mixing = Compose([RandomCrop(padding=3), CutMix()])
+    labelled = knowledge_distillation()
+    with pytest.raises(ValueError, match=r"CutMix.* lays images .* term 'cross_entropy' .*label_weight=0"):
+        check_labels_hold(mixing, labelled)
+    check_labels_hold(mixing, knowledge_distillation(label_weight=0))
+    check_labels_hold(RandomCrop(padding=3), labelled)

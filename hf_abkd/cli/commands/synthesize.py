@@ -45,6 +45,9 @@ class SynthesizeArguments:
     adaptive_weight: float | None = field(default=None, metadata={"help": "Weight of disagreement with --student."})
     jitter: int | None = field(default=None, metadata={"help": "Largest shift of a step, in pixels."})
     flip: bool | None = field(default=None, metadata={"help": "Mirror the batch in half of the steps."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Let the models compute in bfloat16, on hardware made for it."}
+    )
     classes: list[str] | None = field(default=None, metadata={"help": "Classes, by name or number. Default: all."})
     seed: int = field(default=0, metadata={"help": "Seed of noise, jitter and order of the classes."})
     student: str | None = field(

@@ -70,7 +70,7 @@ def invert(
     settings = settings or DeepInversion()
     batch_norms(teacher)
     device = device_of(teacher)
-    with _gradients_of_images_alone(teacher, student, device):
+    with _gradients_of_images_alone(teacher, student, device, bf16=settings.bf16):
         channels = channels_of(teacher)
         teacher_sight = Sight(teacher, processor, channels)
         student_sight = None if student is None else Sight(student, student_processor or processor, channels)
@@ -87,19 +87,24 @@ def invert(
 
             def loss_of(images: Tensor, coarse: bool) -> tuple[Tensor, Tensor]:
                 shown = moved(images, settings.jitter, flip=settings.flip, generator=generator)
+                if settings.bf16:
+                    # Kernels of half precision are made for it, and what they return lies like what they were given.
+                    shown = shown.contiguous(memory_format=torch.channels_last)
                 return inversion_loss(teacher_sight, student_sight, statistics, shown, truth, settings, coarse=coarse)
 
             return _minimized(noise, loss_of, settings, on_step)
 
 
 @contextmanager
-def _gradients_of_images_alone(teacher: nn.Module, student: nn.Module | None, device: torch.device) -> Iterator[None]:
-    """Compute gradients in full precision, of nothing that belongs to the models."""
+def _gradients_of_images_alone(
+    teacher: nn.Module, student: nn.Module | None, device: torch.device, *, bf16: bool
+) -> Iterator[None]:
+    """Compute gradients in full precision or, with `bf16`, under autocast, of nothing that belongs to the models."""
     with ExitStack() as stack:
         # A caller may be in a mode without gradients, as evaluations are, or under autocast.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.autocast(device.type, torch.bfloat16 if bf16 else None, enabled=bf16))
         for model in (teacher, student):
             if model is not None:
                 stack.enter_context(frozen(model))

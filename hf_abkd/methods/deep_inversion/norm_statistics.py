@@ -33,6 +33,48 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
     )
 
 
+class _ChannelMoments(torch.autograd.Function):
+    """Mean and biased variance of each channel, by reductions along memory and with a gradient in one pass.
+
+    What autograd makes of `Tensor.mean` and `Tensor.var` over the other dimensions takes half of the time of an
+    iteration on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the moments of values (N, C, ...) in float32, (C,) and (C,)."""
+        rows = _flat(values).float()
+        count = rows.shape[0] * rows.shape[2]
+        mean = rows.sum(2).sum(0) / count
+        # Around the mean, as a difference of squares would lose the digits of a small variance.
+        variance = torch.linalg.vector_norm(rows - mean[:, None], dim=2).square().sum(0) / count
+        ctx.save_for_backward(values, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+        """Return the gradient of the values: of_mean / M + of_variance * 2 (values - mean) / M."""
+        values, mean = ctx.saved_tensors
+        count = values.numel() // values.shape[1]
+        slope = 2 * of_variance / count
+        offset = of_mean / count - slope * mean
+        shape = (1, -1, *(1 for _ in range(values.ndim - 2)))
+        offset, slope = (part.view(shape).to(values.dtype) for part in (offset, slope))
+        gradient: Tensor = torch.addcmul(offset, slope, values)
+        return gradient
+
+
+def channel_moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the biased variance of each channel of values (N, C, ...), float32, (C,) and (C,)."""
+    moments: tuple[Tensor, Tensor] = _ChannelMoments.apply(values)  # type: ignore[no-untyped-call]
+    return moments
+
+
+def _flat(values: Tensor) -> Tensor:
+    """Return values of shape (N, C, ...) with their positions in one dimension, (N, C, L)."""
+    return values.flatten(2) if values.ndim > 2 else values[..., None]
+
+
 class NormStatistics:
     """Measure how far each batch is from what the BatchNorm layers of a model know of the training images.
 
@@ -103,12 +145,11 @@ class NormStatistics:
         self._distances, self._last_input = [], None
 
     def _measure(self, layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].float()
-        others = [dim for dim in range(values.ndim) if dim != 1]
-        mean, variance = values.mean(others), values.var(others, unbiased=False)
+        values = inputs[0]
+        mean, variance = channel_moments(values)
         known_mean, known_variance = layer.running_mean.float(), layer.running_var.float()
         self._distances.append(
             torch.linalg.vector_norm(mean - known_mean) + torch.linalg.vector_norm(variance - known_variance)
         )
-        flat = values.detach().flatten(2).mean(2) if values.ndim > 2 else values.detach()
+        flat = _flat(values.detach()).float().mean(2)
         self._last_input = (flat - known_mean) / (known_variance + layer.eps).sqrt()

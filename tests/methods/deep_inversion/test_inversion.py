@@ -162,6 +162,30 @@ def test_a_student_of_another_size_and_order_of_classes_is_compared_as_it_should
     assert invert(named, processor(), [0, 1], QUICK, student=student, student_processor=smaller).pixels.shape[2] == 16
 
 
+def test_in_bfloat16_the_models_compute_and_the_images_hardly_change(teacher):
+    """Optimised in bfloat16 images would not move any more once a step is less than a 256th of a pixel."""
+    seen = []
+    hooks = [
+        layer.register_forward_hook(lambda *given: seen.append(given[2].dtype))
+        for layer in teacher.modules()
+        if isinstance(layer, torch.nn.Conv2d)
+    ]
+    settings = dataclasses.replace(QUICK, learning_rate=0.01)
+    try:
+        precise = invert(teacher, processor(), [0, 1, 2, 3], settings)
+        assert set(seen) == {torch.float32}
+        seen.clear()
+        fast = invert(teacher, processor(), [0, 1, 2, 3], dataclasses.replace(settings, bf16=True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert not torch.equal(fast.pixels, precise.pixels)
+    # Adam moves a pixel by up to the learning rate in every step, whichever way it goes: 0.04 of a unit of 58 levels.
+    assert (fast.pixels.int() - precise.pixels.int()).abs().max() <= 2 * 4 * 0.01 * 0.226 * 255 + 1
+    assert fast.curve[-1][1] == pytest.approx(precise.curve[-1][1], rel=0.02)
+
+
 def test_grey_teachers_give_grey_images():
     """MNIST has one channel."""
     grey = resnet(num_channels=1).eval()

@@ -5,7 +5,7 @@ import torch
 from tiny import resnet, vit
 from torch import nn
 
-from hf_abkd.methods.deep_inversion.norm_statistics import NormStatistics, batch_norms
+from hf_abkd.methods.deep_inversion.norm_statistics import NormStatistics, batch_norms, channel_moments
 
 
 def trained_norm(channels, kind=nn.BatchNorm2d):
@@ -56,6 +56,15 @@ def test_a_batch_with_exactly_the_known_statistics_has_finite_gradients():
     assert found.item() == 0
     found.sum().backward()
     assert torch.equal(values.grad, torch.zeros_like(values))
+
+
+def test_a_small_variance_around_a_large_mean_is_found():
+    """As a difference of squares it would be lost in rounding: of 10^6 float32 knows only what is larger than 0.06."""
+    values = torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.01 + 1000
+    mean, variance = channel_moments(values)
+    expected = values.double()
+    torch.testing.assert_close(mean.double(), expected.mean((0, 2, 3)))
+    torch.testing.assert_close(variance.double(), expected.var((0, 2, 3), unbiased=False), rtol=1e-2, atol=0)
 
 
 def test_features_are_the_last_input_in_units_of_what_the_layer_knows():
