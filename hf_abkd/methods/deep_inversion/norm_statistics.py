@@ -36,8 +36,8 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
 class _ChannelMoments(torch.autograd.Function):
     """Mean and biased variance of each channel, by reductions along memory and with a gradient in one pass.
 
-    What autograd makes of `Tensor.mean` and `Tensor.var` over the other dimensions takes half of the time of an
-    iteration on a CPU.
+    What autograd makes of `Tensor.mean` and `Tensor.var` over the other dimensions takes two fifths of the time of an
+    iteration on a CPU, and two thirds in bfloat16.
     """
 
     @staticmethod
