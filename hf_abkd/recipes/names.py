@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from hf_abkd.data import augment
+from hf_abkd.data import augment, mixing
 from hf_abkd.methods import BoundarySamples
 from hf_abkd.stages import schedules
 from hf_abkd.stages.extension import Extension
@@ -33,8 +33,9 @@ def augmentation_names() -> Mapping[str, type]:
     """Return the augmentations by their names: `random_crop` and so on; several of them are a list."""
     return {
         _snake(kind.__name__): kind
-        for kind in vars(augment).values()
-        if isinstance(kind, type) and kind.__module__ == augment.__name__ and kind is not augment.Compose
+        for module in (augment, mixing)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == module.__name__ and kind is not augment.Compose
     }
 
 
