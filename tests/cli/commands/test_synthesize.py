@@ -51,6 +51,7 @@ def test_settings_of_a_preset_are_changed_one_by_one(workspace):
         "adaptive_weight": 0.2,
         "jitter": 30,
         "flip": False,
+        "bf16": False,
     }
 
 
