@@ -1,4 +1,4 @@
-"""`hf-abkd train`: train a student by a recipe, with overrides, or by a method, with flags.
+"""`hf-abkd train`: train a student by a recipe; by flags instead, which `hf-abkd train --method ab --help` lists.
 
 hf-abkd train RECIPE [path=value ...] [--trust_remote_code] [--token T] [--cache_dir FOLDER]
 hf-abkd train --method ab --teacher_name_or_path T --student_name_or_path S --train_dir photos --output_dir out
@@ -24,7 +24,8 @@ def run(words: Sequence[str]) -> int:
         raise ValueError(
             "say by what to train: a recipe (`hf-abkd recipes` lists some), or --method with the flags of a run"
         )
-    if words[0].startswith("--") and words[0].partition("=")[0] not in _access_flags() and "--help" not in words:
+    first = words[0].partition("=")[0]
+    if first.startswith("--") and first not in _access_flags() and list(words) != ["--help"]:
         return run_methods(words, prog="hf-abkd train", description=__doc__)
     given = RecipeWords.read(words, prog="hf-abkd train", description=__doc__, flags=_access_flags())
     recipe = named_recipe(given.name, given.overrides)

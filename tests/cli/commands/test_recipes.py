@@ -68,6 +68,14 @@ def test_mistake_in_the_words_is_told_in_a_line(words, message, capsys):
     assert message in refused(words, capsys)
 
 
+def test_help_of_training_tells_of_recipes_and_of_flags(capsys):
+    """There are two ways to say what to train by, and the help of one must not hide the other."""
+    for words, told in ((["--help"], "RECIPE [path=value ...]"), (["--method", "ab", "--help"], "--boundary_weight")):
+        with pytest.raises(SystemExit) as end:
+            main(["train", *words])
+        assert end.value.code == 0 and told in capsys.readouterr().out
+
+
 def test_flags_may_stand_before_and_behind_the_overrides(monkeypatch):
     """What a recipe may do is decided by the flags, wherever they stand."""
     import hf_abkd.cli.commands.train as command
