@@ -25,29 +25,22 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import disable_progress_bars, load_dataset
-from epochs import AUGMENTATION
-from settings_search import SILENT
-from step_time import cifar_models, cifar_weights, machine
+from cifar import BATCH, Cifar, add_flags, seeded_student
+from datasets import disable_progress_bars
+from step_time import machine
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import get_cosine_schedule_with_warmup, set_seed
+from transformers import get_cosine_schedule_with_warmup
 from transformers.utils import logging as transformers_logging
 
-from hf_abkd import DistillationArguments, DistillationTrainer, activation_boundary, knowledge_distillation
+from hf_abkd import activation_boundary, knowledge_distillation
 from hf_abkd.cli.comparison import percent
-from hf_abkd.data.transform import ImageTransform, prepare
-from hf_abkd.reports.metrics import classification_metrics
-from hf_abkd.teachers.cache.settings import CacheSettings
-from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.cache.writing import write_cache
 from hf_abkd.wording import markdown_table
 
-BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 5e-3 * 0.5**0.5, 0.05  # as a run here chooses them
+LEARNING_RATE, WEIGHT_DECAY = 5e-3 * 0.5**0.5, 0.05  # as a run here chooses them
 TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 BY_HAND = "KD by hand"
@@ -103,83 +96,41 @@ class ByHand:
 
 
 class Race:
-    """The images, the teacher, its cache, and what trains one student in one way.
+    """What trains one student in one way, and keeps how long it took.
 
     Args:
         args: The flags.
     """
 
     def __init__(self, args):
-        self.args, self.folder = args, args.folder
-        self.processor = cifar_weights.cifar_processor()
-        self.column = {"image_column": args.image_column}
-        self.rows = load_dataset("parquet", data_files=str(args.train), split=f"train[:{args.images}]")
-        self.test = load_dataset("parquet", data_files=str(args.test), split="train")
-        self.eval_dataset = prepare(self.test, ImageTransform(self.processor, **self.column))
-        self.cache_seconds = None
-        self.cache = self.written()
-
-    def written(self):
-        """Return the cache, written if it is not there."""
-        folder = self.folder / "cache"
+        self.args, self.folder, self.cifar = args, args.folder, Cifar(args)
+        self.rows = self.cifar.rows(args.images)
         time_of = self.folder / "cache.json"
         if not time_of.exists():
-            start = time.perf_counter()
-            settings = CacheSettings(views=self.args.epochs, augmentation=AUGMENTATION, seed=0, precision="bf16")
-            write_cache(folder, self.teacher(), self.processor, self.rows, settings, **self.column)
-            time_of.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
+            seconds = timed(lambda: self.cifar.cache(args.images, args.epochs))
+            time_of.write_text(json.dumps(seconds), encoding="utf-8")
         self.cache_seconds = json.loads(time_of.read_text(encoding="utf-8"))
-        return TeacherCache.load(folder)
-
-    def teacher(self):
-        """Return the teacher."""
-        teacher = cifar_models.CifarResNetForImageClassification(cifar_models.CifarResNetConfig(depth=56))
-        cifar_weights.load_weights(teacher, self.args.weights)
-        return teacher
-
-    def trainer(self, student, seed, epochs, **settings):
-        """Return a trainer with the settings that a run chooses by itself."""
-        arguments = DistillationArguments(
-            output_dir=str(self.folder / "scratch"),
-            num_train_epochs=epochs,
-            per_device_train_batch_size=BATCH,
-            per_device_eval_batch_size=500,
-            seed=seed,
-            **SILENT,
-        )
-        return DistillationTrainer(
-            student,
-            arguments,
-            eval_dataset=self.eval_dataset,
-            processing_class=self.processor,
-            compute_metrics=classification_metrics(),
-            **settings,
-        )
+        self.cache = self.cifar.cache(args.images, args.epochs)
 
     def run(self, way, share, seed):
         """Train one student; return its accuracy and how long it took."""
-        set_seed(seed)
-        student = cifar_models.CifarResNetForImageClassification(cifar_models.CifarResNetConfig(depth=20))
+        student = seeded_student(seed)
         epochs = max(1, round(share * self.args.epochs))
+        method, _, kind = way.partition(" ")
+        trainer = self.cifar.trainer(
+            student,
+            seed=seed,
+            epochs=epochs,
+            rows=self.args.images,
+            teacher=self.cache if kind == "cached" else self.cifar.teacher(),
+            stages=activation_boundary() if method == "AB" else knowledge_distillation(),
+        )
         if way == BY_HAND:
-            seconds = timed(lambda: ByHand(self.rows, self.args.image_column).train(student, self.teacher(), epochs))
-            accuracy = self.trainer(student, seed, epochs).evaluate()["eval_accuracy"]
+            loop = ByHand(self.rows, self.args.image_column)
+            seconds = timed(lambda: loop.train(student, self.cifar.teacher(), epochs))
         else:
-            method, _, kind = way.partition(" ")
-            cached = kind == "cached"
-            transform = self.cache.transform if cached else ImageTransform
-            trainer = self.trainer(
-                student,
-                seed,
-                epochs,
-                teacher=self.cache if cached else self.teacher(),
-                teacher_processor=self.processor,
-                stages=knowledge_distillation() if method == "KD" else activation_boundary(),
-                augmentation=AUGMENTATION,
-                train_dataset=prepare(self.rows, transform(self.processor, **self.column)),
-            )
             seconds = timed(trainer.train)
-            accuracy = trainer.evaluate()["eval_accuracy"]
+        accuracy = trainer.evaluate()["eval_accuracy"]
         return {"way": way, "share": share, "seed": seed, "accuracy": accuracy, "seconds": seconds}
 
     def result(self, way, share, seed):
@@ -226,16 +177,11 @@ def table(results):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=Path, required=True, help="parquet file with the training images")
-    parser.add_argument("--test", type=Path, required=True, help="parquet file with the images to evaluate on")
-    parser.add_argument("--weights", type=Path, required=True, help="safetensors file of the teacher")
-    parser.add_argument("--folder", type=Path, required=True, help="where the cache and the results are kept")
-    parser.add_argument("--image_column", default="img")
-    parser.add_argument("--images", type=int, default=5000, help="first so many training images (default: 5000)")
+    add_flags(parser)
+    parser.add_argument("--images", type=int, default=5000, help="so many training images (default: 5000)")
     parser.add_argument("--epochs", type=int, default=20, help="the whole budget (default: 20)")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.3, 0.4], help="of the budget, for AB")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to FILE")
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     disable_progress_bars()
