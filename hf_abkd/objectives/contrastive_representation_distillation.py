@@ -82,8 +82,6 @@ class ContrastiveRepresentationDistillation(Objective):
     published_weight: float = 0.8
     exchanges: ClassVar[bool] = True
     per_sample: ClassVar[bool] = False
-    pairs = "head"
-    published_weight: float = 0.8
     follows: ClassVar[Mapping[str, str]] = {"seed": "seed"}
     citation: ClassVar[str] = """@inproceedings{tian2020contrastive,
   title     = {Contrastive Representation Distillation},
