@@ -133,11 +133,14 @@ def test_one_checkpoint_is_none_of_several_runs(command):
 
 
 def test_one_run_in_the_output_folder_is_no_comparison(tmp_path):
-    """It goes on as every run of a trainer does."""
+    """It goes on as every run of a trainer does, and notes what it came to for whoever compares runs later."""
     args = tiny.arguments(tmp_path)
     jobs = comparison.jobs(["kd"], args, runs.RunArguments())
     assert comparison.kept_runs(jobs, args, ()) is None
-    assert comparison.outcomes_of(jobs, METHODS, None, lambda *job: job) == jobs
+    outcome = Outcome("KD", 3, 1234, [{"eval_accuracy": 0.5}])
+    asked = []
+    assert comparison.outcomes_of(jobs, METHODS, None, lambda *job: asked.append(job) or outcome) == [outcome]
+    assert asked == jobs and json.loads((tmp_path / OUTCOME_NAME).read_text()) == dataclasses.asdict(outcome)
 
 
 def test_a_trained_teacher_is_read_back(tmp_path):
