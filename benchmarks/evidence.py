@@ -3,7 +3,7 @@
     python benchmarks/evidence.py cifar-1000 cifar-5000 --json benchmarks/results/evidence.json
 
 reads what `examples/run_ab.py --compare --seeds ...` left in these folders, and in those of further methods that were
-trained with the same seeds. It trains nothing. docs/results.md has the commands of the comparisons.
+trained with the same seeds. It trains nothing. A file that is there keeps what it has of other folders. docs/results.md has the commands of the comparisons.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def row(outcome):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="output folders of comparisons")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs to FILE, beside those of other folders")
     args = parser.parse_args(argv)
     content = {}
     for folder in args.folders:
@@ -57,6 +57,9 @@ def main(argv=None):
         }
         print(f"{folder.name}\n{table(outcomes)}\n")
     if args.json is not None:
+        # Comparisons take hours, and are made one by one: those of other folders stay.
+        known = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {}
+        content = {**known, **content}
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 

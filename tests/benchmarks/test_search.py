@@ -54,5 +54,8 @@ def test_differences_of_a_comparison_are_told_against_kd(tmp_path, capsys):
     assert "+12.5 points" in rows[2] and "60 s" in rows[2]
     content = json.loads((tmp_path / "found.json").read_text())["runs"]
     assert content["settings"]["max_train_samples"] == 7 and len(content["runs"]) == 6
+    (tmp_path / "runs").rename(tmp_path / "others")
+    assert evidence.main([str(tmp_path / "others"), "--json", str(tmp_path / "found.json")]) == 0
+    assert set(json.loads((tmp_path / "found.json").read_text())) == {"runs", "others"}
     with pytest.raises(SystemExit):
         evidence.main([str(tmp_path)])
