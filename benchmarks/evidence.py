@@ -3,7 +3,8 @@
     python benchmarks/evidence.py cifar-1000 cifar-5000 --json benchmarks/results/evidence.json
 
 reads what `examples/run_ab.py --compare --seeds ...` left in these folders, and in those of further methods that were
-trained with the same seeds. It trains nothing. A file that is there keeps what it has of other folders. docs/results.md has the commands of the comparisons.
+trained with the same seeds. It trains nothing, and a file that is there keeps what it has of other folders.
+docs/results.md has the commands of the comparisons.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def row(outcome):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="output folders of comparisons")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs to FILE, beside those of other folders")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the runs to FILE, beside those of other folders"
+    )
     args = parser.parse_args(argv)
     content = {}
     for folder in args.folders:
