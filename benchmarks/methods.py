@@ -29,7 +29,15 @@ from settings_search import claimed
 from step_time import machine
 from transformers.utils import logging as transformers_logging
 
-from hf_abkd import CrossEntropy, Stage, Term, activation_boundary, feature_distillation, knowledge_distillation
+from hf_abkd import (
+    CrossEntropy,
+    Stage,
+    Term,
+    activation_boundary,
+    factor_transfer,
+    feature_distillation,
+    knowledge_distillation,
+)
 from hf_abkd.cli.comparison import percent
 from hf_abkd.cli.verdict import difference
 from hf_abkd.objectives import OBJECTIVES
@@ -41,6 +49,10 @@ SIZES = {1000: 100, 5000: 20}
 GROUPS = [f"layer{group}" for group in (1, 2, 3)]
 #: The objectives that have no place in the table, and why.
 LEFT_OUT = {
+    **dict.fromkeys(
+        ("attention_distillation", "deep_self_attention_distillation", "self_attention_relation_distillation"),
+        "is for transformers",
+    ),
     "centered_logits": "is for a teacher of other classes",
     "domain_classification": "is for two domains",
     "maximum_mean_discrepancy": "is for two domains",
@@ -83,6 +95,7 @@ CACHED = {
 }
 #: Those on layers whose published settings are more than their weight.
 SPECIAL = {
+    "factor_transfer": lambda: factor_transfer(GROUPS[2], GROUPS[2]),
     "flow_of_solution_procedure": on_several("flow_of_solution_procedure", [GROUPS[0], GROUPS[1]]),
     "knowledge_review": on_several("knowledge_review"),
     "overhaul_distillation": on_layers(

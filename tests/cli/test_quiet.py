@@ -37,7 +37,9 @@ class Kept(logging.Handler):
 def test_notices_are_hidden_and_warnings_stay():
     """Of twelve lines before the first of a report one is read, and that one may be about random weights."""
     logger, kept = logging.getLogger(LOGGER), Kept()
+    level = logger.level
     logger.addHandler(kept)
+    logger.setLevel(logging.WARNING)  # whatever runs before left it at
     try:
         quiet_libraries()
         filters = list(logger.filters)
@@ -46,6 +48,7 @@ def test_notices_are_hidden_and_warnings_stay():
         logger.warning("Some weights were not initialized")
     finally:
         logger.removeHandler(kept)
+        logger.setLevel(level)
     assert kept.messages == ["Some weights were not initialized"] and logger.filters == filters
     assert not transformers.utils.logging.is_progress_bar_enabled()
     assert datasets.are_progress_bars_disabled()
