@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hf_abkd.layers.plan import Plan
-from hf_abkd.objectives import CrossEntropy, KnowledgeDistillation, Objective
+from hf_abkd.methods.beside_layers import beside_layers
+from hf_abkd.objectives import Objective
 from hf_abkd.objectives.objective import Pairs
 from hf_abkd.stages.schedules import Schedule
 from hf_abkd.stages.stage import Stage
-from hf_abkd.stages.term import PairedTerms, Term
+from hf_abkd.stages.term import PairedTerms
 
 
 def feature_distillation(
@@ -63,11 +64,7 @@ def feature_distillation(
         raise ValueError("layer_weights belong to named layers; a plan has the weights of its pairs in it")
     weight = objective.published_weight if weight is None and isinstance(objective, Objective) else weight
     paired = PairedTerms(objective, plan=layers, weight=1.0 if weight is None else weight, pairs=pairs)
-    weighted: list[tuple[Objective, float | Schedule]] = [
-        (KnowledgeDistillation(temperature=temperature), logits_weight),
-        (CrossEntropy(), label_weight),
-    ]
-    # A term of no weight would be computed in every step.
-    beside = [Term(one, weight=of_one) for one, of_one in weighted if of_one != 0]
     features = [paired] if layers is None else paired.terms(layers)
-    return [Stage(terms=[*features, *beside], name="feature distillation")]
+    return [
+        Stage(terms=[*features, *beside_layers(label_weight, logits_weight, temperature)], name="feature distillation")
+    ]

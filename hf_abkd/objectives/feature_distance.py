@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.forms import mapped_vectors
+from hf_abkd.objectives.citations import ZHANG_2020
 from hf_abkd.objectives.objective import Objective
 
 
@@ -33,14 +34,7 @@ class FeatureDistance(Objective):
     """
 
     pairs = "head"
-    citation: ClassVar[str] = """@inproceedings{zhang2020prime,
-  title     = {Prime-Aware Adaptive Distillation},
-  author    = {Zhang, Youcai and Lan, Zhonghao and Dai, Yuchen and Zeng, Fangao and Bai, Yan and Chang, Jie and
-               Wei, Yichen},
-  booktitle = {European Conference on Computer Vision},
-  year      = {2020},
-  url       = {https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/3317_ECCV_2020_paper.php}
-}"""
+    citation: ClassVar[str] = ZHANG_2020
 
     def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection | None:
         """Propose the means over the image, and a linear map where the widths differ."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.forms import mapped_vectors
+from hf_abkd.objectives.citations import ZHANG_2020
 from hf_abkd.objectives.objective import Known, Objective
 from hf_abkd.settings import number
 
@@ -53,14 +54,7 @@ class PrimeAwareAdaptiveDistillation(Objective):
 
     trains: ClassVar[bool] = True
     pairs = "head"
-    citation: ClassVar[str] = """@inproceedings{zhang2020prime,
-  title     = {Prime-Aware Adaptive Distillation},
-  author    = {Zhang, Youcai and Lan, Zhonghao and Dai, Yuchen and Zeng, Fangao and Bai, Yan and Chang, Jie and
-               Wei, Yichen},
-  booktitle = {European Conference on Computer Vision},
-  year      = {2020},
-  url       = {https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/3317_ECCV_2020_paper.php}
-}"""
+    citation: ClassVar[str] = ZHANG_2020
 
     def __init__(self, *, eps: float = 1e-6) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.forms import as_vectors
+from hf_abkd.objectives.citations import PARK_2019
 from hf_abkd.objectives.objective import Objective
 
 
@@ -42,13 +43,7 @@ class RelationalDistance(Objective):
     per_sample: ClassVar[bool] = False
     pairs = "head"
     published_weight: float = 25.0
-    citation: ClassVar[str] = """@inproceedings{park2019relational,
-  title     = {Relational Knowledge Distillation},
-  author    = {Park, Wonpyo and Kim, Dongju and Lu, Yan and Cho, Minsu},
-  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year      = {2019},
-  url       = {https://arxiv.org/abs/1904.05068}
-}"""
+    citation: ClassVar[str] = PARK_2019
 
     def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection | None:
         """Propose the means over the image; "identity" leaves both tensors as they are, to be flattened."""
