@@ -28,6 +28,11 @@ class Side:
     shape: tuple[int, ...]
     layout: Layout | None = None
 
+    @property
+    def layout_or_plain(self) -> Layout:
+        """How it lies: what was found out, else what its shape suggests."""
+        return plain_layout(self.shape) if self.layout is None else self.layout
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -96,9 +101,7 @@ class _Pair:
 
     @classmethod
     def of(cls, student: Side, teacher: Side) -> _Pair:
-        student_layout, teacher_layout = (
-            plain_layout(side.shape) if side.layout is None else side.layout for side in (student, teacher)
-        )
+        student_layout, teacher_layout = (side.layout_or_plain for side in (student, teacher))
         check_layout(student_layout, student.shape)
         check_layout(teacher_layout, teacher.shape)
         return cls(student.shape, teacher.shape, student_layout, teacher_layout)

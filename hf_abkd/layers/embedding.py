@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from hf_abkd.layers.connection import Side
 from hf_abkd.layers.connectors import AsMap
-from hf_abkd.layers.layout import plain_layout
 
 
 class Embedding(nn.Module):
@@ -21,7 +20,7 @@ class Embedding(nn.Module):
 
     def __init__(self, side: Side, features: int) -> None:
         super().__init__()
-        layout = plain_layout(side.shape) if side.layout is None else side.layout
+        layout = side.layout_or_plain
         self.as_map: nn.Module | None = AsMap(layout) if layout.grid is not None else None
         # Without a grid every place is a feature of its own.
         width = side.shape[layout.channel_dim] if self.as_map is not None else math.prod(side.shape[1:])

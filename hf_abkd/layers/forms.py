@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.connectors import AsMap, MapConnector
-from hf_abkd.layers.layout import Layout, check_layout, plain_layout
+from hf_abkd.layers.layout import Layout, check_layout
 
 
 class AsVector(nn.Module):
@@ -65,7 +65,7 @@ def layout_of(side: Side) -> Layout:
     Raises:
         ValueError: If it cannot lie so.
     """
-    layout = plain_layout(side.shape) if side.layout is None else side.layout
+    layout = side.layout_or_plain
     check_layout(layout, side.shape)
     return layout
 

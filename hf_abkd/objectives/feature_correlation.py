@@ -9,7 +9,6 @@ from torch import Tensor
 
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.connectors import AsMap
-from hf_abkd.layers.layout import plain_layout
 from hf_abkd.objectives.correlation import correlation
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.settings import number
@@ -80,7 +79,7 @@ class FeatureCorrelation(Objective):
             ValueError: If another kind of connector is asked for, or a layer lies on no grid.
         """
         sides = student[0], teacher[0]
-        ours, theirs = (plain_layout(side.shape) if side.layout is None else side.layout for side in sides)
+        ours, theirs = (side.layout_or_plain for side in sides)
         if theirs.order == "NC":
             return super().connect(student, teacher, kind)
         if kind not in ("auto", "identity", "map"):

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.connectors import AsMap, EachLayer, MapConnector
-from hf_abkd.layers.layout import plain_layout
 from hf_abkd.objectives.objective import Objective
 
 
@@ -95,7 +94,7 @@ def _pooled(maps: Tensor, rows: int, columns: int) -> Tensor:
 
 def _connected(student: Side, teacher: Side, kind: Kind) -> tuple[nn.Module, nn.Module]:
     """Return what the student's layer goes through, and what the teacher's."""
-    ours, theirs = (plain_layout(side.shape) if side.layout is None else side.layout for side in (student, teacher))
+    ours, theirs = (side.layout_or_plain for side in (student, teacher))
     for role, layout, side in (("student", ours, student), ("teacher", theirs, teacher)):
         if layout.grid is None:
             raise ValueError(f"the {role}'s layer of shape {side.shape} lies on no grid over the image; name another")

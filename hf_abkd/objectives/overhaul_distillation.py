@@ -13,7 +13,6 @@ from torch import Tensor
 
 from hf_abkd.layers.connection import Connection, Kind, Side, connect
 from hf_abkd.layers.connectors import AsMap
-from hf_abkd.layers.layout import plain_layout
 from hf_abkd.layers.processes import summed
 from hf_abkd.objectives.objective import Known, Objective
 
@@ -97,7 +96,7 @@ class OverhaulDistillation(Objective):
         """
         if kind not in ("auto", "identity", "map"):
             raise ValueError(f"OverhaulDistillation can be connected by 'map' or 'identity', not by {kind!r}")
-        ours, theirs = (plain_layout(s.shape) if s.layout is None else s.layout for s in (student[0], teacher[0]))
+        ours, theirs = (side.layout_or_plain for side in (student[0], teacher[0]))
         shapes = student[0].shape, teacher[0].shape
         connection = connect(*shapes, student_layout=ours, teacher_layout=theirs, kind="map")
         if kind == "identity":

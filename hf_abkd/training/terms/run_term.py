@@ -13,7 +13,7 @@ from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.connectors import ClassPositions, ClassSelection, HasLinearMap
 from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
-from hf_abkd.layers.layout import Layout, plain_layout
+from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import LOGITS
@@ -410,7 +410,7 @@ def _layout(given: Layout | None, found: Layout | None) -> Layout | None:
 
 
 def _planned(layer: str, side: Side) -> PlannedTensor:
-    layout = plain_layout(side.shape) if side.layout is None else side.layout
+    layout = side.layout_or_plain
     return PlannedTensor(layer, layout, side.shape[layout.channel_dim])
 
 
