@@ -1,12 +1,12 @@
-"""Every objective on the same pair, images, budget and seeds: accuracy, seconds per step and memory, on CIFAR-10.
+"""Every ready recipe on the same pair, images, budget and seeds: accuracy, seconds per step and memory, on CIFAR-10.
 
     python benchmarks/methods.py --train cifar10-train.parquet --test cifar10-test.parquet --weights model.safetensors \
         --folder methods --json benchmarks/results/methods.json
 
 A CIFAR ResNet-56 with the given weights teaches a ResNet-20 from random weights, on 1,000 images in 100 epochs and on
-5,000 in 20. Each way of `WAYS` has its published weights beside the labels; optimiser and learning rate are what a run
+5,000 in 20. A way is a recipe that comes along, with its published weights; optimiser and learning rate are what a run
 chooses by itself, the same for all. Those that compare logits or boundaries learn from a cache of the teacher; the
-others have the teacher in every step, which is why their steps take longer.
+others have the teacher in every step, which is why their steps take longer. `--max_steps` gives all a smaller budget.
 
 A run is a process of its own, whose largest memory is told beside that of the student alone. Finished runs are kept in
 the folder: the command goes on where it was stopped, and several processes may work on one folder.
@@ -29,100 +29,62 @@ from settings_search import claimed
 from step_time import machine
 from transformers.utils import logging as transformers_logging
 
-from hf_abkd import (
-    CrossEntropy,
-    Stage,
-    Term,
-    activation_boundary,
-    factor_transfer,
-    feature_distillation,
-    knowledge_distillation,
-)
 from hf_abkd.cli.comparison import percent
+from hf_abkd.cli.named_recipe import named_recipe
 from hf_abkd.cli.verdict import difference
-from hf_abkd.objectives import OBJECTIVES
+from hf_abkd.models.outputs import LOGITS
+from hf_abkd.recipes.ready import ready_recipes
+from hf_abkd.stages.term import PairedTerms
+from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.wording import markdown_table
 
 ALONE, BASELINE = "alone", "knowledge_distillation"
 #: Images, and as many epochs of them as make equally many steps.
 SIZES = {1000: 100, 5000: 20}
-GROUPS = [f"layer{group}" for group in (1, 2, 3)]
-#: The objectives that have no place in the table, and why.
+#: The ready recipes that have no place in the table, and why.
 LEFT_OUT = {
-    **dict.fromkeys(
-        ("attention_distillation", "deep_self_attention_distillation", "self_attention_relation_distillation"),
-        "is for transformers",
-    ),
-    "centered_logits": "is for a teacher of other classes",
-    "domain_classification": "is for two domains",
-    "maximum_mean_discrepancy": "is for two domains",
+    **dict.fromkeys(("attention_distillation", "minilm", "vitkd"), "is for transformers"),
+    "data_free": "makes its own images",
+    "joint_adaptation": "is for two domains",
+    "route_constrained": "needs the checkpoints of the teacher's training",
 }
+WAYS = [name for name in ready_recipes() if name not in LEFT_OUT]
 
 
-def on_logits(name, weight=1.0, label_weight=1.0, **settings):
-    """Return what makes the stage of an objective on logits beside the labels."""
-    return lambda: [
-        Stage([Term(OBJECTIVES[name](**settings), weight=weight), Term(CrossEntropy(), weight=label_weight)], name=name)
-    ]
+def teacher_of(way, recipe, cifar, rows, seed):
+    """Return who teaches in a way: the network, its cache where that is as good, another student, or nobody."""
+    if recipe.mean_teacher() is not None:
+        return recipe.mean_teacher()
+    if way == "mutual_learning":
+        return seeded_student(seed + 1000)
+    stages = [] if recipe.reads else recipe.stages() or []
+    terms = [term for stage in stages for term in (*stage.terms, *stage.teacher_terms)]
+    if not recipe.reads and not any(isinstance(term, PairedTerms) or term.wants_teacher for term in terms):
+        return None
+    moved = any(stage.extension is not None for stage in stages)
+    if recipe.reads or moved or not all(map(is_cached, terms)):
+        return cifar.teacher()
+    return cifar.cache(rows, SIZES[rows])
 
 
-def on_layers(name, settings=None, **given):
-    """Return what makes the stage of an objective on single layers, by default with its published weight."""
-    return lambda: feature_distillation(OBJECTIVES[name](**(settings or {})), **given)
-
-
-def on_several(name, names=GROUPS, weight=1.0):
-    """Return what makes the stage of an objective on several layers of a model beside the labels."""
-    return lambda: [
-        Stage([Term(OBJECTIVES[name](), student=names, teacher=names, weight=weight), Term(CrossEntropy())], name=name)
-    ]
-
-
-#: The ways that learn from a cache. A way has the name of its objective.
-CACHED = {
-    ALONE: lambda: [Stage([Term(CrossEntropy())], name=ALONE)],
-    BASELINE: knowledge_distillation,
-    "activation_boundary": activation_boundary,
-    "activation_boundary, then labels": lambda: activation_boundary(
-        classification=[Term(CrossEntropy())], classification_from_start=False
-    ),
-    "adaptive_target_enhancement": on_logits("adaptive_target_enhancement"),
-    "decoupled_knowledge_distillation": on_logits("decoupled_knowledge_distillation"),
-    "logit_standardization": on_logits("logit_standardization", 9.0, 0.1),
-    "multi_level_logit_distillation": on_logits("multi_level_logit_distillation"),
-    "stronger_teacher": on_logits("stronger_teacher", 16.0, temperature=4.0),
-    "teacher_free_regularization": on_logits("teacher_free_regularization", 40.0, 0.9),
-}
-#: Those on layers whose published settings are more than their weight.
-SPECIAL = {
-    "factor_transfer": lambda: factor_transfer(GROUPS[2], GROUPS[2]),
-    "flow_of_solution_procedure": on_several("flow_of_solution_procedure", [GROUPS[0], GROUPS[1]]),
-    "knowledge_review": on_several("knowledge_review"),
-    "overhaul_distillation": on_layers(
-        "overhaul_distillation",
-        {"reduction": "sum"},
-        layers=[(name, name) for name in GROUPS],
-        layer_weights=[0.25, 0.5, 1.0],
-        weight=1e-3,
-    ),
-    "singular_vector_distillation": on_several("singular_vector_distillation"),
-}
-LIVE = {
-    name: SPECIAL.get(name, on_layers(name)) for name in OBJECTIVES if name not in {*CACHED, *LEFT_OUT, "cross_entropy"}
-}
-WAYS = {**CACHED, **LIVE}
+def is_cached(term):
+    """Whether a term learns from what a cache keeps by default: logits, and sides of boundaries."""
+    if isinstance(term, PairedTerms):
+        return term.objective.boundary
+    return set(term.teacher_names) <= {LOGITS}
 
 
 def trained(cifar, way, rows, seed, max_steps):
     """Train one student in this process; return its accuracy, how long a step took, and the memory of the process."""
-    teacher = cifar.cache(rows, SIZES[rows]) if way in CACHED else cifar.teacher()
+    recipe = named_recipe(way)
+    teacher, student = teacher_of(way, recipe, cifar, rows, seed), seeded_student(seed)
     trainer = cifar.trainer(
-        seeded_student(seed),
+        student,
         seed=seed,
         epochs=SIZES[rows],
         rows=rows,
-        teacher=None if way in (ALONE, "teacher_free_regularization") else teacher,
-        stages=WAYS[way](),
+        teacher=teacher,
+        stages=recipe.stages(**{name: {"student": student, "teacher": teacher}[name] for name in recipe.reads}),
         max_steps=max_steps,
     )
     start = time.perf_counter()
@@ -132,6 +94,8 @@ def trained(cifar, way, rows, seed, max_steps):
         "way": way,
         "rows": rows,
         "seed": seed,
+        "steps": trainer.state.global_step,
+        "cached": isinstance(teacher, TeacherCache),
         "accuracy": trainer.evaluate()["eval_accuracy"],
         "seconds_per_step": seconds,
         # Kilobytes on Linux.
@@ -141,7 +105,7 @@ def trained(cifar, way, rows, seed, max_steps):
 
 def result(args, way, rows, seed):
     """Return the result of a run, which another process makes unless it is there or being made."""
-    path = args.folder / f"{list(WAYS).index(way):02}-{rows}-{seed}.json"
+    path = args.folder / f"{way}-{rows}-{seed}.json"
     if not path.exists() and claimed(path):
         # The same command with the one run that it is to make.
         words = [sys.executable, __file__, *sys.argv[1:], "--one", way, str(rows), str(seed), str(path)]
@@ -176,8 +140,8 @@ def main(argv=None):
     add_flags(parser)
     parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES), choices=SIZES, help="sizes of the data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="NAME", help="some of the ways")
-    parser.add_argument("--max_steps", type=int, default=-1, help="fewer steps, to try it")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, metavar="NAME", help="some of the ways")
+    parser.add_argument("--max_steps", type=int, default=-1, help="a smaller budget, in steps")
     parser.add_argument("--one", nargs=4, metavar=("WAY", "ROWS", "SEED", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from hf_abkd.cli import comparison, runs
@@ -17,8 +18,9 @@ from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.recipes.recipe import RECIPE_NAME, Recipe
+from hf_abkd.recipes.sections import ALONE
 from hf_abkd.stages.stage import Stage
-from hf_abkd.stages.term import PairedTerms, Term
+from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.route.anchors import fetch_anchors
 from hf_abkd.teachers.route.route import TeacherRoute
 from hf_abkd.training.trainer import DistillationTrainer
@@ -62,11 +64,10 @@ def check_complete(recipe: Recipe) -> None:
     Raises:
         ValueError: If models, images or the output folder are not named.
     """
-    stages, data = recipe.stages(), recipe.section("data")
+    data = recipe.section("data")
     needed = {"student.model": recipe.section("student"), "training.output_dir": recipe.section("training")}
-    if any(_wants_teacher(term) for stage in stages or () for term in stage.terms):
-        # The last anchor of a route is its teacher.
-        needed |= {} if _routes(stages) else {"teacher.model": recipe.section("teacher")}
+    if _needs_model_that_teaches(recipe):
+        needed["teacher.model"] = recipe.section("teacher")
     missing = [path for path, section in needed.items() if path.split(".")[1] not in section]
     if not {"dataset_name", "train_files", "train_dir", "synthesize"} & set(data):
         missing.append("data.train_dir (or data.train_files, data.dataset_name)")
@@ -98,10 +99,15 @@ def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTra
     """
     check_complete(recipe)
     args = training_arguments(recipe)
-    stages = _with_anchors(recipe.stages(), access)
+    stages = None if recipe.reads else _with_anchors(recipe.stages(), access)
     work = _workload(recipe, args, models_of(recipe, access, stages))
     set_seed(args.seed)
     student = work.make_student()
+    if recipe.reads:
+        # A cache is no model, and is refused there.
+        stages = recipe.stages(student=student, teacher=cast("nn.Module | None", work.teacher))
+    if (mean := recipe.mean_teacher()) is not None:
+        work = replace(work, teacher=mean)
     how = runs.RunArguments()
     trainer = runs.make_trainer(student, work, args, how, stages, augmentation=recipe.augmentation())
     trainer.add_callback(KeepRecipe(recipe))
@@ -135,11 +141,12 @@ def models_of(recipe: Recipe, access: AccessArguments, stages: Sequence[Stage] |
     teacher, student = recipe.section("teacher"), recipe.section("student")
     routes = _routes(stages)
     named = teacher.get("model") or (str(routes[0].anchors[-1]) if routes else None)
+    # A student that learns alone has no teacher, whoever the recipe names.
+    alone = recipe.method == ALONE
     return ModelArguments(
-        # A student that learns alone has no teacher, whoever the recipe names.
-        teacher_name_or_path=None if stages is None else named,
+        teacher_name_or_path=None if alone else named,
         teacher_revision=teacher.get("revision", "main"),
-        teacher_image_processor_name=None if stages is None else teacher.get("image_processor"),
+        teacher_image_processor_name=None if alone else teacher.get("image_processor"),
         student_name_or_path=student.get("model"),
         student_revision=student.get("revision", "main"),
         image_processor_name=student.get("image_processor"),
@@ -148,8 +155,16 @@ def models_of(recipe: Recipe, access: AccessArguments, stages: Sequence[Stage] |
     )
 
 
-def _wants_teacher(term: Term | PairedTerms) -> bool:
-    return isinstance(term, PairedTerms) or term.wants_teacher
+def _needs_model_that_teaches(recipe: Recipe) -> bool:
+    """Whether the terms of a recipe compare with a teacher that it has to name."""
+    if recipe.mean_teacher() is not None:
+        return False
+    if recipe.reads:
+        return True
+    stages = recipe.stages() or ()
+    terms = [term for stage in stages for term in stage.terms]
+    # The last anchor of a route is its teacher.
+    return not _routes(stages) and any(isinstance(term, PairedTerms) or term.wants_teacher for term in terms)
 
 
 def _routes(stages: Sequence[Stage] | None) -> list[TeacherRoute]:

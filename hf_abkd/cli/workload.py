@@ -24,6 +24,7 @@ from hf_abkd.models.student import load_student, student_channels
 from hf_abkd.models.teacher import load_teacher
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.mean_source import MeanTeacher
 from hf_abkd.wording import counted
 
 
@@ -32,7 +33,7 @@ class Workload:
     """Everything a run needs besides its training arguments and stages.
 
     Args:
-        teacher: The teacher, what it said of the training set, or None.
+        teacher: The teacher, what it said of the training set, the mean of the student that is one, or None.
         make_student: Makes the student afresh, so that several runs start alike; random weights follow the seed.
         processor: The image processor that is saved with the student.
         train: The prepared training set.
@@ -43,7 +44,7 @@ class Workload:
         unlabelled: How many of the training images, the last ones, have no label.
     """
 
-    teacher: nn.Module | TeacherCache | None
+    teacher: nn.Module | TeacherCache | MeanTeacher | None
     make_student: Callable[[], PreTrainedModel]
     processor: BaseImageProcessor
     train: Dataset | IterableDataset

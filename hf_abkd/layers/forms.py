@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hf_abkd.layers.connection import Connection, Kind, Side
-from hf_abkd.layers.connectors import AsMap, MapConnector
+from hf_abkd.layers.connectors import AsMap, EachLayer, MapConnector
 from hf_abkd.layers.layout import Layout, check_layout
 
 
@@ -118,6 +120,25 @@ def maps_of_equal_channels(student: Side, teacher: Side, *, kind: Kind) -> Conne
         )
     form: nn.Module = AsMap(theirs)
     return Connection(MapConnector(*channels, layout=ours), form, "1x1 convolution + BatchNorm")
+
+
+def each_of_equal_channels(objective: str, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection:
+    """Return what makes maps of equal channels of several layers, each as `maps_of_equal_channels` does.
+
+    Args:
+        objective: What compares them, for messages.
+        student: The student's tensors.
+        teacher: The teacher's.
+        kind: "auto", "identity" or "map".
+
+    Raises:
+        ValueError: If another kind is asked for, a layer lies on no grid, or channels differ that are to stay.
+    """
+    if kind not in ("auto", "identity", "map"):
+        raise ValueError(f"{objective} can be connected by 'identity' or 'map', not by {kind!r}")
+    pairs = [maps_of_equal_channels(*sides, kind=kind) for sides in zip(student, teacher, strict=True)]
+    ours, theirs = EachLayer([pair.connector for pair in pairs]), EachLayer([pair.target_form for pair in pairs])
+    return Connection(ours, theirs, ", ".join(dict.fromkeys(pair.description for pair in pairs)))
 
 
 def as_vectors(student: Side, teacher: Side) -> Connection:

@@ -3,8 +3,7 @@
 Each has a file or folder of its name: activation boundaries, knowledge distillation, feature distillation, factor
 transfer, boundary (supporting) samples, route constrained optimisation, joint (progressive) adaptation, mutual
 learning, DeepInversion and, for transformers, MiniLM, attention distillation, hidden states, ViTKD and one for all.
-`METHODS` is the table of those that recipes name: lists of stages with one student that need no objective, layer or
-model to be given.
+`METHODS` is the table of those that return stages, which recipes name.
 """
 
 from collections.abc import Callable
@@ -36,10 +35,18 @@ from hf_abkd.stages.stage import Stage
 
 METHODS: dict[str, Callable[..., list[Stage]]] = {
     "activation_boundary": activation_boundary,
+    "attention_distillation": attention_distillation,
     "boundary_supporting_samples": boundary_supporting_samples,
+    "factor_transfer": factor_transfer,
+    "feature_distillation": feature_distillation,
+    "hidden_state_distillation": hidden_state_distillation,
     "joint_adaptation": joint_adaptation,
     "knowledge_distillation": knowledge_distillation,
+    "minilm": minilm,
+    "mutual_learning": mutual_learning,
+    "one_for_all": one_for_all,
     "route_constrained": route_constrained,
+    "vitkd": vitkd,
 }
 
 __all__ = [

@@ -36,20 +36,21 @@ def feature_distillation(
         stages of both models, or what their last layers read, as the objective says.
 
     Args:
-        objective: What compares layers of both models, one by one, such as `Hint()` or `AttentionTransfer()`, or all
-            at once, such as `KnowledgeReview()`.
+        objective: What compares layers of both models, one by one, such as `Hint()` or `AttentionTransfer()`, each
+            with the one behind it, `FlowOfSolutionProcedure()`, or all at once, such as `KnowledgeReview()`.
         layers: Pairs of module names, student's first, or a plan (`Plan.load("plan.yaml")`). A module stands for its
             output; `"module:input"` names what it reads. None pairs layers automatically.
         weight: The weight of the objective at every pair; by default the published one, `objective.published_weight`.
         layer_weights: A factor for each pair of names; 1 by default. A plan has its own.
         pairs: Which layers are paired where none are named: `"all"`, the `"last"` ones alone, or `"head"`, what the
-            last layers of the models read. None takes what the objective says, `objective.pairs`.
+            last layers of the models read. None takes what the objective says, `objective.pairs`, and of one that
+            compares neighbours nothing else can be said.
         temperature: What the logits are divided by for `logits_weight`.
         logits_weight: The weight of knowledge distillation; 0 compares no logits.
         label_weight: The weight of the cross-entropy with the labels; 0 trains without labels.
 
     Raises:
-        TypeError: If the objective compares nothing of the teacher, or a fixed number of layers but one.
+        TypeError: If the objective compares nothing of the teacher, or a fixed number of layers that are no neighbours.
         ValueError: If there are no layers, not one weight for each, or both layers and `pairs` are given.
 
     Example:

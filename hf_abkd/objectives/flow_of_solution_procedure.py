@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from hf_abkd.layers.connection import Connection, Kind, Side
-from hf_abkd.layers.connectors import AsMap, EachLayer, MapConnector
-from hf_abkd.objectives.objective import Objective
+from hf_abkd.layers.forms import each_of_equal_channels
+from hf_abkd.objectives.objective import NEIGHBOURS, Objective, Pairs
 
 
 class FlowOfSolutionProcedure(Objective):
@@ -19,15 +19,17 @@ class FlowOfSolutionProcedure(Objective):
     Of two maps F1 and F2 of one model the matrix G holds, for each pair of a channel of the one and a channel of the
     other, the mean over all positions of their product. The value is the mean squared difference of the two models'.
 
-    Requirements: two layers a side, on grids over the image, whose channels are equal in pairs; no labels. Layers of
-        other widths are brought to the teacher's with `Term(..., connector="map")`, which the paper does not do.
+    Requirements: two layers a side, on grids over the image; no labels. Layers of other widths are brought to the
+        teacher's by a 1x1 convolution with BatchNorm, which the paper does not do.
     Relations: `ActivationBoundary` compares one layer, position by position; here the two models may have other grids.
     Paper: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017,
         https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html
     Shapes: student, teacher each two maps, (N, C1, H1, W1) and (N, C2, H2, W2), C1 and C2 as the other model's;
         returns ().
-    Differs from the paper: it trains by several pairs of layers, which are several terms here, and sums the squares
-        over the matrix; the mean needs no other weight for other widths (times C1 * C2 it is the sum).
+    Differs from the paper: it trains by several pairs of layers, which are several terms here
+        (`feature_distillation` has one for each layer and the next), and sums the squares over the matrix; the mean
+        needs no other weight for other widths (times C1 * C2 it is the sum). Its stage of this alone, before one of
+        labels alone, is a stage of `label_weight=0`.
 
     Raises:
         ValueError: If there are not two maps a side, or their channels differ.
@@ -42,6 +44,7 @@ class FlowOfSolutionProcedure(Objective):
 
     layers: ClassVar[int | None] = 2
     equal_shapes: ClassVar[bool] = False
+    pairs: ClassVar[Pairs] = NEIGHBOURS
     citation: ClassVar[str] = """@inproceedings{yim2017gift,
   title     = {A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning},
   author    = {Yim, Junho and Joo, Donggyu and Bae, Jihoon and Kim, Junmo},
@@ -61,17 +64,12 @@ class FlowOfSolutionProcedure(Objective):
         return (ours - theirs).square().mean()
 
     def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection:
-        """Propose what makes maps of the layers; with the kind "map" also what brings them to the teacher's channels.
+        """Propose maps of equal channels, layer by layer.
 
         Raises:
-            ValueError: If channels differ and no map is asked for, or another kind is, or a layer lies on no grid.
+            ValueError: If a layer lies on no grid, or channels differ that are to stay as they are.
         """
-        if kind not in ("auto", "identity", "map"):
-            raise ValueError(f"FlowOfSolutionProcedure can be connected by 'identity' or 'map', not by {kind!r}")
-        pairs = [_connected(one, other, kind) for one, other in zip(student, teacher, strict=True)]
-        connectors, target_forms = ([pair[side] for pair in pairs] for side in (0, 1))
-        description = "1x1 convolution + BatchNorm" if kind == "map" else "identity"
-        return Connection(EachLayer(connectors), EachLayer(target_forms), description)
+        return each_of_equal_channels("FlowOfSolutionProcedure", student, teacher, kind)
 
 
 def _flow(maps: Sequence[Tensor], role: str) -> Tensor:
@@ -90,20 +88,3 @@ def _pooled(maps: Tensor, rows: int, columns: int) -> Tensor:
         return maps
     pooled: Tensor = functional.adaptive_max_pool2d(maps, (rows, columns))
     return pooled
-
-
-def _connected(student: Side, teacher: Side, kind: Kind) -> tuple[nn.Module, nn.Module]:
-    """Return what the student's layer goes through, and what the teacher's."""
-    ours, theirs = (side.layout_or_plain for side in (student, teacher))
-    for role, layout, side in (("student", ours, student), ("teacher", theirs, teacher)):
-        if layout.grid is None:
-            raise ValueError(f"the {role}'s layer of shape {side.shape} lies on no grid over the image; name another")
-    channels = student.shape[ours.channel_dim], teacher.shape[theirs.channel_dim]
-    if kind == "map":
-        return MapConnector(*channels, layout=ours), AsMap(theirs)
-    if channels[0] != channels[1]:
-        raise ValueError(
-            f"FlowOfSolutionProcedure compares layers of equal channels, and the student's has {channels[0]}, the "
-            f"teacher's {channels[1]}. Name other layers, or give the term connector='map'."
-        )
-    return AsMap(ours), AsMap(theirs)

@@ -16,9 +16,10 @@ from hf_abkd.layers.connectors import LinearMap
 Need = Literal["teacher", "labels", "domains", "sample_ids", "teacher_head"]
 #: What an objective can declare that it needs beside the student's tensor.
 NEEDS: tuple[Need, ...] = get_args(Need)
-Pairs = Literal["all", "last", "head"]
+Pairs = Literal["all", "last", "head", "neighbours"]
 #: Which layers are paired where none are named; see `Objective.pairs`.
 PAIRS: tuple[Pairs, ...] = get_args(Pairs)
+NEIGHBOURS: Pairs = "neighbours"
 Question = Literal["samples", "normalizations"]
 #: What an objective can ask before the first step.
 QUESTIONS: tuple[Question, ...] = get_args(Question)
@@ -79,8 +80,9 @@ class Objective(nn.Module):
         per_sample: Whether the value of a batch is the mean of the values of its samples; of an objective that needs
             labels, of those that have one. Gradient accumulation and several processes leave such an objective
             unchanged, as far as batches have equally many of them.
-        pairs: Which layers are compared where a user names none: `"all"` that are paired, the `"last"` of these, or
-            `"head"`, what the last layers of the two models read (the features in front of their classifiers).
+        pairs: Which layers are compared where a user names none: `"all"` that are paired, the `"last"` of these,
+            `"head"`, what the last layers of the two models read (the features in front of their classifiers), or
+            `"neighbours"`, each pair with the one behind it, for an objective of two layers.
         published_weight: The weight that it is published with, beside labels with the weight 1, in its own reduction;
             `feature_distillation` takes it. 1 where none is.
         follows: Settings that, where they are None, follow a training argument: its name by that of the setting.

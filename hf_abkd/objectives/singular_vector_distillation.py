@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_abkd.layers.connection import Connection, Kind, Side
-from hf_abkd.layers.connectors import EachLayer
-from hf_abkd.layers.forms import maps_of_equal_channels
+from hf_abkd.layers.forms import each_of_equal_channels
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.settings import number, whole_number
 
@@ -80,11 +79,7 @@ class SingularVectorDistillation(Objective):
         Raises:
             ValueError: If a layer lies on no grid, or channels differ that are to stay as they are.
         """
-        if kind not in ("auto", "identity", "map"):
-            raise ValueError(f"SingularVectorDistillation can be connected by 'identity' or 'map', not by {kind!r}")
-        pairs = [maps_of_equal_channels(*sides, kind=kind) for sides in zip(student, teacher, strict=True)]
-        ours, theirs = EachLayer([p.connector for p in pairs]), EachLayer([p.target_form for p in pairs])
-        return Connection(ours, theirs, ", ".join(dict.fromkeys(pair.description for pair in pairs)))
+        return each_of_equal_channels("SingularVectorDistillation", student, teacher, kind)
 
     def forward(self, student: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         """Return the mean squared difference of the kernels, summed over neighbouring layers, shape ()."""

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Literal, get_type_hints
 
 from pydantic import Field, create_model
+from torch import nn
 
 from hf_abkd.recipes.annotations import InexpressibleError, in_recipe
 from hf_abkd.recipes.part import Part
@@ -92,6 +93,11 @@ def parameters_of(made_by: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
                 default = field.default_factory()
         found[parameter.name] = (hints.get(parameter.name, Any), default)
     return found
+
+
+def models_read(made_by: Callable[..., Any]) -> tuple[str, ...]:
+    """Return which models a call has to be given, by the names of its arguments."""
+    return tuple(name for name, (annotation, _) in parameters_of(made_by).items() if annotation is nn.Module)
 
 
 def argument_texts(made_by: Callable[..., Any]) -> Mapping[str, str]:

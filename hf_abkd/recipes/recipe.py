@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from hf_abkd.data.augment import Augmentation, Compose
 from hf_abkd.files import write_text
@@ -23,6 +24,7 @@ from hf_abkd.recipes.text import to_yaml
 from hf_abkd.recipes.trust import check_trust
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
+from hf_abkd.teachers.mean_source import MeanTeacher
 from hf_abkd.wording import listed
 
 #: What a run keeps its recipe as, in its output folder.
@@ -47,10 +49,10 @@ class Recipe:
         >>> [stage] = recipe.stages()
         >>> stage.terms[0].objective.temperature
         2.0
-        >>> Recipe({"method": "knowledge_distilation"})
+        >>> Recipe({"method": "minlm"})
         Traceback (most recent call last):
         ...
-        ValueError: the recipe: there is no method 'knowledge_distilation'; did you mean knowledge_distillation?
+        ValueError: the recipe: there is no method 'minlm'; did you mean minilm?
     """
 
     def __new__(cls, *_: object, **settings: object) -> Recipe:
@@ -165,10 +167,39 @@ class Recipe:
         name: str | None = self._content.get("method")
         return name
 
-    def stages(self) -> list[Stage] | None:
-        """Return its stages, made afresh; None if the student learns alone."""
-        stages: list[Stage] | None = self._part.stages_of_run()
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Which models its stages are made for, as they name layers of these: some of "student" and "teacher"."""
+        names: tuple[str, ...] = self._part.reads
+        return names
+
+    def stages(self, *, student: nn.Module | None = None, teacher: nn.Module | None = None) -> list[Stage] | None:
+        """Return its stages, made afresh; None if the student learns alone.
+
+        Args:
+            student: The student, for a method that finds its layers in it (`reads`); others do not look at it.
+            teacher: Likewise the teacher.
+
+        Raises:
+            TypeError: If the method needs a model that is not given.
+            ValueError: If it does not fit the models.
+        """
+        given = {"student": student, "teacher": teacher}
+        models = {name: given[name] for name in self.reads}
+        if wrong := [name for name, model in models.items() if not isinstance(model, nn.Module)]:
+            found = given[wrong[0]]
+            raise TypeError(
+                f"{self.method} finds its layers in the {wrong[0]}, which has to be a model"
+                + (f": stages({wrong[0]}=...)" if found is None else f" and not a {type(found).__name__}")
+            )
+        stages: list[Stage] | None = self._part.stages_of_run(models)
         return stages
+
+    def mean_teacher(self) -> MeanTeacher | None:
+        """Return the mean of the student that teaches; None if a model does."""
+        teacher = self._part.teacher
+        mean: MeanTeacher | None = None if teacher is None else built(teacher.mean)
+        return mean
 
     def augmentation(self) -> Augmentation | Literal["auto"] | None:
         """Return what changes the images of each batch: None for nothing, "auto" for what suits the student."""

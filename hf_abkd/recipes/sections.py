@@ -7,27 +7,47 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
+from torch import nn
 
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.methods import METHODS, DeepInversion, synthesize
 from hf_abkd.recipes.annotations import LIST, TEXT, by_kind, chosen_by, or_nothing
-from hf_abkd.recipes.derived import argument_texts, part_of
+from hf_abkd.recipes.derived import argument_texts, models_read, part_of
 from hf_abkd.recipes.part import Part, built
 from hf_abkd.recipes.training_part import training_part
 from hf_abkd.recipes.values import augmentation_value, known
 from hf_abkd.stages.stage import Stage
+from hf_abkd.teachers.mean_source import MeanTeacher
 
 #: The method that has no teacher.
 ALONE = "alone"
 Text = Annotated[str, Field(min_length=1)]
+Mean: Any = or_nothing(part_of(MeanTeacher, known))
 
 
 class TeacherPart(Part):
-    """Who teaches."""
+    """Who teaches: a model, or the mean of the student itself."""
 
-    model: Annotated[Text, Field(description="A model or a cache of its answers: a Hub id or a local folder.")]
+    model: Annotated[
+        Text | None, Field(description="A model or a cache of its answers: a Hub id or a local folder.")
+    ] = None
     revision: Annotated[Text, Field(description="Branch, tag or commit on the Hub.")] = "main"
     image_processor: Annotated[Text | None, Field(description="Its image processor, if not stored with it.")] = None
+    mean: Annotated[
+        Mean,
+        Field(description="The moving average of the student's own weights, in the place of a model."),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse a teacher that is two things, or a part of one.
+
+        Raises:
+            ValueError: If it is.
+        """
+        if self.mean is not None and self.model_fields_set - {"mean"}:
+            raise ValueError("mean is the student's own average: leave model, revision and image_processor out")
+        if self.mean is None and self.model is None:
+            raise ValueError("say who teaches: a model, or mean: {} for the average of the student itself")
 
 
 class StudentPart(Part):
@@ -93,12 +113,22 @@ def data_part() -> type[Part]:
 class _RecipeBase(Part):
     """What runs, on what, by which method or stages."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Which models the stages are made for: "student", "teacher"."""
+        return ()
+
     def check(self) -> None:
         """Make the stages, which are refused if they are not possible."""
-        self.stages_of_run()
+        if not self.reads:
+            self.stages_of_run({})
 
-    def stages_of_run(self) -> list[Stage] | None:
-        """Return the stages; None if the student learns alone."""
+    def stages_of_run(self, models: Mapping[str, nn.Module]) -> list[Stage] | None:
+        """Return the stages; None if the student learns alone.
+
+        Args:
+            models: The models that `reads` names.
+        """
         raise NotImplementedError
 
 
@@ -108,12 +138,16 @@ class _MethodBase(_RecipeBase):
     method: str
     settings: Any = None
 
-    def stages_of_run(self) -> list[Stage] | None:
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Which models the method finds its layers in."""
+        return () if self.method == ALONE else models_read(METHODS[self.method])
+
+    def stages_of_run(self, models: Mapping[str, nn.Module]) -> list[Stage] | None:
         """Return the stages of the method."""
         if self.method == ALONE:
             return None
-        stages: list[Stage] = METHODS[self.method]() if self.settings is None else self.settings.build()
-        return stages
+        return METHODS[self.method](**models, **({} if self.settings is None else self.settings.given()))
 
 
 class _StagesBase(_RecipeBase):
@@ -121,10 +155,17 @@ class _StagesBase(_RecipeBase):
 
     stages: Any
 
-    def stages_of_run(self) -> list[Stage] | None:
+    def stages_of_run(self, models: Mapping[str, nn.Module]) -> list[Stage] | None:
         """Return the stages, of which later ones may go on with what earlier ones have."""
         stages: list[Stage] = built(self.stages)
         return stages
+
+
+class _ForModels(Part):
+    """Settings of a method that is given models: by themselves they make nothing."""
+
+    def check(self) -> None:
+        """Leave it to the run, which has the models."""
 
 
 @cache
@@ -176,7 +217,9 @@ def _settings_of(method: str) -> tuple[Any, Any]:
     """Return the type of the settings of a method, and their field; they may be left out if each has a default."""
     if method == ALONE:
         return None, Field(default=None, description="There are none.")
-    settings = part_of(METHODS[method], known, name=f"Settings_{method}")
+    models = models_read(METHODS[method])
+    base = _ForModels if models else Part
+    settings = part_of(METHODS[method], known, name=f"Settings_{method}", base=base, without=frozenset(models))
     text = f"The settings of {method}; those left out have its defaults."
     if any(field.is_required() for field in settings.model_fields.values()):
         return settings, Field(description=text)

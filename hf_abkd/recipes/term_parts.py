@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import Discriminator, Field, Tag
 
-from hf_abkd.objectives import OBJECTIVES, Objective
+from hf_abkd.objectives import OBJECTIVES
 from hf_abkd.recipes.annotations import chosen_by
 from hf_abkd.recipes.derived import part_of
 from hf_abkd.recipes.part import Part, built
 from hf_abkd.recipes.plan_parts import Pairs, plan_of
 from hf_abkd.stages.stage import Stage
-from hf_abkd.stages.term import PairedTerms, Term
+from hf_abkd.stages.term import PairedTerms, Term, pairs_layers
 from hf_abkd.wording import listed
 
 AnyTerm = Term | PairedTerms
@@ -95,17 +95,12 @@ def term_value(known: Callable[[type], Any]) -> Any:
     for name, kind in OBJECTIVES.items():
         tag = ("objective", name)
         parts[f"<objective={name}>"] = part_of(kind, known, name=f"{kind.__name__}Term", tag=tag, base=beside)
-        if is_paired(kind):
+        if pairs_layers(kind):
             parts[f"<objective={name}, pairs>"] = part_of(
                 kind, known, name=f"{kind.__name__}OfPairs", tag=tag, base=paired
             )
     tagged = tuple(Annotated[part, Tag(tag)] for tag, part in parts.items())
     return Annotated[Union[tagged], Discriminator(_tag)]  # noqa: UP007
-
-
-def is_paired(kind: type[Objective]) -> bool:
-    """Whether an objective compares any number of layers of a student and a teacher, so that a plan can name them."""
-    return kind.layers in (1, None) and "teacher" in kind.needs
 
 
 def _tag(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
@@ -10,11 +11,12 @@ from numbers import Real
 from torch import nn
 
 from hf_abkd.layers.connection import KINDS, Kind
+from hf_abkd.layers.layer_pair import LayerPair
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import OBJECTIVES, Objective
-from hf_abkd.objectives.objective import PAIRS, Pairs
+from hf_abkd.objectives.objective import NEIGHBOURS, PAIRS, Pairs
 from hf_abkd.settings import number
 from hf_abkd.stages.schedules import Schedule
 
@@ -201,10 +203,11 @@ class PairedTerms:
         plan: The pairs. None lets the trainer propose them from one batch.
         weight: The weight of all of them; a pair's own weight is a factor to it.
         pairs: Which are proposed without a plan: `"all"`, the `"last"` alone, or `"head"`, what the last layers of the
-            two models read. None takes what the objective says of itself (`Objective.pairs`).
+            two models read. None takes what the objective says of itself (`Objective.pairs`). Of one that compares
+            `"neighbours"` there is a term for each pair of the plan with the one behind it.
 
     Raises:
-        TypeError: If the objective compares nothing of the teacher, or a fixed number of layers but one.
+        TypeError: If the objective compares nothing of the teacher, or a fixed number of layers that are no neighbours.
         ValueError: If both a plan and `pairs` are given, or there are no such pairs.
 
     Example:
@@ -226,7 +229,7 @@ class PairedTerms:
         """Check that the objective compares pairs of layers."""
         if not isinstance(self.objective, Objective) or "teacher" not in self.objective.needs:
             raise TypeError(f"a pair of layers needs an objective that compares with a teacher, got {self.objective!r}")
-        if self.objective.layers not in (1, None):
+        if not pairs_layers(type(self.objective)):
             raise TypeError(
                 f"{type(self.objective).__name__} compares several layers at once; write its terms out: "
                 "Term(objective, student=[...], teacher=[...])"
@@ -234,8 +237,9 @@ class PairedTerms:
         if self.pairs is not None and self.plan is not None:
             raise ValueError(f"a plan says which layers are paired; leave pairs={self.pairs!r} out")
         pairs = self.objective.pairs if self.pairs is None else self.pairs
-        if pairs not in PAIRS:
-            raise ValueError(f"pairs must be one of {list(PAIRS)}, got {pairs!r}")
+        possible = [NEIGHBOURS] if self._of_neighbours else [one for one in PAIRS if one != NEIGHBOURS]
+        if pairs not in possible:
+            raise ValueError(f"pairs must be one of {possible}, got {pairs!r}")
         object.__setattr__(self, "weight", checked_weight(self.weight))
 
     def proposed(self, plan: Callable[[], Plan], heads: Callable[[], Plan]) -> list[Term]:
@@ -253,18 +257,32 @@ class PairedTerms:
         return self.terms(Plan(plan().pairs[-1:] if pairs == "last" else plan().pairs))
 
     @property
+    def _of_neighbours(self) -> bool:
+        return self.objective.pairs == NEIGHBOURS
+
+    @property
     def name(self) -> str:
         """What stands for it before the pairs are known."""
         return f"{default_name(self.objective, LOGITS)} of every pair"
 
     def terms(self, plan: Plan) -> list[Term]:
-        """Return the terms, one for each pair; of an objective that compares them all at once the one that does.
+        """Return the terms, one for each pair; of an objective that compares several at once those that do.
+
+        The objective of a single term is not copied: what it shares with terms of other stages it goes on sharing.
 
         Raises:
-            ValueError: If such a plan has weights or connectors of its own.
+            ValueError: If the plan of such an objective has weights or connectors of its own, or a single pair for
+                one that compares neighbours.
         """
         if self.objective.layers is None:
-            return [self._of_all(plan)]
+            return [self._of_several(plan.pairs)]
+        if self._of_neighbours:
+            if len(plan.pairs) < 2:
+                raise ValueError(
+                    f"{type(self.objective).__name__} compares layers with those behind them, and there is one pair of "
+                    f"layers alone, {plan.pairs[0].student.layer!r} and {plan.pairs[0].teacher.layer!r}; name more"
+                )
+            return list(map(self._of_several, itertools.pairwise(plan.pairs)))
         layers = [pair.student.layer for pair in plan.pairs]
         terms = []
         for pair in plan.pairs:
@@ -274,7 +292,7 @@ class PairedTerms:
                 name = f"{default_name(self.objective, pair.student.layer)}~{pair.teacher.layer}"
             weight = self.weight
             term = Term(
-                copy.deepcopy(self.objective),
+                self.objective if len(plan.pairs) == 1 else copy.deepcopy(self.objective),
                 student=pair.student.layer,
                 teacher=pair.teacher.layer,
                 weight=weight.times(pair.weight) if isinstance(weight, Schedule) else weight * pair.weight,
@@ -287,14 +305,20 @@ class PairedTerms:
             terms.append(term)
         return terms
 
-    def _of_all(self, plan: Plan) -> Term:
-        if any(pair.weight != 1 or pair.connector != "auto" for pair in plan.pairs):
+    def _of_several(self, pairs: Sequence[LayerPair]) -> Term:
+        if any(pair.weight != 1 or pair.connector != "auto" for pair in pairs):
             raise ValueError(
                 f"{type(self.objective).__name__} compares the layers of a plan at once, and connects and weighs them "
                 "itself: leave weights and connectors of single pairs out"
             )
-        student, teacher = ([getattr(pair, side).layer for pair in plan.pairs] for side in ("student", "teacher"))
+        student, teacher = ([getattr(pair, side).layer for pair in pairs] for side in ("student", "teacher"))
         return Term(copy.deepcopy(self.objective), student=student, teacher=teacher, weight=self.weight)
+
+
+def pairs_layers(kind: type[Objective]) -> bool:
+    """Whether an objective compares any number of layers of a student and a teacher, so that a plan can name them."""
+    fits = kind.layers in (1, None) or (kind.layers == 2 and kind.pairs == NEIGHBOURS)
+    return fits and "teacher" in kind.needs
 
 
 def checked_weight(weight: float | Schedule) -> float | Schedule:

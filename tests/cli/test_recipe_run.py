@@ -21,7 +21,12 @@ SHORT = [
     *("training.term_gradient_steps=0", "training.teacher_fold_batch_norm=false", "training.evaluate_teacher=false"),
     *("training.teacher_channels_last=false", "training.teacher_in_place=false", "training.report_to=none"),
 ]
+WITHOUT_TEACHER = ("mean_teacher", "teacher_free_regularization")
+VITS = ["teacher.model=large-vit", "student.model=small-vit"]
 OF_ONE = {
+    **dict.fromkeys(("attention_distillation", "hidden_state_distillation", "minilm"), VITS),
+    "factor_transfer": ["settings.paraphrasing_share=0.5"],
+    "vitkd": [*VITS, "settings.shallow=1"],
     "route_constrained": ["settings.anchors=[anchor-1, anchor-2]"],
     "joint_adaptation": ["data.target_domain.train_files=[test.parquet]", "data.target_domain.train_val_split=0"],
     "data_free": ["data.train_files=null", "data.synthesize={num_images: 8, settings: {iterations: 2}, previews: 0}"],
@@ -37,7 +42,11 @@ def possessions(tmp_path_factory):
     for name, width in (("teacher", 8), ("anchor-1", 8), ("anchor-2", 8), ("student", 4)):
         tiny.resnet(width, seed=1, **names).save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
-    (folder / "student" / "model.safetensors").unlink()
+    for name, width in (("large-vit", 16), ("small-vit", 8)):
+        tiny.vit(width, seed=1, **names).save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    for name in ("student", "small-vit"):
+        (folder / name / "model.safetensors").unlink()
     features = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
     for name in ("train", "test"):
         pixels = generator.integers(0, 256, (12, tiny.SIZE, tiny.SIZE, 3), dtype=np.uint8)
@@ -54,7 +63,8 @@ def here(possessions, monkeypatch, tmp_path):
 
 def words_of(name, folder, *more):
     files = ["data.train_files=[train.parquet]", "data.validation_files=[test.parquet]"]
-    models = ["student.model=student", "teacher.model=teacher", f"training.output_dir={folder}"]
+    models = ["student.model=student", f"training.output_dir={folder}"]
+    models += [] if name in WITHOUT_TEACHER else ["teacher.model=teacher"]
     return [name, *models, *files, *SHORT, *OF_ONE.get(name, []), *more]
 
 

@@ -82,13 +82,15 @@ def test_the_connection_makes_maps_of_equal_channels():
     assert same.parameters == 0 and same.description == "identity"
     formed = same.target_form([torch.zeros(2, 5, 8), torch.zeros(2, 8, 4, 4)])
     assert [tuple(tensor.shape) for tensor in formed] == [(2, 8, 2, 2), (2, 8, 4, 4)]
-    with pytest.raises(ValueError, match="the student's has 8, the teacher's 12. .* connector='map'"):
-        objective.connect([narrow, narrow], [narrow, wide], "auto")
+    with pytest.raises(ValueError, match="the student's has 8, the teacher's 12; .* connector='map'"):
+        objective.connect([narrow, narrow], [narrow, wide], "identity")
+    found = objective.connect([narrow, narrow], [narrow, wide], "auto")
+    assert found.description == "identity, 1x1 convolution + BatchNorm"
     mapped = objective.connect([narrow, tokens], [wide, wide], "map")
     assert [type(module) for module in mapped.connector] == [MapConnector, MapConnector]
     shapes = [tuple(tensor.shape) for tensor in mapped.connector([torch.rand(2, 8, 4, 4), torch.rand(2, 5, 8)])]
     assert shapes == [(2, 12, 4, 4), (2, 12, 2, 2)] and mapped.parameters > 0
     with pytest.raises(ValueError, match="'identity' or 'map', not by 'linear'"):
         objective.connect([narrow, narrow], [wide, wide], "linear")
-    with pytest.raises(ValueError, match=r"the teacher's layer of shape \(2, 8\) lies on no grid"):
+    with pytest.raises(ValueError, match="the teacher's tensor of shape .* lies on no grid"):
         objective.connect([narrow, narrow], [narrow, vectors], "auto")

@@ -60,7 +60,7 @@ TERM = "stages:\n- terms:\n  - objective: knowledge_distillation\n"
         ("method: alone\ntraining: {eval_strategy: epochs}", "it should be 'no', 'steps' or 'epoch', got 'epochs'"),
         ("method: alone\ndata: {train_files: a.parquet}", "data.train_files: it should be a list, got 'a.parquet'"),
         ("method: alone\ndata: [a]", "line 2: data: it should be a mapping, got ['a']"),
-        ("method: alone\nteacher: {revision: v1}", "line 2: teacher.model: it is missing"),
+        ("method: alone\nteacher: {revision: v1}", "line 2: teacher: say who teaches: a model, or mean"),
         ("method: alone\nsettings: {a: 1}", "line 2: settings: it should be left out, got {'a': 1}"),
         (
             "method: alone\naugmentation: [{name: random_crop, padding: -2}]",

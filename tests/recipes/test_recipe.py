@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import tiny
 import torch
 
 from hf_abkd import (
@@ -11,7 +12,9 @@ from hf_abkd import (
     BoundarySamples,
     CrossEntropy,
     FlowOfSolutionProcedure,
+    Hint,
     KnowledgeDistillation,
+    MeanTeacher,
     Objective,
     PairedTerms,
     Plan,
@@ -155,6 +158,14 @@ def test_settings_of_a_method_are_those_of_its_function(name):
     """A method by its name and the function of that name are one; settings of a function are checked and passed on."""
     settings = {
         "activation_boundary": {"layers": [("a", "b")], "margin": 2.0, "classification": [KD]},
+        "attention_distillation": {"head_temperature": 5.0},
+        "factor_transfer": {"layers": ("a", "b"), "rate": 0.25},
+        "feature_distillation": {"objective": Hint(reduction="sum"), "pairs": "last", "logits_weight": 1.0},
+        "hidden_state_distillation": {"distance": "cosine", "compared": "last"},
+        "minilm": {"version": 1, "weight": schedules.Linear(start=1.0, end=0.0)},
+        "mutual_learning": {"temperature": 2.0},
+        "one_for_all": {"gamma": 1.5},
+        "vitkd": {"shallow": 1, "share": 0.25},
         "boundary_supporting_samples": {"samples": SAMPLES, "weight": schedules.Linear(start=1.0, end=0.5)},
         "joint_adaptation": {"confusion": "gradient_reversal", "alpha": 0.5},
         "knowledge_distillation": {"temperature": 2.0, "weight": schedules.Rise(start=1.0, end=0.5, ratio=3.0)},
@@ -163,7 +174,36 @@ def test_settings_of_a_method_are_those_of_its_function(name):
     recipe = Recipe.from_method(name, settings)
     again = Recipe.from_yaml(recipe.to_yaml())
     assert again == recipe and again.method == name
-    assert everything(again.stages()) == everything(METHODS[name](**settings))
+    models = {role: tiny.vit(seed=seed) for role, seed in (("student", 0), ("teacher", 1)) if role in again.reads}
+    assert everything(again.stages(**models)) == everything(METHODS[name](**models, **settings))
+
+
+def test_a_method_that_finds_its_layers_asks_for_the_models():
+    """It could name none; and a mistake in its settings is one when the models are there at the latest."""
+    recipe = Recipe.from_method("minilm", {"relation_heads": 3})
+    assert recipe.reads == ("student", "teacher") and Recipe({"method": "one_for_all"}).reads == ("student",)
+    with pytest.raises(
+        TypeError, match=r"minilm finds its layers in the student, which .* model: stages\(student=...\)"
+    ):
+        recipe.stages()
+    with pytest.raises(TypeError, match="finds its layers in the teacher, which has to be a model and not a str"):
+        recipe.stages(student=tiny.vit(), teacher="a cache")
+    with pytest.raises(ValueError, match="settings: there is no key 'student'"):
+        Recipe.from_method("minilm", {"student": "vit"})
+    with pytest.raises(ValueError, match="relation_heads"):
+        recipe.stages(student=tiny.vit(), teacher=tiny.vit())
+
+
+def test_the_mean_of_the_student_teaches_where_a_recipe_says_so():
+    """Two teachers, or none under the name of one, would be a run of something else."""
+    recipe = Recipe({"method": "knowledge_distillation", "teacher": {"mean": {"decay": 0.5}}})
+    assert recipe.mean_teacher() == MeanTeacher(decay=0.5) and Recipe({"method": "alone"}).mean_teacher() is None
+    with pytest.raises(ValueError, match="mean is the student's own average: leave model, revision"):
+        Recipe({"method": "alone", "teacher": {"mean": {}, "model": "teacher"}})
+    with pytest.raises(ValueError, match="say who teaches: a model, or mean"):
+        Recipe({"method": "alone", "teacher": {"revision": "main"}})
+    with pytest.raises(ValueError, match="decay"):
+        Recipe({"method": "alone", "teacher": {"mean": {"decay": 1.5}}})
 
 
 def test_plan_of_a_recipe_is_that_of_its_file(tmp_path):

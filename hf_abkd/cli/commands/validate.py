@@ -17,7 +17,8 @@ def run(words: Sequence[str]) -> int:
     recipe = named_recipe(given.name, given.overrides)
     _check_arguments(recipe)
     what = recipe.method or "stages"
-    names = ", then ".join(stage.name or "a stage" for stage in recipe.stages() or ())
+    stages = () if recipe.reads else recipe.stages() or ()
+    names = ", then ".join(stage.name or "a stage" for stage in stages)
     write_line(f"{given.name} is right: {what}{f' ({names})' if names else ''}")
     try:
         check_complete(recipe)
