@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from transformers import TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from hf_abkd.cli import comparison, runs
 from hf_abkd.cli.adapted_images import with_target_domain
@@ -38,6 +38,18 @@ class AccessArguments:
         default=None, repr=False, metadata={"help": "Hub token for private models and data sets."}
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data sets are kept."})
+
+
+def access_flags() -> dict[str, dict[str, Any]]:
+    """Return the flags of a run by a recipe, as argparse takes them."""
+    return {
+        f"--{one.name}": {
+            "help": one.metadata["help"],
+            **({"action": "store_true"} if one.default is False else {"default": one.default}),
+        }
+        for one in fields(AccessArguments)
+        if one.default is not MISSING
+    }
 
 
 class KeepRecipe(TrainerCallback):
@@ -99,19 +111,42 @@ def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTra
     """
     check_complete(recipe)
     args = training_arguments(recipe)
-    stages = None if recipe.reads else _with_anchors(recipe.stages(), access)
-    work = _workload(recipe, args, models_of(recipe, access, stages))
+    work = workload(recipe, args, models_of(recipe, access))
     set_seed(args.seed)
     student = work.make_student()
-    if recipe.reads:
-        # A cache is no model, and is refused there.
-        stages = recipe.stages(student=student, teacher=cast("nn.Module | None", work.teacher))
-    if (mean := recipe.mean_teacher()) is not None:
-        work = replace(work, teacher=mean)
-    how = runs.RunArguments()
-    trainer = runs.make_trainer(student, work, args, how, stages, augmentation=recipe.augmentation())
+    trainer = trainer_on(recipe, student, work, args, stages_on(recipe, access, student, work))
     trainer.add_callback(KeepRecipe(recipe))
     return trainer, work
+
+
+def stages_on(
+    recipe: Recipe, access: AccessArguments, student: PreTrainedModel, work: Workload
+) -> Sequence[Stage] | None:
+    """Return the stages of a recipe for a student and what is loaded; None if the student learns alone.
+
+    Raises:
+        ValueError: If models and stages do not fit.
+    """
+    # A cache is no model, and a method that looks for its layers in one says so.
+    models = {"student": student, "teacher": cast("nn.Module | None", work.teacher)} if recipe.reads else {}
+    return _with_anchors(recipe.stages(**models), access)
+
+
+def trainer_on(
+    recipe: Recipe,
+    student: PreTrainedModel,
+    work: Workload,
+    args: runs.TrainingArguments,
+    stages: Sequence[Stage] | None,
+) -> DistillationTrainer:
+    """Return the trainer of a student by a recipe, whose stages are made.
+
+    Raises:
+        ValueError: If models, images and stages do not fit.
+    """
+    mean = recipe.mean_teacher()
+    work = work if mean is None else replace(work, teacher=mean)
+    return runs.make_trainer(student, work, args, runs.RunArguments(), stages, augmentation=recipe.augmentation())
 
 
 def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
@@ -120,7 +155,7 @@ def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
     return comparison.noted(comparison.finished(recipe.method or "stages", trainer, work), trainer.args)
 
 
-def _workload(recipe: Recipe, args: runs.TrainingArguments, models: ModelArguments) -> Workload:
+def workload(recipe: Recipe, args: runs.TrainingArguments, models: ModelArguments) -> Workload:
     """Load the models and the images, some of which may have to be made first."""
     section = recipe.section("data")
     synthesis, target = recipe.synthesis(), section.pop("target_domain", None)
@@ -136,11 +171,12 @@ def _workload(recipe: Recipe, args: runs.TrainingArguments, models: ModelArgumen
     return with_target_domain(work, data, DataArguments(**{**columns, **target}), models, seed=args.seed)
 
 
-def models_of(recipe: Recipe, access: AccessArguments, stages: Sequence[Stage] | None) -> ModelArguments:
-    """Return the models of a recipe as flags name them."""
+def models_of(recipe: Recipe, access: AccessArguments) -> ModelArguments:
+    """Return the models of a recipe as flags name them; the last anchor of a route is its teacher."""
     teacher, student = recipe.section("teacher"), recipe.section("student")
-    routes = _routes(stages)
-    named = teacher.get("model") or (str(routes[0].anchors[-1]) if routes else None)
+    named = teacher.get("model")
+    if named is None and not recipe.reads and (routes := _routes(_with_anchors(recipe.stages(), access))):
+        named = str(routes[0].anchors[-1])
     # A student that learns alone has no teacher, whoever the recipe names.
     alone = recipe.method == ALONE
     return ModelArguments(
@@ -171,7 +207,7 @@ def _routes(stages: Sequence[Stage] | None) -> list[TeacherRoute]:
     return [stage.route for stage in stages or () if stage.route is not None]
 
 
-def _with_anchors(stages: list[Stage] | None, access: AccessArguments) -> list[Stage] | None:
+def _with_anchors(stages: Sequence[Stage] | None, access: AccessArguments) -> Sequence[Stage] | None:
     """Return stages whose anchors are folders on this machine, those on the Hub downloaded."""
     if stages is None or not _routes(stages):
         return stages

@@ -136,7 +136,7 @@ def test_code_of_a_repository_runs_by_the_flag_alone(monkeypatch):
     recipe = Recipe({"method": "knowledge_distillation", "teacher": {"model": "t"}, "student": {"model": "s"}})
     for allowed in (False, True):
         access = recipe_run.AccessArguments(trust_remote_code=allowed, token="hf_secret")
-        models = recipe_run.models_of(recipe, access, recipe.stages())
+        models = recipe_run.models_of(recipe, access)
         assert models.trust_remote_code is allowed and models.hub().for_models()["token"] == "hf_secret"
     assert recipe_run.AccessArguments().trust_remote_code is False
 

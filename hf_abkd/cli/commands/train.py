@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
-from typing import Any
 
 from hf_abkd.cli import comparison
 from hf_abkd.cli.method_run import run_methods
 from hf_abkd.cli.named_recipe import RecipeWords, named_recipe
 from hf_abkd.cli.output import write_line
-from hf_abkd.cli.recipe_run import AccessArguments, train_recipe
+from hf_abkd.cli.recipe_run import AccessArguments, access_flags, train_recipe
 
 
 def run(words: Sequence[str]) -> int:
@@ -25,9 +23,9 @@ def run(words: Sequence[str]) -> int:
             "say by what to train: a recipe (`hf-abkd recipes` lists some), or --method with the flags of a run"
         )
     first = words[0].partition("=")[0]
-    if first.startswith("--") and first not in _access_flags() and list(words) != ["--help"]:
+    if first.startswith("--") and first not in access_flags() and list(words) != ["--help"]:
         return run_methods(words, prog="hf-abkd train", description=__doc__)
-    given = RecipeWords.read(words, prog="hf-abkd train", description=__doc__, flags=_access_flags())
+    given = RecipeWords.read(words, prog="hf-abkd train", description=__doc__, flags=access_flags())
     recipe = named_recipe(given.name, given.overrides)
     outcome = train_recipe(recipe, AccessArguments(**given.flags))
     if os.environ.get("RANK", "0") == "0":
@@ -35,15 +33,3 @@ def run(words: Sequence[str]) -> int:
         folder = recipe.section("training")["output_dir"]
         write_line(f"The student is in {folder}, with its model card and its recipe{accuracy}.")
     return 0
-
-
-def _access_flags() -> dict[str, dict[str, Any]]:
-    """Return the flags of a run by a recipe, as argparse takes them."""
-    return {
-        f"--{one.name}": {
-            "help": one.metadata["help"],
-            **({"action": "store_true"} if one.default is False else {"default": one.default}),
-        }
-        for one in fields(AccessArguments)
-        if one.default is not MISSING
-    }

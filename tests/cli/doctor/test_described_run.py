@@ -12,7 +12,7 @@ from transformers import ViTImageProcessorPil
 
 from hf_abkd.cli import runs
 from hf_abkd.cli.doctor.checks import CHECKS
-from hf_abkd.cli.doctor.run_from_flags import examine_flags
+from hf_abkd.cli.doctor.described_run import described_by_flags, examine_run
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models.arguments import ModelArguments
 
@@ -43,15 +43,14 @@ def examined_flags(workspace, run=None, *, method="ab", models=None, data=None, 
     settings = {"output_dir": str(workspace / "out"), "use_cpu": True, "per_device_train_batch_size": 4, **settings}
     # Fast copies of a teacher take longer to make than to look at.
     settings |= dict.fromkeys(("teacher_fold_batch_norm", "teacher_channels_last", "teacher_in_place"), False)
-    return list(
-        examine_flags(
-            method,
-            runs.RunArguments(**(run or {})),
-            ModelArguments(**paths),
-            DataArguments(**{**files, **(data or {})}),
-            runs.TrainingArguments(**settings),
-        )
+    described = described_by_flags(
+        method,
+        runs.RunArguments(**(run or {})),
+        ModelArguments(**paths),
+        DataArguments(**{**files, **(data or {})}),
+        runs.TrainingArguments(**settings),
     )
+    return list(examine_run(described))
 
 
 def test_flags_of_a_run_are_examined_and_leave_nothing_behind(workspace):
