@@ -61,7 +61,7 @@ def run_methods(
             trainer.add_callback(KeepRecipe(recipe))
         return _trained(method, trainer, work, run)
 
-    outcomes = comparison.outcomes_of(jobs, runs.METHODS, kept, train)
+    outcomes = comparison.outcomes_of(jobs, runs.titles(run), kept, train)
     if args.process_index == 0:
         first = _teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
         columns = {"boundary agreement per layer, before -> after AB": _agreement}
@@ -78,7 +78,7 @@ def _trained(method: str, trainer: DistillationTrainer, work: Workload, run: run
     if method == "ab" and named and is_first and trainer.plan is not None:
         write_line(trainer.plan.table())
     before = trainer.evaluate() if method == "ab" and args.eval_agreement and work.validation is not None else {}
-    outcome = comparison.finished(runs.METHODS[method], trainer, work)
+    outcome = comparison.finished(runs.titles(run)[method], trainer, work)
     scores = [entry for entry in outcome.log if "eval_accuracy" in entry]
     after = next((entry for entry in scores if entry["step"] >= trainer.spans[0].stop), {})
     layers = [name for name in before if name.startswith("eval_boundary_agreement/") and name in after]

@@ -196,6 +196,11 @@ def methods_of(chosen: MethodArguments, methods: Mapping[str, str] = METHODS, *,
     return [chosen.method or list(methods)[-1]]
 
 
+def titles(run: RunArguments) -> Mapping[str, str]:
+    """Return what the methods are called in tables, as the flags make them: without KD, AB is followed by labels."""
+    return {**METHODS, "ab": "AB, then labels"} if run.kd_weight == 0 else METHODS
+
+
 def check_teacher(methods: Sequence[str], models: ModelArguments) -> None:
     """Refuse methods that need a teacher where the flags name none.
 

@@ -169,6 +169,12 @@ def test_methods_differ_in_their_stages_alone(tmp_path):
     assert len(ab.augmentation.augmentations) == 2
 
 
+def test_what_follows_ab_is_told_in_tables():
+    """A row of "AB, then KD" without any KD would be a result of something else."""
+    assert runs.titles(runs.RunArguments()) == runs.METHODS
+    assert runs.titles(runs.RunArguments(kd_weight=0.0))["ab"] == "AB, then labels"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
