@@ -23,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from datasets import disable_progress_bars, load_dataset
 from epochs import AUGMENTATION
 from safetensors.torch import load_file
@@ -54,8 +55,11 @@ STUDENTS = {
     "resnet14-wide": {"depth": 14, "widths": [24, 48, 96]},
     # With weights that were trained before: on the first five classes, in rows that no trial trains on.
     "resnet20-trained": {"depth": 20},
+    "resnet20-trained-long": {"depth": 20},
 }
-TRAINED_ON, TRAINED_CLASSES, TRAINED_EPOCHS = (10_000, 40_000), 5, 6
+TRAINED_ON, TRAINED_CLASSES = (10_000, 40_000), 5
+#: For how many epochs.
+TRAINED_EPOCHS = {"resnet20-trained": 6, "resnet20-trained-long": 24}
 
 OPTIMIZERS = {
     "sgd": {
@@ -106,6 +110,7 @@ AUTHORS = {
     "first_learning_rate": None,
     "falling": None,  # in the second phase, from which share of the boundary weight it falls to 0; joint: until when
     "views": None,  # of the cache, if there are not as many as epochs
+    "together": None,  # so many views of an image in each step, of a live teacher; None: one, of a cached one
 }
 ADAMW = {"optimizer": "adamw", "learning_rate": 5e-3, "schedule": "cosine"}
 #: The form of Hinton et al.
@@ -144,7 +149,11 @@ TRIALS = [
     {**CHOSEN, "learning_rate": 1e-2},
     {**CHOSEN, "learning_rate": 2e-3},
     {**CHOSEN, "batch_size": 32, "learning_rate": 3.5e-3},
+    {**CHOSEN, "falling": 1.0},
     {"method": "joint", **ADAMW},
+    # Several views of an image in a step; one, for comparison, with the teacher that this needs.
+    {**CHOSEN, "together": 1},
+    {**CHOSEN, "together": 2},
     # Few images, few epochs, a student of other widths.
     {**CHOSEN, **SMALL},
     {"method": "kd", **ADAMW, **HINTON, **SMALL},
@@ -157,10 +166,17 @@ TRIALS = [
     # A student that was trained before, at rates below that for random weights.
     *(
         {**trial, "student": "resnet20-trained", "learning_rate": rate}
-        for rate in (5e-4, 2e-3)
+        for rate in (5e-4, 1e-3, 2e-3)
         for trial in ({"method": "alone", **ADAMW}, {"method": "kd", **ADAMW, **HINTON}, CHOSEN)
     ),
     {**CHOSEN, "student": "resnet20-trained"},
+    {"method": "kd", **ADAMW, **HINTON, "student": "resnet20-trained"},
+    # One that was trained for longer, and learns from few images.
+    *(
+        {**trial, **SMALL, "student": "resnet20-trained-long", "learning_rate": rate}
+        for rate in (5e-4, 2e-3, 5e-3)
+        for trial in ({"method": "kd", **ADAMW, **HINTON}, CHOSEN)
+    ),
 ]
 
 
@@ -193,6 +209,29 @@ def boundaries(weight):
     return [Term(ActivationBoundary(), student=name, teacher=name, weight=weight) for name in LAYERS]
 
 
+class InOrder(torch.utils.data.Dataset):
+    """Rows in a drawn order, each of them several times in a row, without ids: every place has a view of its own.
+
+    Args:
+        rows: The prepared rows.
+        epochs: How often each comes in all.
+        together: How often it comes at once.
+        seed: The seed of the order.
+    """
+
+    def __init__(self, rows, *, epochs, together, seed):
+        self.rows = [{key: row[key] for key in ("pixel_values", "labels")} for row in rows]
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(len(self.rows), generator=generator) for _ in range(epochs // together)]
+        self.order = torch.cat(orders).repeat_interleave(together).tolist()
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, place):
+        return self.rows[self.order[place]]
+
+
 class Data:
     """The files, and the caches of the teacher, of which those that are missing are written.
 
@@ -212,35 +251,39 @@ class Data:
         """Return some rows of the training file."""
         return load_dataset("parquet", data_files=str(self.train), split=f"train[{start}:{stop}]")
 
-    def cache(self, rows, views):
-        """Return what the teacher says of the first rows."""
+    def teacher(self):
+        """Return the teacher."""
         teacher = network(depth=56)
         cifar_weights.load_weights(teacher, self.weights)
+        return teacher
+
+    def cache(self, rows, views):
+        """Return what the teacher says of the first rows."""
         settings = CacheSettings(views=views, augmentation=AUGMENTATION, seed=0, precision="bf16", layers=LAYERS)
         folder = self.folder / f"cache-{rows}x{views}"
         if folder.exists():
             return TeacherCache.load(folder)
-        return write_cache(folder, teacher, self.processor, self.rows(0, rows), settings, **self.column)
+        return write_cache(folder, self.teacher(), self.processor, self.rows(0, rows), settings, **self.column)
 
     def student(self, name):
         """Return a student by its name in `STUDENTS`, with a head of random weights."""
         student = network(**STUDENTS[name])
-        if name.endswith("-trained"):
+        if name in TRAINED_EPOCHS:
             weights = self.folder / name / "model.safetensors"
             if not weights.exists():
-                self.train_before(weights.parent)
+                self.train_before(weights.parent, TRAINED_EPOCHS[name])
             body = {key: tensor for key, tensor in load_file(weights).items() if not key.startswith("linear.")}
             student.load_state_dict(body, strict=False)
         return student
 
-    def train_before(self, folder):
-        """Train a student alone on some of the classes, and save it."""
+    def train_before(self, folder, epochs):
+        """Train a student alone on some of the classes for so many epochs, and save it."""
         rows = self.rows(*TRAINED_ON)
         rows = rows.select([place for place, label in enumerate(rows["label"]) if label < TRAINED_CLASSES])
         set_seed(0)
         arguments = DistillationArguments(
             output_dir=str(folder / "run"),
-            num_train_epochs=TRAINED_EPOCHS,
+            num_train_epochs=epochs,
             per_device_train_batch_size=64,
             **SILENT,
         )
@@ -263,12 +306,18 @@ def network(**settings):
 def run(trial, data):
     """Train one student; return its accuracy and how long it took."""
     cache = data.cache(trial["rows"], trial["views"] or trial["epochs"])
+    rows = data.rows(0, trial["rows"])
+    seen, teacher, length = prepare(rows, cache.transform(data.processor, **data.column)), cache, {}
+    if trial["together"] is not None:
+        order = {key: trial[key] for key in ("epochs", "together", "seed")}
+        seen = InOrder(prepare(rows, ImageTransform(data.processor, **data.column)), **order)
+        teacher, length = data.teacher(), {"num_train_epochs": 1, "train_sampling_strategy": "sequential"}
     set_seed(trial["seed"])
     student = data.student(trial["student"])
     with tempfile.TemporaryDirectory() as folder:
         arguments = DistillationArguments(
             output_dir=folder,
-            num_train_epochs=trial["epochs"],
+            **{"num_train_epochs": trial["epochs"], **length},
             per_device_train_batch_size=trial["batch_size"],
             per_device_eval_batch_size=250,
             learning_rate=trial["learning_rate"],
@@ -280,11 +329,11 @@ def run(trial, data):
         trainer = DistillationTrainer(
             student,
             arguments,
-            teacher=cache if taught else None,
+            teacher=teacher if taught else None,
             teacher_processor=data.processor,
             stages=stages_of(trial),
             augmentation=AUGMENTATION,
-            train_dataset=prepare(data.rows(0, trial["rows"]), cache.transform(data.processor, **data.column)),
+            train_dataset=seen,
             eval_dataset=prepare(data.rows(*HELD_OUT), ImageTransform(data.processor, **data.column)),
             processing_class=data.processor,
             compute_metrics=classification_metrics(),

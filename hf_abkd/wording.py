@@ -35,6 +35,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in the units that one says it in.
+
+    Example:
+        >>> duration(48.3), duration(200), duration(5000)
+        ('48 s', '3 min 20 s', '1 h 23 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def by(sizes: Sequence[int]) -> str:
     """Return sizes as they are spoken of: "32x32"."""
     return "x".join(map(str, sizes))

@@ -13,7 +13,7 @@ from torch import nn
 from hf_abkd.cli import comparison, demonstration, runs
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.recipe_of_flags import recipe_of_flags, training_section
-from hf_abkd.cli.recipe_run import KeepRecipe
+from hf_abkd.cli.recipe_run import keep_recipe
 from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.trainer import DistillationTrainer
@@ -57,8 +57,7 @@ def run_methods(
         trainer = comparison.seeded_trainer(work, args, run, stages)
         if not demo:
             # The demonstration's teacher and digits are made here, and no file names them.
-            recipe = recipe_of_flags(stages, models, data, training, trainer.augmentation)
-            trainer.add_callback(KeepRecipe(recipe))
+            keep_recipe(recipe_of_flags(stages, models, data, training, trainer.augmentation), trainer)
         return _trained(method, trainer, work, run)
 
     outcomes = comparison.outcomes_of(jobs, runs.titles(run), kept, train)

@@ -52,7 +52,14 @@ def access_flags() -> dict[str, dict[str, Any]]:
     }
 
 
-class KeepRecipe(TrainerCallback):
+def keep_recipe(recipe: Recipe, trainer: DistillationTrainer) -> None:
+    """Have the recipe of a run kept beside its student, with its defaults written out, and shown in its card."""
+    resolved = recipe.resolved()
+    trainer.recipe = resolved.to_yaml()
+    trainer.add_callback(_KeepRecipe(resolved))
+
+
+class _KeepRecipe(TrainerCallback):
     """Writes the recipe of a run into its output folder, once the run has taken the folder.
 
     Args:
@@ -60,7 +67,7 @@ class KeepRecipe(TrainerCallback):
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe.resolved()
+        self._recipe = recipe
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write it; one process does."""
@@ -115,7 +122,7 @@ def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTra
     set_seed(args.seed)
     student = work.make_student()
     trainer = trainer_on(recipe, student, work, args, stages_on(recipe, access, student, work))
-    trainer.add_callback(KeepRecipe(recipe))
+    keep_recipe(recipe, trainer)
     return trainer, work
 
 

@@ -24,7 +24,7 @@ from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.saving import restore_student
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
-from hf_abkd.reports.model_card import CardFacts
+from hf_abkd.reports.card_facts import CardFacts
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
@@ -178,6 +178,8 @@ class DistillationTrainer(Trainer):
         self.views = AugmentedViews(augmentation, seed=seed, number=number, process=self.args.process_index)
         datasets, tells = lambda: (self.train_dataset, self.eval_dataset), self.is_world_process_zero()
         self._classes = RunClasses(self.task, self.source, datasets, self._read_rows, tells)
+        #: The recipe that describes the run, as YAML, if one does; its card shows it.
+        self.recipe: str | None = None
         self._sample: Batch | None = None
         self._setup: Setup | None = None
         self._open_stages = OpenStages(self.model, self.source, self._classes, self.sample_batch, self.args.device)
@@ -684,6 +686,8 @@ class DistillationTrainer(Trainer):
                 teacher=self._life.teacher,
                 plan=None if self._setup is None else self._setup.plan,
                 balance=self._balance.factors,
+                multiplications={} if self._setup is None else self._setup.wiring.multiplications,
+                recipe=self.recipe,
             )
         )
 

@@ -28,11 +28,13 @@ from transformers import (
 )
 
 from hf_abkd import DistillationTrainer, Objective, Stage, Term, knowledge_distillation
+from hf_abkd.models.machine import this_machine
 from hf_abkd.models.saving import save_student
 from hf_abkd.objectives import OBJECTIVES, CrossEntropy
 from hf_abkd.reports import model_card as hub
 from hf_abkd.stages.arguments import OPEN_ARGUMENTS
 from hf_abkd.stages.schedules import Linear
+from hf_abkd.wording import duration
 
 COMMON = {"num_labels": tiny.CLASSES}
 # Fast copies of a teacher take longer to make than these few steps.
@@ -404,6 +406,60 @@ def test_a_card_shows_what_was_measured_beside_the_student(tmp_path):
     assert scores["teacher_accuracy"]["value"] == f"{measured:.4f}"
     assert scores["chance_accuracy"]["value"] == "0.2500"
     assert all(scores[name]["meaning"] for name in scores if name != "undefined")
+
+
+def test_a_card_sets_the_student_beside_its_teacher(tmp_path):
+    """What distillation is for: a reader sees at once how much smaller it is, and what that costs."""
+    run = boundary_run(tmp_path)
+    run.train()
+    beside = rows(card_of(run)[1], "")
+    ours, theirs = run.model.num_parameters(), run.teacher.model.num_parameters()
+    assert beside["parameters"]["student"] == f"{ours:,}" and beside["parameters"]["teacher"] == f"{theirs:,}"
+    assert beside["parameters"]["student / teacher"] == f"{ours / theirs:.2f}"
+    assert set(beside) == {"accuracy", "parameters", "multiplications for an image"}
+    # A convolution of 3 to 4 channels with 7 x 7 weights on 8 x 8 places, and what follows.
+    assert int(beside["multiplications for an image"]["student"].replace(",", "")) > 3 * 4 * 49 * 64
+    run = trainer(tmp_path / "alone")
+    run.train()
+    assert "student / teacher" not in card_of(run)[1]
+
+
+def test_a_card_tells_on_what_and_for_how_long_and_folds_the_rest(tmp_path):
+    """The terms and settings of a run fill pages, and a reader of the card looks for what the model is."""
+    run = boundary_run(tmp_path)
+    assert "steps of" not in card_of(run)[1]
+    run.recipe = "method: alone\ndata:\n  train_dir: /home/me/secret/photos\n"
+    run.train()
+    _, text = card_of(run)
+    [seconds] = [entry["train_runtime"] for entry in run.state.log_history if "train_runtime" in entry]
+    short = f"2 steps of initialization, then 4 steps of classification, in {duration(seconds)} on {this_machine()}."
+    assert short in text
+    folded = re.findall(r"<details>\n<summary>(.*?)</summary>\n\n(.*?)\n\n</details>", text, re.DOTALL)
+    assert [title for title, _ in folded] == ["Terms, layers and settings", "The recipe, to run it again"]
+    assert "### Stage 1: initialization" in folded[0][1] and "train_dir: photos\n" in folded[1][1]
+    assert "secret" not in text and text.index("### Teacher") < text.index("<details>")
+
+
+@pytest.mark.parametrize(
+    ("license_", "given", "note"),
+    [
+        ("cc-by-nc-4.0", "apache-2.0", "Its license is cc-by-nc-4.0, and the student's is apache-2.0: see"),
+        ("mit", None, "Its license is mit, and no license is given for the student: see"),
+        ("mit", "mit", None),
+        (None, "mit", None),
+    ],
+)
+def test_a_license_that_is_not_the_teachers_is_told(license_, given, note, tmp_path):
+    """A teacher may forbid what is published under another name; nobody looks where nothing is said."""
+    save_student(tiny.resnet(seed=1), None, tmp_path / "teacher")
+    if license_ is not None:
+        (tmp_path / "teacher" / "README.md").write_text(f"---\nlicense: {license_}\n---\n\n# A teacher\n")
+    teacher = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher")
+    run = trainer(tmp_path / "out", teacher=teacher, stages=knowledge_distillation())
+    run.create_model_card(license=given)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert ("Its license is" in text) is (note is not None) and (note or "") in text
+    assert (f"| license | {license_} |" in text) is (license_ is not None)
 
 
 def test_a_resumed_run_still_tells_the_teachers_accuracy(tmp_path):

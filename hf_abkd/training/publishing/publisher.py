@@ -15,7 +15,8 @@ from transformers.utils import PushInProgress
 from hf_abkd.layers.plan import PLAN_NAME, Plan
 from hf_abkd.models.saving import save_student
 from hf_abkd.models.tasks.task import Task
-from hf_abkd.reports.model_card import CARD_NAME, CardFacts, model_card
+from hf_abkd.reports.card_facts import CardFacts
+from hf_abkd.reports.model_card import CARD_NAME, model_card
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.publishing.published_form import PublishedForm, published_form
 from hf_abkd.training.publishing.published_processor import check_prepared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,11 @@ from transformers.trainer_callback import TrainerState
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models import adapters
-from hf_abkd.reports.model_card import CardFacts, citations
+from hf_abkd.models.license import license_of
+from hf_abkd.models.machine import this_machine
+from hf_abkd.reports.card_facts import CardFacts
+from hf_abkd.reports.card_recipe import public_recipe
+from hf_abkd.reports.model_card import citations
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.optimization import Optimization
@@ -44,6 +48,8 @@ class RunRecord:
         teacher: What identifies the teacher since the run began; None before, and without one.
         plan: Which layers were paired; None if none were, or nobody knows yet.
         balance: The factors that balance the terms, by stage.
+        multiplications: How many "student" and "teacher" take for an image, where that is known.
+        recipe: The recipe of the run, if it has one.
     """
 
     student: PreTrainedModel
@@ -60,6 +66,8 @@ class RunRecord:
     teacher: Mapping[str, Any] | None
     plan: Plan | None
     balance: Mapping[int, Sequence[float]]
+    multiplications: Mapping[str, int] = field(default_factory=dict)
+    recipe: str | None = None
 
 
 def card_facts(record: RunRecord) -> CardFacts:
@@ -94,15 +102,32 @@ def card_facts(record: RunRecord) -> CardFacts:
         processor_needs_code=record.form.processor_needs_code,
         backend=record.form.backend,
         packages=record.form.packages,
+        multiplications=record.multiplications.get("student"),
+        seconds=_seconds(history),
+        machine=str(this_machine()),
+        recipe=None if record.recipe is None else public_recipe(record.recipe),
     )
+
+
+def _seconds(history: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return how long training took; None before its end, and of a run that went on from a checkpoint."""
+    ends = [entry for entry in history if "train_runtime" in entry]
+    return float(ends[-1]["train_runtime"]) if len(ends) == 1 else None
 
 
 def _teacher_of(record: RunRecord) -> Mapping[str, Any] | None:
     """Return class, source, fingerprint and parameters of the teacher; None without one."""
     teacher = record.source.identify() if record.teacher is None else record.teacher
-    if teacher is None or record.source.model is None:
+    model = record.source.model
+    if teacher is None or model is None:
         return teacher
-    return {**teacher, "parameters": sum(parameter.numel() for parameter in record.source.model.parameters())}
+    found = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "multiplications": record.multiplications.get("teacher"),
+        "revision": getattr(getattr(model, "config", None), "_commit_hash", None),
+        "license": license_of(model),
+    }
+    return {**teacher, **found}
 
 
 def _stage_of(record: RunRecord, index: int) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Wiring:
         labels: Which classes of the teacher are which of the student's; None without a teacher.
         cached: The column of a cached teacher behind each name.
         too_costly: A sentence, if the student is larger or slower than its teacher.
+        multiplications: How many "student" and "teacher" take for an image, where that is known.
     """
 
     student: dict[str, CapturePoint]
@@ -56,6 +57,7 @@ class Wiring:
     labels: LabelMatch | None = None
     cached: dict[str, Column] = field(default_factory=dict)
     too_costly: str | None = None
+    multiplications: dict[str, int] = field(default_factory=dict)
 
     def columns(self, terms: Sequence[RunTerm]) -> dict[str, Column]:
         """Return the columns of a cached teacher that these terms need."""
@@ -154,7 +156,7 @@ def wire(
             term.begin(samples=samples)
             term.to(device)
     if teacher is None:
-        return Wiring(ours.points, {}, ours.overwritten)
+        return Wiring(ours.points, {}, ours.overwritten, multiplications=_multiplications(student=ours))
     if isinstance(teacher, TeacherCache):
         theirs = observed_cache(teacher, terms, len(ours.tensors[LOGITS]), device)
     else:
@@ -180,7 +182,17 @@ def wire(
             term.to(device)
             _try_out(term, ours, theirs)
     too_costly = exceeds(ours.cost, theirs.cost)
-    return Wiring(ours.points, theirs.points, ours.overwritten, labels, theirs.columns, too_costly)
+    counts = _multiplications(student=ours, teacher=theirs)
+    return Wiring(ours.points, theirs.points, ours.overwritten, labels, theirs.columns, too_costly, counts)
+
+
+def _multiplications(**observed: Observed) -> dict[str, int]:
+    """Return how many multiplications models take for an image, of those whose layers show it."""
+    return {
+        role: one.cost.multiplications // len(one.tensors[LOGITS])
+        for role, one in observed.items()
+        if one.cost is not None
+    }
 
 
 def wire_back(
