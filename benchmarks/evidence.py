@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from hf_abkd.cli.kept_runs import SETTINGS_NAME
-from hf_abkd.cli.side_by_side import compared, outcomes_in, seconds
+from hf_abkd.cli.side_by_side import compared, runs_in, seconds
 from hf_abkd.wording import markdown_table
 
 #: With what the other methods are compared.
@@ -50,7 +50,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     content = {}
     for folder in args.folders:
-        outcomes = outcomes_in(folder)
+        outcomes = [run.outcome for run in runs_in(folder)]
         if not outcomes:
             parser.error(f"{folder} holds no finished run of a comparison")
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from torch import nn
 from transformers import set_seed
 
 from hf_abkd.cli.kept_runs import OUTCOME_NAME, KeptRuns
@@ -34,6 +35,7 @@ class Outcome:
         parameters: How many parameters it has.
         log: The log of its run, entry by entry.
         measured: What else was measured.
+        teacher_parameters: How many parameters its teacher has; None without one, or if that is not known.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Outcome:
     parameters: int
     log: Sequence[Mapping[str, Any]]
     measured: Mapping[str, Any] = field(default_factory=dict)
+    teacher_parameters: int | None = None
 
     def logged(self, name: str) -> list[Any]:
         """Return all values that were logged under a name, in order."""
@@ -196,7 +199,9 @@ def finished(model: str, trainer: DistillationTrainer, work: Workload, **measure
         trainer.push_to_hub(**card)
     else:
         trainer.create_model_card(**card)
-    return Outcome(model, args.seed, trainer.model.num_parameters(), trainer.state.log_history, measured)
+    teacher = work.teacher if isinstance(work.teacher, nn.Module) else None
+    size = None if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
+    return Outcome(model, args.seed, trainer.model.num_parameters(), trainer.state.log_history, measured, size)
 
 
 def percent(shares: Sequence[float | None]) -> str:

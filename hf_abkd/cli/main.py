@@ -27,6 +27,7 @@ COMMANDS = {
     "synthesize": "make images out of a teacher alone, to distil without its data",
     "evaluate": "measure a student on images, beside its teacher and others",
     "compare": "put finished runs side by side, with differences by seed",
+    "report": "draw finished runs as a page that opens anywhere",
 }
 #: Those that, given again, go on where they were interrupted.
 GOES_ON = {"cache", "synthesize", "train"}

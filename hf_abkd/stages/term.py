@@ -27,6 +27,11 @@ _RESERVED_BEGINNINGS = ("eval_", "train_", "weight/", "boundary_agreement/")
 Names = str | Sequence[str]
 
 
+def may_name_term(name: str) -> bool:
+    """Whether a term may be called so: other numbers of a log line have names of their own."""
+    return name not in _RESERVED_NAMES and not name.startswith(_RESERVED_BEGINNINGS)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Term:
     """One part of the loss of a stage: a weight times an objective of a tensor of the student.
@@ -90,7 +95,7 @@ class Term:
         if self.teacher is not None:
             _check_layers(self.objective, self.teacher, "teacher")
         set_once(self, "weight", checked_weight(self.weight))
-        if self.name in _RESERVED_NAMES or (self.name or "").startswith(_RESERVED_BEGINNINGS):
+        if not may_name_term(self.name or ""):
             raise ValueError(f"a term cannot be named {self.name!r}: the log uses that name for something else")
         if not isinstance(self.connector, nn.Module) and self.connector not in KINDS:
             raise ValueError(f"connector must be one of {list(KINDS)} or a module, got {self.connector!r}")

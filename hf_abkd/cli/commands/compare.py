@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 from hf_abkd.cli.comparison import Outcome
 from hf_abkd.cli.flags import FlagParser, first_word_as
 from hf_abkd.cli.output import write_line
-from hf_abkd.cli.runs import METHODS
-from hf_abkd.cli.side_by_side import compared, joined, other_settings, seconds
+from hf_abkd.cli.side_by_side import compared_with, comparison_table, joined, other_settings, seconds
 from hf_abkd.files import write_json
 from hf_abkd.terminal import shown_table
-from hf_abkd.wording import listed
 
 
 @dataclass
@@ -44,7 +41,7 @@ def run(words: Sequence[str]) -> int:
     (wanted,) = parser.fill(first_word_as("--runs", words))
     folders = list(map(Path, wanted.runs))
     outcomes = joined(folders)
-    against = _against(wanted.against, list(dict.fromkeys(one.model for one in outcomes)))
+    against = compared_with(wanted.against, list(dict.fromkeys(one.model for one in outcomes)))
     for line in _report(outcomes, against, folders):
         write_line(line)
     if wanted.json is not None:
@@ -52,28 +49,8 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def _against(asked: str | None, models: Sequence[str]) -> str:
-    """Return the model that the others are compared with.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    if asked is None:
-        return next((model for model in models if model.startswith(METHODS["alone"])), models[0])
-    if asked not in models:
-        near = get_close_matches(asked, models, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {listed(models, 10, quoted=True)}"
-        raise ValueError(f"--against {asked}: no run is called so; {hint}")
-    return asked
-
-
 def _report(outcomes: Sequence[Outcome], against: str, folders: Sequence[Path]) -> Iterator[str]:
-    rows = []
-    for model, accuracy, difference, time in compared(outcomes, against):
-        same = [one for one in outcomes if one.model == model]
-        seeds = " ".join(str(one.seed) for one in sorted(same, key=lambda one: one.seed))
-        rows.append([model, f"{same[0].parameters:,}", seeds, accuracy, difference, time])
-    yield shown_table(["model", "parameters", "seeds", "accuracy", f"difference to {against}", "time of a run"], rows)
+    yield shown_table(*comparison_table(outcomes, against))
     if others := list(other_settings(folders)):
         yield "Not given alike, so that a difference may come from there:"
         yield from (f"  {line}" for line in others)

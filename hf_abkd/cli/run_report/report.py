@@ -1,0 +1,53 @@
+"""The report on finished runs, put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from hf_abkd.cli.run_report.comparison_part import comparison_section
+from hf_abkd.cli.run_report.run_log import RunLog, run_log
+from hf_abkd.cli.run_report.size_part import size_section
+from hf_abkd.cli.run_report.training_part import accuracy_section, training_sections
+from hf_abkd.cli.run_report.writing import write_report
+from hf_abkd.cli.side_by_side import compared_with, found_runs
+from hf_abkd.version import __version__
+from hf_abkd.wording import counted, listed
+
+
+def report(folders: Sequence[Path], output: Path, *, against: str | None = None) -> list[Path]:
+    """Write the report on finished runs, and return its files: the page first.
+
+    Args:
+        folders: Folders of runs and of comparisons.
+        output: Where the files go.
+        against: The model that the others are compared with; by default the student alone, or the first.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If one holds no finished run, a file in it is damaged, or no model is called so.
+    """
+    runs = list(map(run_log, found_runs(folders)))
+    chosen = compared_with(against, list(dict.fromkeys(run.model for run in runs)))
+    # What the others are compared with stands first, and has the first colour.
+    runs.sort(key=lambda run: run.model != chosen)
+    models = list(dict.fromkeys(run.model for run in runs))
+    sections = [
+        comparison_section(runs, chosen, folders),
+        accuracy_section(runs),
+        size_section(runs),
+        *training_sections(runs),
+    ]
+    return write_report(output, _title(folders), [_introduction(runs, models)], sections)
+
+
+def _title(folders: Sequence[Path]) -> str:
+    return f"Distillation report: {listed([folder.resolve().name for folder in folders], 3)}"
+
+
+def _introduction(runs: Sequence[RunLog], models: Sequence[str]) -> str:
+    return (
+        f"{counted(len(runs), 'finished run')} of {counted(len(models), 'model')}: {listed(models, 10)}. Made by "
+        f"hf_abkd {__version__} on {date.today().isoformat()}."
+    )
