@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         vitkd,
     )
     from hf_abkd.models.processors import load_processor
+    from hf_abkd.models.smaller.from_teacher import student_from_teacher
     from hf_abkd.models.student import load_student
     from hf_abkd.models.teacher import load_teacher
     from hf_abkd.objectives import (
@@ -194,6 +195,7 @@ __all__ = [
     "prepare",
     "route_constrained",
     "schedules",
+    "student_from_teacher",
     "synthesize",
     "vitkd",
     "write_cache",
@@ -291,6 +293,7 @@ _HOMES = {
     "prepare": "hf_abkd.data.transform:prepare",
     "route_constrained": "hf_abkd.methods:route_constrained",
     "schedules": "hf_abkd.stages.schedules",
+    "student_from_teacher": "hf_abkd.models.smaller.from_teacher:student_from_teacher",
     "synthesize": "hf_abkd.methods:synthesize",
     "vitkd": "hf_abkd.methods:vitkd",
     "write_cache": "hf_abkd.teachers.cache.writing:write_cache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from hf_abkd.data.arguments import DataArguments
@@ -35,14 +36,16 @@ def recipe_of_flags(
         "revision": models.teacher_revision,
         "image_processor": models.teacher_image_processor_name,
     }
+    factors = models.student_factors
     student = {
+        "from_teacher": None if factors is None else asdict(factors),
         "model": models.student_name_or_path,
         "revision": models.student_revision,
         "image_processor": models.image_processor_name,
         "ignore_mismatched_sizes": models.ignore_mismatched_sizes,
     }
     sections: dict[str, Any] = {"student": _given(student), "data": data, "training": training}
-    if stages is not None:
+    if stages is not None or factors is not None:
         sections["teacher"] = _given(teacher)
     sections["augmentation"] = [] if augmentation is None else augmentation
     return Recipe.from_stages(stages, **sections)

@@ -17,6 +17,7 @@ from hf_abkd.cli.made_images import with_made_images
 from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.models.smaller.factors import Factors
 from hf_abkd.recipes.recipe import RECIPE_NAME, Recipe
 from hf_abkd.recipes.sections import ALONE
 from hf_abkd.stages.stage import Stage
@@ -84,7 +85,15 @@ def check_complete(recipe: Recipe) -> None:
         ValueError: If models, images or the output folder are not named.
     """
     data = recipe.section("data")
-    needed = {"student.model": recipe.section("student"), "training.output_dir": recipe.section("training")}
+    student = recipe.section("student")
+    needed = {"training.output_dir": recipe.section("training")}
+    if student.get("from_teacher") is None:
+        needed = {"student.model": student, **needed}
+    elif recipe.mean_teacher() is not None:
+        raise ValueError(
+            "student.from_teacher takes blocks and channels of a teacher, and the mean of the student has none before "
+            "it: name the student, student.model=..."
+        )
     if _needs_model_that_teaches(recipe):
         needed["teacher.model"] = recipe.section("teacher")
     missing = [path for path, section in needed.items() if path.split(".")[1] not in section]
@@ -184,13 +193,15 @@ def models_of(recipe: Recipe, access: AccessArguments) -> ModelArguments:
     named = teacher.get("model")
     if named is None and not recipe.reads and (routes := _routes(_with_anchors(recipe.stages(), access))):
         named = str(routes[0].anchors[-1])
-    # A student that learns alone has no teacher, whoever the recipe names.
-    alone = recipe.method == ALONE
+    factors = student.get("from_teacher")
+    # A student that learns alone has no teacher, whoever the recipe names, unless it is made of one.
+    alone = recipe.method == ALONE and factors is None
     return ModelArguments(
         teacher_name_or_path=None if alone else named,
         teacher_revision=teacher.get("revision", "main"),
         teacher_image_processor_name=None if alone else teacher.get("image_processor"),
         student_name_or_path=student.get("model"),
+        student_from_teacher=None if factors is None else str(Factors(**factors)),
         student_revision=student.get("revision", "main"),
         image_processor_name=student.get("image_processor"),
         ignore_mismatched_sizes=student.get("ignore_mismatched_sizes", False),
@@ -206,8 +217,11 @@ def _needs_model_that_teaches(recipe: Recipe) -> bool:
         return True
     stages = recipe.stages() or ()
     terms = [term for stage in stages for term in stage.terms]
+    is_made_of_it = recipe.section("student").get("from_teacher") is not None
     # The last anchor of a route is its teacher.
-    return not _routes(stages) and any(isinstance(term, PairedTerms) or term.wants_teacher for term in terms)
+    return not _routes(stages) and (
+        is_made_of_it or any(isinstance(term, PairedTerms) or term.wants_teacher for term in terms)
+    )
 
 
 def _routes(stages: Sequence[Stage] | None) -> list[TeacherRoute]:

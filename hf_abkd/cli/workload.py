@@ -12,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hf_abkd.cli.named_student import NamedStudent, named_student
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
@@ -20,7 +21,6 @@ from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.expected_images import channels_of, check_same_channels
 from hf_abkd.models.processors import load_processor, own_processor
-from hf_abkd.models.student import load_student, student_channels
 from hf_abkd.models.teacher import load_teacher
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
@@ -118,32 +118,18 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
             `hf_abkd.data.loading`.
         FileNotFoundError: If a file or folder does not exist.
     """
-    student_name = models.student_name_or_path
-    if student_name is None:
-        raise ValueError(
-            "--student_name_or_path is missing: a model on the Hub, a local folder, or a config for random weights"
-        )
-    student_hub = models.hub(models.student_revision)
+    # Of its config alone: what is wrong with it is told before images and the teacher are loaded.
+    student = named_student(models)
     images = load_image_datasets(data, seed=seed, cache_dir=models.cache_dir, token=models.token)
     tell_unlabelled(images)
-
-    def make_student() -> PreTrainedModel:
-        return load_student(
-            student_name,
-            labels=images.labels,
-            ignore_mismatched_sizes=models.ignore_mismatched_sizes,
-            **student_hub.for_models(),
-        )
-
-    # Of its config alone: what is wrong with it is told before the teacher is loaded.
-    num_channels = student_channels(student_name, student_hub)
     teacher = _load_teacher(models, images.labels)
     theirs = teacher.channels if isinstance(teacher, TeacherCache) else channels_of(getattr(teacher, "config", None))
+    num_channels = student.num_channels or theirs or 3
     check_same_channels(num_channels, theirs)
     work = prepared(
         teacher,
-        make_student,
-        _load_processor(models, student_name, teacher),
+        lambda: student.make(images.labels, teacher),
+        _load_processor(models, student, teacher),
         images,
         num_channels=num_channels,
         image_column=data.image_column_name,
@@ -185,7 +171,7 @@ def _is_out_of_reach(error: BaseException) -> bool:
 
 
 def _load_processor(
-    models: ModelArguments, student_name: str, teacher: nn.Module | TeacherCache | None
+    models: ModelArguments, student: NamedStudent, teacher: nn.Module | TeacherCache | None
 ) -> BaseImageProcessor:
     """Return the processor that the flags name, or else the student's or the teacher's."""
     if models.image_processor_name:
@@ -197,10 +183,10 @@ def _load_processor(
     elif isinstance(teacher, TeacherCache):
         fallback, fallback_revision = str(teacher.table.folder), "main"
     return load_processor(
-        student_name,
+        student.processor_name,
         fallback=fallback,
         fallback_revision=fallback_revision,
-        **models.hub(models.student_revision).for_models(),
+        **student.hub.for_models(),
     )
 
 

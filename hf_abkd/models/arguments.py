@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hf_abkd.models.hub_options import HubOptions
+from hf_abkd.models.smaller.factors import Factors
 
 
 @dataclass
@@ -25,6 +26,13 @@ class ModelArguments:
             "help": "Student: a model on the Hub, a local folder with weights, for random weights a local folder with "
             "only a config.json or the path of such a file, or package.module:factory, a function without arguments "
             "that returns a transformers.PreTrainedModel."
+        },
+    )
+    student_from_teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "In the place of --student_name_or_path: make the student of the teacher's blocks and channels, as "
+            "depth=0.5,width=0.5, depth=0.5 or width=0.5, the shares of them that it gets."
         },
     )
     teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher on the Hub."})
@@ -55,6 +63,24 @@ class ModelArguments:
         default=False,
         metadata={"help": "Replace the student's classification head if it has another number of classes."},
     )
+
+    def __post_init__(self) -> None:
+        """Refuse two students, and factors that are not possible."""
+        if self.student_factors is not None and self.student_name_or_path is not None:
+            raise ValueError(
+                f"--student_from_teacher {self.student_from_teacher} makes a student, and --student_name_or_path "
+                f"{self.student_name_or_path} names another one: leave one out"
+            )
+
+    @property
+    def student_factors(self) -> Factors | None:
+        """Which share of the teacher's blocks and channels the student is made of; None if it is named."""
+        if self.student_from_teacher is None:
+            return None
+        try:
+            return Factors.read(self.student_from_teacher)
+        except ValueError as error:
+            raise ValueError(f"--student_from_teacher: {error}") from error
 
     def hub(self, revision: str = "main") -> HubOptions:
         """Return how the flags say to fetch from the Hub.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import transformers
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_abkd.models.factories import is_factory, made_model
 from hf_abkd.models.hub_options import HubOptions
@@ -65,12 +65,33 @@ def load_teacher(
     return teacher.requires_grad_(False).eval()
 
 
-def _stored(what: str, name: str, hub: HubOptions) -> nn.Module:
-    """Return a stored model exactly as it was saved, its head included."""
+def teacher_config(name_or_path: str, hub: HubOptions) -> PreTrainedConfig:
+    """Return the config that is stored for a teacher, without loading its weights.
+
+    Args:
+        name_or_path: Hub id, or local folder with safetensors weights.
+        hub: How it is fetched from the Hub.
+
+    Raises:
+        FileNotFoundError: If the name looks like a path that does not exist.
+        ValueError: If it has no weights, or is no image classifier.
+        OSError: If the Hub cannot deliver the config.
+    """
+    what = f"teacher {name_or_path!r}"
+    return load_config(what, _source(what, name_or_path), hub)
+
+
+def _source(what: str, name: str) -> str:
+    """Return where a stored teacher is loaded from."""
     path = local_path(what, name)
     if path is not None and not has_weights(what, path):
         raise ValueError(f"{what} has no weights: {path} holds no {WEIGHTS_NAME}. A teacher must be trained")
-    source = name if path is None else str(path)
+    return name if path is None else str(path)
+
+
+def _stored(what: str, name: str, hub: HubOptions) -> nn.Module:
+    """Return a stored model exactly as it was saved, its head included."""
+    source = _source(what, name)
     config = load_config(what, source, hub)
     # Before its weights are loaded, which may take long. A class that transformers does not have may be anything.
     for architecture in config.architectures or ():

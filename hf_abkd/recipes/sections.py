@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.methods import METHODS, DeepInversion, synthesize
+from hf_abkd.models.smaller.factors import Factors
 from hf_abkd.recipes.annotations import LIST, TEXT, by_kind, chosen_by, or_nothing
 from hf_abkd.recipes.derived import argument_texts, models_read, part_of
 from hf_abkd.recipes.part import Part, built
@@ -23,6 +24,7 @@ from hf_abkd.teachers.mean_source import MeanTeacher
 ALONE = "alone"
 Text = Annotated[str, Field(min_length=1)]
 Mean: Any = or_nothing(part_of(MeanTeacher, known))
+FromTeacher: Any = or_nothing(part_of(Factors, known, name="FromTeacher"))
 
 
 class TeacherPart(Part):
@@ -54,13 +56,34 @@ class StudentPart(Part):
     """Who learns."""
 
     model: Annotated[
-        Text, Field(description="A Hub id, a local folder with weights or, for random weights, with a config alone.")
-    ]
+        Text | None,
+        Field(description="A Hub id, a local folder with weights or, for random weights, with a config alone."),
+    ] = None
+    from_teacher: Annotated[
+        FromTeacher,
+        Field(description="Which share of the teacher's blocks and channels it is made of, in the place of a model."),
+    ] = None
     revision: Annotated[Text, Field(description="Branch, tag or commit on the Hub.")] = "main"
     image_processor: Annotated[Text | None, Field(description="The image processor. Default: its own.")] = None
     ignore_mismatched_sizes: Annotated[
         bool, Field(description="Replace its head if that has another number of classes.")
     ] = False
+
+    def check(self) -> None:
+        """Refuse a student that is two things, a part of one, or its teacher.
+
+        Raises:
+            ValueError: If it is.
+        """
+        if self.from_teacher is None:
+            if self.model is None:
+                raise ValueError("say who learns: a model, or from_teacher: {depth: 0.5, width: 0.5}")
+            return
+        if self.model_fields_set - {"from_teacher", "image_processor"}:
+            raise ValueError(
+                "from_teacher makes the student of the teacher: leave model, revision and ignore_mismatched_sizes out"
+            )
+        built(self.from_teacher).check_smaller()
 
 
 class _SynthesizeBase(Part):

@@ -1,0 +1,1 @@
+"""Smaller models of the family of a larger one, made of its layers and channels."""
