@@ -24,6 +24,9 @@ _SHORT = {
 _SECONDS = "took"
 # What a line is about, where all its names begin alike.
 _SUBJECTS = {"eval_": "evaluation", "gradient_ratio/": "size of gradients"}
+# What a bar, which is short, leaves to the line above it.
+_NOT_IN_BAR = ("learning_rate", "grad_norm")
+_BESIDE = ("gradient_ratio/", "weight/", "boundary_samples/")
 # Between two numbers; a name has at most one space in it.
 _GAP = "  "
 
@@ -53,6 +56,23 @@ def log_line(
     place += [subject] if subject else []
     found = {_named(name.removeprefix(start), short or {}): logs[name] for name in names}
     return _GAP.join([*place, *_numbers(found)])
+
+
+def bar_numbers(logs: Mapping[str, Any], short: Mapping[str, str]) -> str:
+    """Return what a progress bar shows of a training log: loss, terms and agreement; nothing of any other log.
+
+    Args:
+        logs: What was logged, by name.
+        short: What the terms are called, by name, as `short_names` returns it.
+
+    Example:
+        >>> bar_numbers({"loss": 0.8213, "learning_rate": 0.1, "hint": 0.82}, {})
+        'loss 0.8213, hint 0.82'
+    """
+    if "loss" not in logs:
+        return ""
+    names = [name for name in logs if name not in (*_LEFT_OUT, *_NOT_IN_BAR) and not name.startswith(_BESIDE)]
+    return ", ".join(_numbers({_named(name, short): logs[name] for name in names}))
 
 
 def short_names(terms: Iterable[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.terminal import styled
 from hf_abkd.training.life.interruption import Interruption
-from hf_abkd.training.log_lines import log_line, short_names, stage_line
+from hf_abkd.training.log_lines import bar_numbers, log_line, short_names, stage_line
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class StagePrinter(PrinterCallback):
 
 
 class StageProgress(ProgressCallback):
-    """The trainer's progress bar, with the name of the stage in front, and readable lines above it."""
+    """The trainer's progress bar: the stage in front, loss, terms and agreement behind, and readable lines above it."""
 
     def __init__(self, flow: StageFlow) -> None:
         super().__init__()
@@ -181,8 +181,12 @@ class StageProgress(ProgressCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Print what was logged."""
+        """Print what was logged, and keep the newest of it beside the bar."""
         write_log_line(self.flow, state, logs)
+        span = self.flow.span
+        numbers = bar_numbers(logs, {} if span is None else short_names(span.terms))
+        if self.training_bar is not None and numbers:
+            self.training_bar.set_postfix_str(numbers)
 
 
 class OneRunHandler(CallbackHandler):

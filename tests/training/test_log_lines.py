@@ -7,7 +7,7 @@ from transformers.integrations import TensorBoardCallback
 
 from hf_abkd import DistillationTrainer
 from hf_abkd.training import stage_runner
-from hf_abkd.training.log_lines import log_line, short_names, stage_line
+from hf_abkd.training.log_lines import bar_numbers, log_line, short_names, stage_line
 
 LAYERS = [f"resnet.encoder.stages.{stage}.layers.0.activation" for stage in range(3)]
 
@@ -81,6 +81,16 @@ def test_both_ways_to_show_a_run_print_such_lines(tmp_path, capsys, monkeypatch,
     assert any(text.startswith("step 1/1  epoch") and "  loss " in text for text in lines[mark:])
     assert "{" not in printed.out and "Writing model shards" not in printed.err
     assert ("it/s" in printed.err) == (seen and not disable_tqdm)
+    assert ("loss " in printed.err and ", ce " in printed.err) == (seen and not disable_tqdm)
+
+
+def test_the_bar_has_the_newest_loss_terms_and_agreement_alone():
+    """What does not fit behind a bar pushes it off the screen, and an evaluation would wipe out what was there."""
+    terms = {f"activation_boundary/{layer}": 1.5 + index / 10 for index, layer in enumerate(LAYERS)}
+    logs = {"loss": 4.5, "grad_norm": 1.2, "learning_rate": 0.1, **terms, "weight/x": 2.0, "epoch": 0.6, "step": 9}
+    agreement = {f"boundary_agreement/{layer}": 0.5 for layer in LAYERS[:1]}
+    shown = bar_numbers({**logs, **agreement}, short_names(terms))
+    assert shown == "loss 4.5, ab 1.5..1.7 (3), agreement 0.5" and bar_numbers({"eval_loss": 1.0}, {}) == ""
 
 
 def test_tensorboard_lies_in_the_folder_of_the_run(tmp_path, monkeypatch):
