@@ -28,9 +28,10 @@ COMMANDS = {
     "evaluate": "measure a student on images, beside its teacher and others",
     "compare": "put finished runs side by side, with differences by seed",
     "report": "draw finished runs as a page that opens anywhere",
+    "push": "publish the student of a finished run on the Hub",
 }
 #: Those that, given again, go on where they were interrupted.
-GOES_ON = {"cache", "synthesize", "train"}
+GOES_ON = {"cache", "push", "synthesize", "train"}
 _WIDTH = 100
 
 

@@ -172,7 +172,8 @@ class LoopbackHub:
         # No address goes through a proxy, so that nothing this Hub does not serve is asked for elsewhere.
         return {**os.environ, **online, **disabled, **caches, **account, "NO_PROXY": "*", "no_proxy": "*"}
 
-    def answer(self, method: str, address: str, headers: Any, body: bytes) -> Reply:
+    def answer(self, method: str, address: str, headers: Any, body: bytes) -> Reply | None:
+        """Return the answer to a request; None breaks the connection."""
         url = urlsplit(address)
         with self._lock:
             self.requests.append(f"{method} {url.path}")
@@ -405,6 +406,9 @@ class _Handler(BaseHTTPRequestHandler):
         # All of the body is read even for a refusal, since the connection is used again.
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         reply = self.server.hub.answer(self.command, self.path, self.headers, body)
+        if reply is None:
+            self.close_connection = True
+            return
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body, default=str).encode()
         self.send_response(reply.status)
         for name, value in {**reply.headers, "Content-Length": str(len(content))}.items():

@@ -16,6 +16,7 @@ from tiny_runs import LEAN
 from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessorPil
 
 from hf_abkd import DistillationTrainer, activation_boundary, knowledge_distillation
+from hf_abkd.training.publishing.upload import UploadError
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 from cifar_models import CifarResNetConfig, CifarResNetForImageClassification
@@ -34,8 +35,9 @@ data = {"train_dataset": tiny.images(), "processing_class": processor}
 def error_of(action, *args, **kwargs):
     try:
         return f"no error, but {action(*args, **kwargs)}"
-    except HfHubHTTPError as error:
-        return type(error).__name__
+    except (HfHubHTTPError, UploadError) as error:
+        # Of an upload what the Hub said is behind what a user is told.
+        return type(error.__cause__ if isinstance(error, UploadError) else error).__name__
 
 
 def keep(name, model):

@@ -6,19 +6,32 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_abkd.files import write_json
 from hf_abkd.version import __version__
-from hf_abkd.wording import public_name
+from hf_abkd.wording import public_name, shown_command
 
 logger = logging.getLogger(__name__)
+
+# The error of the HTTP library beneath, which stands for a connection that broke, too.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+#: How many seconds lie before each further try.
+WAITS = (2.0, 10.0, 30.0)
+# What a server says that is busy or was restarted, and asked too often.
+_PASSING = (429, 500, 502, 503, 504)
+
+
+class UploadError(RuntimeError):
+    """Raised when a student could not be uploaded; it is on the disk, and the message says how to push it again."""
 
 
 def upload(
@@ -34,7 +47,11 @@ def upload(
     """Upload exactly these files; return the commit or, without waiting, a future of it.
 
     A list of what goes up, not of what stays: training arguments (a pickle), event files and whatever else a user
-    keeps in the folder are never uploaded. Uploads are made one after another, in the order of the calls.
+    keeps in the folder are never uploaded. Uploads are made one after another, in the order of the calls. One that the
+    Hub was too busy for, or whose connection broke, is tried again a few times; the same files twice are one commit.
+
+    Raises:
+        UploadError: If it fails all the same, and is waited for; the message has the command that pushes again.
     """
     # A copy goes up: training overwrites and deletes checkpoints while a background upload reads them, and such an
     # upload would be lost without a word.
@@ -42,18 +59,21 @@ def upload(
 
     def push() -> CommitInfo:
         try:
-            return _client().upload_folder(
-                repo_id=repo_id,
-                folder_path=snapshot,
-                path_in_repo=path_in_repo,
-                commit_message=message,
-                token=token,
-                revision=revision,
+            return _tried_again(
+                lambda: _client().upload_folder(
+                    repo_id=repo_id,
+                    folder_path=snapshot,
+                    path_in_repo=path_in_repo,
+                    commit_message=message,
+                    token=token,
+                    revision=revision,
+                )
             )
         except Exception as error:
             if not wait:
                 logger.warning("the upload %r to %s failed, and training goes on: %s", message, repo_id, error)
-            raise
+                raise
+            raise UploadError(_told(error, files[0].parent, repo_id)) from error
         finally:
             shutil.rmtree(snapshot)
 
@@ -68,6 +88,47 @@ def upload(
         shutil.rmtree(snapshot)
         raise
     return job.result() if wait else job
+
+
+def _tried_again(push: Callable[[], CommitInfo]) -> CommitInfo:
+    """Upload; again after a while if the Hub was busy or the connection broke."""
+    for seconds in WAITS:
+        try:
+            return push()
+        except Exception as error:
+            cause = _cause(error)
+            refused = isinstance(cause, HfHubHTTPError) and cause.response.status_code not in _PASSING
+            if refused or not isinstance(cause, (_HTTP_ERROR, ConnectionError)):
+                raise
+            logger.warning("an upload to the Hub was interrupted (%s); again in %g s", _reason(cause), seconds)
+            time.sleep(seconds)
+    return push()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error of the request behind one that only says which file it was."""
+    while not isinstance(error, _HTTP_ERROR) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _told(error: BaseException, folder: Path, repo_id: str) -> str:
+    """Return what failed, and how to push again."""
+    error = _cause(error)
+    is_refusal = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+    hint = " with a token that may write there (`hf auth login`, or --token)" if is_refusal else ""
+    return (
+        f"the upload to {repo_id} failed: {_reason(error)}. The student and its card are in {folder}; push them "
+        f"again{hint}:\n  {shown_command(['hf-abkd', 'push', str(folder), repo_id])}"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return in a line why a request failed."""
+    if isinstance(error, HfHubHTTPError):
+        said = error.server_message or error.response.reason_phrase
+        return f"the Hub answers {error.response.status_code} ({' '.join(said.split())})"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _publish_state(state: Path, copy: Path) -> None:
