@@ -1,51 +1,20 @@
-"""What several models say of the same images, each through its own image processor, in the classes of the first."""
+"""What several models say of the same images, in the classes of the first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from tqdm.auto import tqdm
-from transformers import BaseImageProcessor
+from scipy import special
+from torch import Tensor
 
-from hf_abkd.data.evaluated import EvaluatedImages
-from hf_abkd.data.transform import ImageTransform, prepare
-from hf_abkd.models.expected_images import PIXELS, channels_of
-from hf_abkd.models.label_spaces import id2label_of, label_match, match_labels
-from hf_abkd.teachers.cache.teacher_images import batches_of
+from hf_abkd.cli.asking import AskedModel, Asking
+from hf_abkd.data.corruptions import Corruption
+from hf_abkd.models.label_spaces import LabelMatch, id2label_of, label_match, match_labels
 from hf_abkd.teachers.class_order import decided_order, shown
-from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.terminal import bars_are_seen
-
-# What takes longer has a bar, in seconds.
-_PATIENCE = 3
-
-
-@dataclass(frozen=True)
-class AskedModel:
-    """A model that is asked.
-
-    Args:
-        role: What it is: "student", "teacher", "baseline".
-        name: Where it comes from.
-        model: The model, in evaluation mode.
-        processor: Its image processor.
-    """
-
-    role: str
-    name: str
-    model: Any
-    processor: BaseImageProcessor
-
-    @property
-    def parameters(self) -> int:
-        """How many parameters it has."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,23 +22,32 @@ class Answers:
     """What a model says of each image.
 
     Attributes:
-        classes: The class, by the numbers of the first model, (N,).
+        logits: The logits of the classes of the first model, (N, K); -inf where it does not know a class.
+        truth: The labels by the numbers of the first model, (N,); -1 for classes that it does not know.
+        match: Which of the model's classes are those of the first; None of the first itself.
+        classes: The class that it says, (N,).
         right: Whether that is the label, (N,).
     """
 
-    classes: NDArray[np.int64]
-    right: NDArray[np.bool_]
+    logits: NDArray[np.float32]
+    truth: NDArray[np.int64]
+    match: LabelMatch | None = None
+    classes: NDArray[np.int64] = field(init=False)
+    right: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find what is said, and whether it is right."""
+        object.__setattr__(self, "classes", self.logits.argmax(1))
+        object.__setattr__(self, "right", self.classes == self.truth)
+
+    def confidences(self) -> NDArray[np.floating]:
+        """Return the probability of the class that it says, (N,)."""
+        probabilities: NDArray[np.floating] = special.softmax(self.logits, axis=1)
+        confidences: NDArray[np.floating] = probabilities.max(1)
+        return confidences
 
 
-def answers_of(
-    models: Sequence[AskedModel],
-    images: EvaluatedImages,
-    *,
-    image_column: str = "image",
-    label_column: str = "label",
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-) -> list[Answers | None]:
+def answers_of(models: Sequence[AskedModel], asking: Asking) -> list[Answers | None]:
     """Return what models say of images; None for one that shares no classes with the first.
 
     The first model chooses among all classes it knows, and an image whose class it does not know counts as wrong. The
@@ -77,62 +55,49 @@ def answers_of(
 
     Args:
         models: The models.
-        images: The images with their labels.
-        image_column: The column with the images.
-        label_column: The column with the labels.
-        batch_size: How many images a model sees at once.
-        device: Where the models run.
+        asking: The images, and how models are asked about them.
 
     Raises:
         ValueError: If the first model predicts other classes than the images have, or which is which is unknown.
     """
     first, *others = models
-    labels = images.rows.with_format("arrow")[:][label_column].to_pylist()
-    missing = sum(label is None or label < 0 for label in labels)
-    if missing:
-        raise ValueError(f"{missing:,} of {len(labels):,} images have no label, and nothing can be right on them")
-    asked: dict[str, Any] = {
-        "image_column": image_column,
-        "label_column": label_column,
-        "batch_size": batch_size,
-        "device": device,
-    }
-    logits = _logits(first, images, **asked)
-    truth = _in_classes_of(first, logits, torch.tensor(labels), images.labels)
-    found: list[Answers | None] = [_answers(logits.argmax(1), truth)]
+    labels = torch.from_numpy(asking.labels())
+    logits = asking.logits(first)
+    truth = _in_classes_of(first, logits, labels, asking.images.labels)
+    found: list[Answers | None] = [Answers(logits.numpy(), truth.numpy())]
     classes = logits.shape[1]
     for other in others:
-        logits = _logits(other, images, **asked)
+        logits = asking.logits(other)
         match = label_match(first.model, other.model, classes, logits.shape[1])
         known = truth >= 0
         match = decided_order(match, truth[known], logits.argmax(1)[known])
         shares = match.is_comparable and match.alternative is None
-        found.append(_answers(match.teacher_in_student_space(logits).argmax(1), truth) if shares else None)
+        in_first = match.teacher_in_student_space(logits).numpy() if shares else None
+        found.append(None if in_first is None else Answers(in_first, truth.numpy(), match))
     return found
 
 
-def _logits(
-    asked: AskedModel,
-    images: EvaluatedImages,
-    *,
-    image_column: str,
-    label_column: str,
-    batch_size: int,
-    device: torch.device | str,
-) -> Tensor:
-    """Return what a model says of all images, (N, K), on the CPU."""
-    channels = channels_of(getattr(asked.model, "config", None)) or 3
-    transform = ImageTransform(
-        asked.processor, image_column=image_column, label_column=label_column, num_channels=channels
-    )
-    model: nn.Module = asked.model.to(device)
-    runner, said = LiveTeacher(model), []
-    batches = batches_of(prepare(images.rows, transform), range(len(images.rows)), batch_size)
-    with torch.no_grad():
-        for batch in tqdm(batches, desc=asked.role, leave=False, delay=_PATIENCE, disable=not bars_are_seen()):
-            said.append(runner.logits({PIXELS: batch[PIXELS].to(device)}).float().cpu())
-    asked.model.cpu()
-    return torch.cat(said)
+def right_when_corrupted(
+    models: Sequence[AskedModel], found: Sequence[Answers | None], asking: Asking, corruption: Corruption
+) -> list[NDArray[np.bool_] | None]:
+    """Return whether models are right about images that are corrupted, (N,) each; None where there are no answers.
+
+    Args:
+        models: The models.
+        found: What they say of the images as they are.
+        asking: The images, and how models are asked about them.
+        corruption: What is done to the images.
+    """
+    hits: list[NDArray[np.bool_] | None] = []
+    for asked, clean in zip(models, found, strict=True):
+        if clean is None:
+            hits.append(None)
+            continue
+        # Which classes are which is known from the images as they are, where a model still sees something.
+        logits = asking.logits(asked, corruption)
+        logits = logits if clean.match is None else clean.match.teacher_in_student_space(logits)
+        hits.append(logits.numpy().argmax(1) == clean.truth)
+    return hits
 
 
 def _in_classes_of(asked: AskedModel, logits: Tensor, truth: Tensor, labels: Sequence[str]) -> Tensor:
@@ -154,7 +119,3 @@ def _in_classes_of(asked: AskedModel, logits: Tensor, truth: Tensor, labels: Seq
     numbers = torch.full((len(labels),), -1)
     numbers[list(match.student_classes)] = torch.tensor(match.teacher_classes)
     return numbers[truth]
-
-
-def _answers(said: Tensor, truth: Tensor) -> Answers:
-    return Answers(said.numpy(), (said == truth).numpy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -68,6 +68,8 @@ class ImageTransform:
         unlabelled: Whether rows may have no label, None or a negative number in the column, for training on images
             without labels beside those with: such rows come with the label -100, which losses leave out. Otherwise
             they are refused.
+        corruption: What is done to each picture once it is grey or RGB, before the processor; see
+            `hf_abkd.data.corruptions`. None leaves it as it is.
 
     Raises:
         ValueError: If `num_channels` is not 1 or 3, a processor does not return that many channels, or, with a
@@ -94,6 +96,7 @@ class ImageTransform:
         teacher_canvas: bool = False,
         sample_ids: bool = True,
         unlabelled: bool = False,
+        corruption: Callable[[PILImage.Image], PILImage.Image] | None = None,
     ) -> None:
         if num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {num_channels}")
@@ -102,6 +105,7 @@ class ImageTransform:
         self.label_column = label_column
         self.sample_ids = sample_ids
         self.unlabelled = unlabelled
+        self.corruption = corruption
         self.mode = "L" if num_channels == 1 else "RGB"
         processed(processor, PILImage.new(self.mode, (32, 32)))
         self._images = StoredImages(image_column)
@@ -194,7 +198,8 @@ class ImageTransform:
 
     def _converted(self, value: object) -> PILImage.Image:
         try:
-            return converted(self.picture(value), self.mode, self._bits)
+            picture = converted(self.picture(value), self.mode, self._bits)
+            return picture if self.corruption is None else self.corruption(picture)
         except SampleError:
             raise
         except ValueError as error:

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -261,6 +262,11 @@ class LiveTeacher:
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the model that was given takes of the inputs, by the names of its arguments."""
         return self._lender.copies(self._prepared(self.model, inputs, False))
+
+    def bare_run(self, inputs: Mapping[str, Any]) -> Callable[[], object]:
+        """Return what runs the model that was given on a batch and does nothing else, so that it can be timed."""
+        prepared, model = self.arguments(inputs), self.model.eval()
+        return partial(model, **prepared) if self._named else partial(model, prepared[self.task.inputs])
 
     def differentiable_logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch, (N, K), with a graph to the images and none to the weights.

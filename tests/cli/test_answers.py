@@ -9,7 +9,8 @@ from PIL import Image as PILImage
 from torch import nn
 from transformers import ViTImageProcessorPil
 
-from hf_abkd.cli.answers import AskedModel, answers_of
+from hf_abkd.cli.answers import answers_of
+from hf_abkd.cli.asking import AskedModel, Asking
 from hf_abkd.data.evaluated import EvaluatedImages
 
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -52,7 +53,7 @@ def test_each_model_answers_in_the_classes_of_the_first_whatever_its_own_order(i
         asked(*NAMES, role="teacher", side=16),
         asked(*NAMES, says={"dog": "cat", "cat": "dog"}),
     )
-    student, teacher, baseline = answers_of(models, images, batch_size=5)
+    student, teacher, baseline = answers_of(models, Asking(images, batch_size=5))
     assert student.right.all() and teacher.right.all()
     assert student.classes.tolist() == [3, 2, 1, 0] * 3 == teacher.classes.tolist()
     assert baseline.right.tolist() == [True, True, False, False] * 3
@@ -63,7 +64,7 @@ def test_a_student_answers_among_all_its_classes_and_a_teacher_among_the_student
     # To the student an elk looks like a dog, and nothing like one.
     student, teacher = answers_of(
         [asked(*NAMES, "elk", says={"elk": "dog", "dog": "elk"}), asked("fly", *NAMES[::-1], says={"fly": "ant"})],
-        images,
+        Asking(images),
     )
     assert student.classes.tolist() == [0, 1, 2, 4] * 3 and student.right.mean() == 0.75
     assert teacher.right.all()
@@ -71,18 +72,18 @@ def test_a_student_answers_among_all_its_classes_and_a_teacher_among_the_student
 
 def test_images_of_a_class_that_the_student_does_not_know_count_as_wrong(images):
     """Left out they would make a student of fewer classes look better."""
-    [student] = answers_of([asked("cat", "bee", "ant")], images)
+    [student] = answers_of([asked("cat", "bee", "ant")], Asking(images))
     assert student.classes.tolist() == [2, 1, 0, 0] * 3 and student.right.tolist() == [True, True, True, False] * 3
 
 
 def test_without_shared_classes_nothing_is_compared(images):
     """Numbers of one list held against those of another are right by chance."""
     other = asked("elk", "fly", role="teacher")
-    assert answers_of([asked(*NAMES), other], images)[1] is None
+    assert answers_of([asked(*NAMES), other], Asking(images))[1] is None
     with pytest.raises(
         ValueError, match=r"which classes of the teacher m .* images have \['ant', .*, \['elk', 'fly'\]"
     ):
-        answers_of([other], images)
+        answers_of([other], Asking(images))
     rows = images.rows.map(lambda row: {"label": -1 if row["label"] == 3 else row["label"]})
     with pytest.raises(ValueError, match="3 of 12 images have no label"):
-        answers_of([asked(*NAMES)], EvaluatedImages(rows, NAMES, "some"))
+        answers_of([asked(*NAMES)], Asking(EvaluatedImages(rows, NAMES, "some")))

@@ -59,6 +59,18 @@ def test_a_hugging_face_model_gives_its_logits(make):
     assert torch.equal(logits, make().eval()(**inputs()).logits)
 
 
+@pytest.mark.parametrize("make", [Net, Named, tiny.resnet])
+def test_a_bare_run_is_that_of_the_model_alone(make):
+    """A pass that also sets modes and copies inputs makes small models look slower than they are."""
+    model = make()
+    run = LiveTeacher(model).bare_run(inputs())
+    with torch.no_grad():
+        found = run()
+    assert not model.training
+    found = found if isinstance(found, torch.Tensor) else found.logits
+    torch.testing.assert_close(found, LiveTeacher(model).logits(inputs()))
+
+
 def test_an_averaged_model_gives_its_logits():
     """It takes anything and hands it on; its name for the images is unknown."""
     logits = LiveTeacher(torch.optim.swa_utils.AveragedModel(tiny.resnet()))(inputs())["logits"]

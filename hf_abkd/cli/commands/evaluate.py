@@ -1,30 +1,32 @@
-"""`hf-abkd evaluate`: how good a student is on images, beside its teacher and other models, and how sure that is."""
+"""`hf-abkd evaluate`: whether a student is any good, and what it costs, beside its teacher and other models."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from hf_abkd.cli.answers import Answers, AskedModel, answers_of
+from hf_abkd.cli.asking import AskedModel, Asking
+from hf_abkd.cli.evaluation import evaluation_of
+from hf_abkd.cli.evaluation_text import evaluation_text
 from hf_abkd.cli.flags import FlagParser, first_word_as
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
-from hf_abkd.data.evaluated import EvaluatedImages, load_evaluated_images
+from hf_abkd.data.corruptions import CORRUPTIONS, Corruption
+from hf_abkd.data.evaluated import load_evaluated_images
 from hf_abkd.files import write_json
+from hf_abkd.layers.plan import Plan
 from hf_abkd.models.factories import is_factory
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.processors import load_processor
 from hf_abkd.models.stored_models import has_weights, local_path
 from hf_abkd.models.student import load_student
 from hf_abkd.models.teacher import load_teacher
-from hf_abkd.reports.intervals import paired_difference, share
-from hf_abkd.terminal import shown_table
-from hf_abkd.wording import counted
+from hf_abkd.reports.evaluation import EVALUATION_NAME, Evaluation
+from hf_abkd.wording import public_name
 
 
 @dataclass
@@ -35,7 +37,8 @@ class EvaluateArguments:
         metadata={"help": "The student: a folder or a model on the Hub. It may stand first, without the flag."}
     )
     teacher: str | None = field(
-        default=None, metadata={"help": "Its teacher, to measure, too, and to tell how often both say the same."}
+        default=None,
+        metadata={"help": "Its teacher, to measure, too: numbers are then also told as ratios to the teacher's."},
     )
     baseline: list[str] = field(
         default_factory=list,
@@ -45,9 +48,11 @@ class EvaluateArguments:
         default=None,
         metadata={"help": "Image processor of models that are stored without one. Default: the student's."},
     )
-    batch_size: int = field(default=64, metadata={"help": "How many images a model sees at once."})
-    seed: int = field(default=42, metadata={"help": "Seed of the images that are held out or drawn: the run's."})
     json: str | None = field(default=None, metadata={"help": "Write the numbers to this file, as JSON."})
+    save: bool = field(
+        default=False,
+        metadata={"help": f"Write the numbers to {EVALUATION_NAME} in the folder of the student, too."},
+    )
     token: str | None = field(default=None, repr=False, metadata={"help": "Hub token."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
     trust_remote_code: bool = field(
@@ -55,36 +60,96 @@ class EvaluateArguments:
     )
 
 
+@dataclass
+class MeasureArguments:
+    """What is measured of them."""
+
+    batch_size: int = field(default=64, metadata={"help": "How many images a model sees at once."})
+    seed: int = field(
+        default=42, metadata={"help": "Seed of the images that are held out or drawn: the run's; and of noise."}
+    )
+    latency: bool = field(default=True, metadata={"help": "Time the models on this machine."})
+    latency_batch_sizes: list[int] = field(
+        default_factory=lambda: [1, 32], metadata={"help": "The sizes of the batches that are timed."}
+    )
+    boundary_images: int = field(
+        default=1000,
+        metadata={"help": "On how many images the boundaries of student and teacher are compared; 0 for none."},
+    )
+    plan: str | None = field(
+        default=None,
+        metadata={"help": "A file of pairs of layers to compare boundaries by. Default: pairs that are proposed."},
+    )
+    corruptions: bool = field(
+        default=False,
+        metadata={"help": f"Also measure on corrupted images: {', '.join(CORRUPTIONS)}; a pass over all images each."},
+    )
+    severities: list[int] = field(
+        default_factory=lambda: [3], metadata={"help": "How severe these are, from 1 to 5; several for a pass each."}
+    )
+
+
 def run(words: Sequence[str]) -> int:
     """Measure a student, and what it is compared with, on the same images."""
-    wanted, data = _parse(words)
+    wanted, measure, data = _parse(words)
+    # What can be wrong is found before models are loaded.
+    saved = _saved_to(wanted)
+    corruptions = [
+        Corruption(kind, severity, measure.seed)
+        for kind in (CORRUPTIONS if measure.corruptions else ())
+        for severity in measure.severities
+    ]
+    plan = None if measure.plan is None else Plan.load(measure.plan)
     models = list(_load(wanted))
-    images = load_evaluated_images(data, seed=wanted.seed, cache_dir=wanted.cache_dir, token=wanted.token)
-    found = answers_of(
+    images = load_evaluated_images(data, seed=measure.seed, cache_dir=wanted.cache_dir, token=wanted.token)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = evaluation_of(
         models,
-        images,
-        image_column=data.image_column_name,
-        label_column=data.label_column_name,
-        batch_size=wanted.batch_size,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        Asking(images, data.image_column_name, data.label_column_name, measure.batch_size, device),
+        corruptions=corruptions,
+        boundary_images=measure.boundary_images,
+        plan=plan,
+        batch_sizes=measure.latency_batch_sizes if measure.latency else (),
+        cache_dir=wanted.cache_dir,
     )
-    write_line(f"{images.name}: {counted(len(images.rows), 'image')} of {len(images.labels)} classes")
-    for line in _report(models, found):
-        write_line(line)
+    for part in evaluation_text(found):
+        write_line(part)
     if wanted.json is not None:
-        write_json(Path(wanted.json), _content(models, found, images))
+        write_json(Path(wanted.json), found.content())
+    if saved is not None:
+        write_json(saved, _public(found).content())
+        write_line(f"\nThe numbers are in {saved}")
     return 0
 
 
-def _parse(words: Sequence[str]) -> tuple[EvaluateArguments, DataArguments]:
-    sections = {"models": EvaluateArguments, "images": DataArguments}
+def _parse(words: Sequence[str]) -> tuple[EvaluateArguments, MeasureArguments, DataArguments]:
+    sections = {"models": EvaluateArguments, "measurements": MeasureArguments, "images": DataArguments}
     parser = FlagParser(sections, prog="hf-abkd evaluate", description=__doc__)
-    wanted, data = parser.fill(first_word_as("--student", words))
-    if wanted.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, got {wanted.batch_size}")
+    wanted, measure, data = parser.fill(first_word_as("--student", words))
+    for flag, sizes in (("batch_size", [measure.batch_size]), ("latency_batch_sizes", measure.latency_batch_sizes)):
+        if min(sizes) < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {min(sizes)}")
+    if measure.boundary_images < 0:
+        raise ValueError(f"--boundary_images must not be negative, got {measure.boundary_images}")
+    if measure.plan is not None and wanted.teacher is None:
+        raise ValueError("--plan pairs layers of a student with those of a teacher: give --teacher, too")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RuntimeError("evaluate runs in one process: call it without a launcher")
-    return wanted, data
+    return wanted, measure, data
+
+
+def _saved_to(wanted: EvaluateArguments) -> Path | None:
+    """Return the file that the numbers are kept in; None if they are not to be.
+
+    Raises:
+        ValueError: If the student has no folder.
+    """
+    if not wanted.save:
+        return None
+    folder = Path(wanted.student).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--save writes into the folder of the student, and {wanted.student} is none; use --json FILE")
+    return folder / EVALUATION_NAME
 
 
 def _load(wanted: EvaluateArguments) -> Iterator[AskedModel]:
@@ -103,52 +168,8 @@ def _load(wanted: EvaluateArguments) -> Iterator[AskedModel]:
         yield AskedModel(role, name, model, load_processor(name, fallback=fallback, **hub))
 
 
-def _report(models: Sequence[AskedModel], found: Sequence[Answers | None]) -> Iterator[str]:
-    """Return the table of what was measured, and the differences to the baselines, line by line."""
-    with_teacher = any(asked.role == "teacher" for asked in models)
-    rows = []
-    for row in _measured(models, found):
-        agreement = [row["teacher_agreement"] or ""] if with_teacher else []
-        accuracy = "-" if row["accuracy"] is None else row["accuracy"]
-        rows.append([f"{row['role']} {row['name']}", f"{row['parameters']:,}", *map(str, [accuracy, *agreement])])
-    header = ["model", "parameters", "accuracy (95 % interval)", *(["same as the teacher"] if with_teacher else [])]
-    yield shown_table(header, rows)
-    for asked, answers in zip(models, found, strict=True):
-        if answers is None:
-            yield f"the {asked.role} {asked.name} knows other classes than the student: there is nothing to compare"
-    for name, difference in _differences(models, found):
-        unclear = "" if difference.is_clear else ", which may be chance"
-        yield f"student against baseline {name}: {difference}{unclear}"
-
-
-def _measured(models: Sequence[AskedModel], found: Sequence[Answers | None]) -> Iterator[dict[str, Any]]:
-    """Return what is told of each model; None for what is not defined."""
-    taught = next((one for asked, one in zip(models, found, strict=True) if asked.role == "teacher"), None)
-    for asked, answers in zip(models, found, strict=True):
-        agrees = None if taught is None or answers in (None, taught) else share(answers.classes == taught.classes)
-        accuracy = None if answers is None else share(answers.right)
-        told = {"role": asked.role, "name": asked.name, "parameters": asked.parameters}
-        yield {**told, "accuracy": accuracy, "teacher_agreement": agrees}
-
-
-def _differences(models: Sequence[AskedModel], found: Sequence[Answers | None]) -> Iterator[tuple[str, Any]]:
-    student = found[0]
-    for asked, answers in zip(models, found, strict=True):
-        if asked.role == "baseline" and answers is not None and student is not None:
-            yield asked.name, paired_difference(student.right, answers.right)
-
-
-def _content(models: Sequence[AskedModel], found: Sequence[Answers | None], images: EvaluatedImages) -> dict[str, Any]:
-    """Return what was measured as JSON holds it: shares in [0, 1], differences in percentage points."""
-    rows = [
-        {
-            name: asdict(value) if name in ("accuracy", "teacher_agreement") and value else value
-            for name, value in row.items()
-        }
-        for row in _measured(models, found)
-    ]
-    return {
-        "images": {"name": images.name, "count": len(images.rows), "classes": len(images.labels)},
-        "models": rows,
-        "student_against": {name: asdict(difference) for name, difference in _differences(models, found)},
-    }
+def _public(found: Evaluation) -> Evaluation:
+    """Return an evaluation without the paths of this machine: a student's folder may be published."""
+    models = [replace(model, name=public_name(model.name)) for model in found.models]
+    against = [replace(one, name=public_name(one.name)) for one in found.against]
+    return replace(found, models=models, against=against)
