@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_abkd.data.loading import load_image_datasets
     from hf_abkd.data.paired_domains import PairedDomains
     from hf_abkd.data.transform import ImageTransform, prepare
+    from hf_abkd.export.exporting import export_student
     from hf_abkd.layers.layer_pair import LayerPair
     from hf_abkd.layers.plan import Plan
     from hf_abkd.methods import (
@@ -175,6 +176,7 @@ __all__ = [
     "classification_metrics",
     "domain_confusion",
     "equal_interval",
+    "export_student",
     "factor_transfer",
     "feature_distillation",
     "fetch_anchors",
@@ -273,6 +275,7 @@ _HOMES = {
     "classification_metrics": "hf_abkd.reports.metrics:classification_metrics",
     "domain_confusion": "hf_abkd.methods:domain_confusion",
     "equal_interval": "hf_abkd.methods:equal_interval",
+    "export_student": "hf_abkd.export.exporting:export_student",
     "feature_distillation": "hf_abkd.methods:feature_distillation",
     "factor_transfer": "hf_abkd.methods:factor_transfer",
     "fetch_anchors": "hf_abkd.teachers.route.anchors:fetch_anchors",

@@ -26,6 +26,7 @@ ROOMS = [
     "training",
     "methods",
     "recipes",
+    "export",
     "cli",
 ]
 LAST = ["__main__", "__init__"]

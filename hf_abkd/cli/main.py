@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "measure a student on images, beside its teacher and others",
     "compare": "put finished runs side by side, with differences by seed",
     "report": "draw finished runs as a page that opens anywhere",
+    "export": "write a student as it is shipped: half precision, ONNX, 8 bits",
     "push": "publish the student of a finished run on the Hub",
 }
 #: Those that, given again, go on where they were interrupted.
