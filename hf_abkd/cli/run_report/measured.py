@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_abkd.reports.evaluation import EVALUATION_NAME
 from hf_abkd.schema import checked, read_json
 
-EVALUATION_NAME = "evaluation.json"
 _REMEDY = "Measure the student again by `hf-abkd evaluate --save`, or delete the file"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
+from hf_abkd.cli.run_report.asked import Asked
+from hf_abkd.cli.run_report.class_part import asked_classes, class_section, measured_classes
 from hf_abkd.cli.run_report.comparison_part import comparison_section
+from hf_abkd.cli.run_report.disagreement_part import disagreement_section
+from hf_abkd.cli.run_report.layers_part import layers_section
 from hf_abkd.cli.run_report.run_log import RunLog, run_log
 from hf_abkd.cli.run_report.size_part import size_section
 from hf_abkd.cli.run_report.training_part import accuracy_section, training_sections
@@ -16,13 +20,20 @@ from hf_abkd.version import __version__
 from hf_abkd.wording import counted, listed
 
 
-def report(folders: Sequence[Path], output: Path, *, against: str | None = None) -> list[Path]:
+def report(
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    against: str | None = None,
+    ask: Callable[[Sequence[RunLog]], Asked] | None = None,
+) -> list[Path]:
     """Write the report on finished runs, and return its files: the page first.
 
     Args:
         folders: Folders of runs and of comparisons.
         output: Where the files go.
         against: The model that the others are compared with; by default the student alone, or the first.
+        ask: Asks the students about images; None if no images are named.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -33,10 +44,15 @@ def report(folders: Sequence[Path], output: Path, *, against: str | None = None)
     # What the others are compared with stands first, and has the first colour.
     runs.sort(key=lambda run: run.model != chosen)
     models = list(dict.fromkeys(run.model for run in runs))
+    asked = None if ask is None else ask(runs)
+    classes = measured_classes(runs) if asked is None else asked_classes(asked)
     sections = [
         comparison_section(runs, chosen, folders),
         accuracy_section(runs),
         size_section(runs),
+        class_section(classes, chosen),
+        disagreement_section(asked),
+        layers_section(asked),
         *training_sections(runs),
     ]
     return write_report(output, _title(folders), [_introduction(runs, models)], sections)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hf_abkd.cli.run_report.measured import EVALUATION_NAME, MeasuredModel
+from hf_abkd.cli.run_report.measured import MeasuredModel
 from hf_abkd.cli.run_report.run_log import RunLog
+from hf_abkd.reports.evaluation import EVALUATION_NAME
 from hf_abkd.reports.figures.trade_off import Candidate, pareto_front, trade_off
 from hf_abkd.reports.page.parts import Part, Picture, Section
 from hf_abkd.wording import listed
@@ -105,4 +106,4 @@ def _absent(runs: Sequence[RunLog]) -> Iterator[str]:
             f"them and writes {EVALUATION_NAME} into the folder."
         )
     if all(run.teacher_accuracy is None for run in runs):
-        yield "No teacher is shown, as its accuracy was not measured."
+        yield "No teacher is shown: no run measured its accuracy."

@@ -14,6 +14,7 @@ from hf_abkd.reports.figures.theme import GRID, INK, MUTED, PAPER, SERIES
 from hf_abkd.reports.page.images import colour, colour_rules, svg_of
 from hf_abkd.reports.page.parts import Gallery, Part, Picture, Section, Table
 
+_CODE = re.compile(r"`([^`]+)`")
 # A cell with so many letters would be a narrow column of words on a telephone.
 _WIDE_FROM = 28
 _STYLE = f"""
@@ -40,10 +41,10 @@ table{{border-collapse:collapse;font-size:.94rem;font-variant-numeric:tabular-nu
 th,td{{text-align:left;vertical-align:top;padding:.35rem .9rem .35rem 0;border-bottom:1px solid {colour(GRID)};
   overflow-wrap:normal;min-width:4.5rem}}
 td.wide{{min-width:15rem}}td.short{{white-space:nowrap}}tbody th{{min-width:8rem}}
-.gallery{{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.2rem,1fr));gap:1.2rem 1rem;margin:1rem 0}}
+.gallery{{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.6rem,1fr));gap:1.2rem 1rem;margin:1rem 0}}
 .gallery img{{width:6rem;height:6rem;object-fit:contain;image-rendering:pixelated;border:1px solid {colour(GRID)}}}
-dl{{margin:.3rem 0 0;font-size:.86rem;line-height:1.35}}
-dt{{color:{colour(MUTED)}}}dd{{margin:0 0 .25rem}}
+dl{{display:grid;grid-template-columns:auto 1fr;gap:.1rem .5rem;margin:.3rem 0 0;font-size:.86rem;line-height:1.35}}
+dt{{color:{colour(MUTED)}}}dd{{margin:0}}code{{font-size:.92em}}
 @media print{{h2{{break-after:avoid}}figure{{break-inside:avoid}}}}
 """.strip()
 
@@ -77,7 +78,7 @@ def html_page(title: str, introduction: Sequence[str], sections: Sequence[Sectio
 <body>
 <main>
 <h1>{escape(title)}</h1>
-{"".join(f"<p>{escape(text)}</p>" for text in introduction)}
+{"".join(f"<p>{_text(text)}</p>" for text in introduction)}
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 {body}
 </main>
@@ -100,7 +101,7 @@ def _section(section: Section, name: str) -> str:
 
 def _part(part: Part, name: str) -> str:
     if isinstance(part, str):
-        return f"<p>{escape(part)}</p>"
+        return f"<p>{_text(part)}</p>"
     if isinstance(part, Table):
         return _table(part, name)
     if isinstance(part, Gallery):
@@ -109,9 +110,14 @@ def _part(part: Part, name: str) -> str:
     return f'<div class="pictures">\n{drawn}\n</div>'
 
 
+def _text(text: str) -> str:
+    """Return sentences as HTML: what stands between backticks is a command or a name."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
 def _picture(picture: Picture, name: str) -> str:
     drawn = svg_of(picture.figure, f"s{name}", picture.alt)
-    caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
+    caption = f"<figcaption>{_text(picture.caption)}</figcaption>"
     return f"<figure><h4>{escape(picture.title)}</h4>\n{drawn}\n{caption}</figure>"
 
 

@@ -1,13 +1,16 @@
 """`hf-abkd report`, as users call it: on the folders that finished runs leave."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForImageClassification
 
 from hf_abkd.cli import main as cli
 from hf_abkd.cli.commands import report as command
 from hf_abkd.cli.side_by_side import comparison_table, joined
+from hf_abkd.layers.plan import Plan
 
 
 @pytest.fixture
@@ -40,6 +43,28 @@ def test_a_page_with_the_table_and_its_pictures_is_written(tmp_path, capsys):
     assert str(tmp_path) not in page and "http" not in page
 
 
+def test_with_images_the_students_of_the_runs_are_asked_about_them(workspace, capsys):
+    """Numbers of a log do not show what a student confuses, nor which of its units are dead."""
+    for label, (method, name) in enumerate((("alone", "student alone"), ("ab", "AB"))):
+        folder = workspace / "runs" / f"{method}-seed0"
+        shutil.copytree(workspace / "student", folder)
+        student = AutoModelForImageClassification.from_pretrained(folder)
+        # Each says one class of all images, and the teacher another one than one of the two.
+        student.classifier.bias.data[label] += 100
+        student.save_pretrained(folder)
+        content = {"model": name, "seed": 0, "parameters": 1234, "log": [{"eval_accuracy": 0.5, "step": 3}]}
+        (folder / "outcome.json").write_text(json.dumps(content))
+    pairs = [("vit.layers.1.mlp.activation_fn", "resnet.encoder.stages.1")]
+    Plan.of_names(pairs).save(workspace / "runs" / "ab-seed0" / "distillation_plan.yaml")
+    flags = ["--validation_files", "rows.parquet", "--teacher", "teacher", "--batch_size", "7"]
+    assert cli.main(["report", "runs", *flags]) == 0
+    page = Path("report/report.html").read_text(encoding="utf-8")
+    assert "of 24 images" in page and page.count("data:image/png") in (12, 24) and "Measured on 24 images" in page
+    pictures = {path.name for path in Path("report").glob("*.png")}
+    assert {"classes-0.png", "classes-1.png", "margins-0.png"} < pictures
+    assert str(workspace) not in page and "http" not in page
+
+
 @pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize(
     ("words", "told"),
@@ -48,6 +73,9 @@ def test_a_page_with_the_table_and_its_pictures_is_written(tmp_path, capsys):
         (["empty"], "empty holds no finished run"),
         (["runs", "--against", "KDD"], "did you mean 'KD'?"),
         ([], "--runs"),
+        (["runs", "--teacher", "teacher"], "name them, as by --validation_files"),
+        (["runs", "--batch_size", "0"], "--batch_size must be at least 1"),
+        (["runs", "--validation_files", "absent.parquet"], "runs/kd-seed1 hold no weights any more"),
         (["runs", "--output_dir", "runs/kd-seed0/outcome.json"], "runs/kd-seed0/outcome.json"),
     ],
 )

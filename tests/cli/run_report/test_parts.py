@@ -10,6 +10,9 @@ from hf_abkd.cli.run_report.run_log import run_log
 from hf_abkd.cli.run_report.size_part import size_section
 from hf_abkd.cli.run_report.training_part import accuracy_section, training_sections
 from hf_abkd.cli.side_by_side import found_runs
+from hf_abkd.models.latency import Latency
+from hf_abkd.reports.evaluation import Evaluation, ModelEvaluation
+from hf_abkd.reports.intervals import Share
 
 
 def runs_of(*folders):
@@ -26,14 +29,24 @@ def lines(picture):
 
 
 def evaluation(folder, accuracy, parameters, adds, milliseconds):
-    """Write what was measured of a student and its teacher."""
-    measured = [("student", accuracy, parameters, adds, milliseconds), ("teacher", 0.95, 9_000_000, 8_000_000, 7.5)]
-    models = []
-    for role, share, size, cost, time in measured:
-        times = [{"batch_size": 8, "milliseconds": 9.0}, {"batch_size": 1, "milliseconds": time}]
-        told = {"role": role, "name": role, "parameters": size, "multiply_adds": cost, "latencies": times}
-        models.append({**told, "accuracy": {"value": share, "low": 0.0}, "of a later version": 1})
-    Path(folder, "evaluation.json").write_text(json.dumps({"form": 1, "models": models, "class_names": ["a", "b"]}))
+    """Write what `hf-abkd evaluate --save` writes of a student and its teacher."""
+    models = [
+        ModelEvaluation(
+            role,
+            role,
+            size,
+            multiply_adds=cost,
+            accuracy=Share(share, 0.0, 1.0),
+            class_accuracy=[share, None],
+            latencies=[Latency(32, 7, 9.0, 8.0, 10.0), Latency(1, 7, time, 1.0, 9.0)],
+        )
+        for role, share, size, cost, time in (
+            ("student", accuracy, parameters, adds, milliseconds),
+            ("teacher", 0.95, 9_000_000, 8_000_000, 7.5),
+        )
+    ]
+    content = Evaluation("test", 100, ["a", "b"], [100, 0], models).content()
+    Path(folder, "evaluation.json").write_text(json.dumps(content))
 
 
 def test_terms_loss_and_agreement_of_each_run_are_drawn(finished):
