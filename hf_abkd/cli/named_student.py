@@ -31,12 +31,15 @@ class NamedStudent:
         num_channels: How many channels its images have; None if only the teacher tells.
         processor_name: Whose image processor is its own.
         hub: How that is fetched.
+        start: What it counts as where settings are chosen for it: "random" or "trained", or "auto" for what its tensors
+            tell.
     """
 
     make: Callable[[Sequence[str], object], PreTrainedModel]
     num_channels: int | None
     processor_name: str
     hub: HubOptions
+    start: str = "auto"
 
 
 def named_student(models: ModelArguments) -> NamedStudent:
@@ -68,7 +71,7 @@ def named_student(models: ModelArguments) -> NamedStudent:
 def _from_teacher(models: ModelArguments, factors: Factors) -> NamedStudent:
     """Return a student that is made from the teacher; what its config tells against that is told now."""
     name, hub = models.teacher_name_or_path, models.hub(models.teacher_revision)
-    flag = f"--student_from_teacher {factors}"
+    flag = f"--student_from_teacher {models.student_from_teacher}"
     if name is None:
         raise ValueError(f"{flag} makes the student of a teacher: name it, --teacher_name_or_path")
     if is_local_cache(name):
@@ -87,8 +90,12 @@ def _from_teacher(models: ModelArguments, factors: Factors) -> NamedStudent:
         except ValueError as error:
             raise ValueError(f"{flag}, teacher {name!r}: {error}") from error
         num_channels = channels_of(config) or 3
-    processor, where = models.teacher_image_processor_name, models.hub()
-    return NamedStudent(_Maker(factors), num_channels, *((processor, where) if processor else (name, hub)))
+    processor = models.teacher_image_processor_name
+    # Over fewer channels all sums are other ones, and what was learnt is gone until it is learnt again.
+    start = "random" if factors.width < 1 else "auto"
+    return NamedStudent(
+        _Maker(factors), num_channels, processor or name, models.hub() if processor else hub, start=start
+    )
 
 
 def _no_weights(flag: str, name: str) -> str:

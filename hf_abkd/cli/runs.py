@@ -295,11 +295,15 @@ def make_trainer(
         # Evaluating is this command's default, and --train_val_split 0 leaves nothing to do it on.
         changes: dict[str, Any] = {"eval_strategy": "no"}
         args = replace(args, **changes)
+    if args.student_start == "auto":
+        args = replace(args, student_start=work.student_start)
     if not stages:
         work, args = labelled_alone(work, args)
     _check_best(args, agreement=bool(stages))
     if augmentation == "auto":
-        augmentation = augmentation_of(_crop_padding(run, student, work), flip=run.flip, cutmix=run.cutmix)
+        augmentation = augmentation_of(
+            _crop_padding(run, student, work, args.student_start), flip=run.flip, cutmix=run.cutmix
+        )
     return DistillationTrainer(
         student,
         args,
@@ -324,11 +328,11 @@ def _check_best(args: DistillationArguments, *, agreement: bool) -> None:
         raise ValueError(f"--metric_for_best_model {name} is not measured; evaluations measure {', '.join(measured)}")
 
 
-def _crop_padding(run: RunArguments, student: PreTrainedModel, work: Workload) -> float:
+def _crop_padding(run: RunArguments, student: PreTrainedModel, work: Workload, weights: str) -> float:
     """Return by how much images are shifted; what a cached teacher saw is told by the flags alone."""
     if run.crop_padding is not None:
         return run.crop_padding
-    return 0 if isinstance(work.teacher, TeacherCache) or start_of(student).trained else 1 / 8
+    return 0 if isinstance(work.teacher, TeacherCache) or start_of(student, weights).trained else 1 / 8
 
 
 def augmentation_of(crop_padding: float, *, flip: bool, cutmix: bool = False) -> Augmentation | None:

@@ -42,6 +42,7 @@ class Workload:
         dataset_id: The data set on the Hub, if it is there.
         teacher_processor: The teacher's image processor, if it prepares images otherwise than the student's.
         unlabelled: How many of the training images, the last ones, have no label.
+        student_start: What the student counts as where settings are chosen for it, unless the training arguments say.
     """
 
     teacher: nn.Module | TeacherCache | MeanTeacher | None
@@ -53,6 +54,7 @@ class Workload:
     dataset_id: str | None = None
     teacher_processor: BaseImageProcessor | None = None
     unlabelled: int = 0
+    student_start: str = "auto"
 
 
 def prepared(
@@ -136,7 +138,7 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         label_column=data.label_column_name,
         teacher_processor=_load_teacher_processor(models, teacher),
     )
-    return replace(work, dataset_id=data.dataset_name)
+    return replace(work, dataset_id=data.dataset_name, student_start=student.start)
 
 
 def tell_unlabelled(images: ImageDatasets) -> None:

@@ -31,7 +31,7 @@ class Start:
         return f"{weights} and {'batch normalisation' if self.batch_norm else 'no batch normalisation'}"
 
 
-def start_of(model: nn.Module) -> Start:
+def start_of(model: nn.Module, weights: str = "auto") -> Start:
     """Return what a model starts from.
 
     The tensors tell, however the model was made: a config or a name may be that of a folder of which only the
@@ -41,6 +41,7 @@ def start_of(model: nn.Module) -> Start:
 
     Args:
         model: The model, with adapters or without.
+        weights: What its weights count as, "random" or "trained"; "auto" reads it from the tensors.
 
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification as ViT
@@ -50,7 +51,8 @@ def start_of(model: nn.Module) -> Start:
     norms = [module for module in model.modules() if _is_norm(module)]
     by_batch = [module for module in norms if isinstance(module, _BatchNorm) and module.track_running_stats]
     touched = [_was_trained(norm) for norm in norms] or [_has_biases(model)]
-    return Start(trained=any(touched), batch_norm=len(by_batch) > _MOST * len(norms))
+    trained = any(touched) if weights == "auto" else weights == "trained"
+    return Start(trained=trained, batch_norm=len(by_batch) > _MOST * len(norms))
 
 
 def _is_norm(module: nn.Module) -> bool:

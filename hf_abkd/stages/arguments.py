@@ -67,6 +67,9 @@ class DistillationArguments(TrainingArguments):
         teacher_compile: Compile the teacher: minutes at the beginning of each stage, less time per step.
         teacher_quantize: Compute the teacher's linear layers in 8-bit integers, on a CPU: faster for transformers, and
             answers that are some per cent off. Refused where they are more than a quarter of their spread off.
+        student_start: What the student counts as where settings are chosen for it: `random` or `trained` weights.
+            `auto` reads it from its tensors, which look trained also where they are slices of trained ones and do best
+            as `random` (`student_from_teacher(width=...)`).
         term_gradient_steps: In how many first steps of each stage with several terms the norm of each term's gradient
             on the student is measured and logged, as its ratio to the largest other one (`gradient_ratio/...`; each
             process measures its own batch). Each costs a forward pass and a backward pass per term. 0 measures
@@ -148,6 +151,13 @@ class DistillationArguments(TrainingArguments):
     teacher_quantize: bool = field(
         default=False, metadata={"help": "Compute the teacher's linear layers in 8-bit integers, on a CPU."}
     )
+    student_start: str = field(
+        default="auto",
+        metadata={
+            "help": "What the student counts as where settings are chosen for it: random or trained weights, or auto, "
+            "which reads it from its tensors."
+        },
+    )
     term_gradient_steps: int = field(
         default=3,
         metadata={"help": "First steps of a stage in which the gradient of each term is measured; 0 measures nothing."},
@@ -182,6 +192,8 @@ class DistillationArguments(TrainingArguments):
         rising_shares(self.lr_milestones or [])
         if self.teacher_precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"teacher_precision must be auto, fp32, bf16 or fp16, got {self.teacher_precision!r}")
+        if self.student_start not in ("auto", "random", "trained"):
+            raise ValueError(f"student_start must be auto, random or trained, got {self.student_start!r}")
         for name in ("teacher_fold_batch_norm", "teacher_channels_last", "teacher_in_place", "student_channels_last"):
             if getattr(self, name) not in (None, True, False):
                 raise ValueError(

@@ -106,11 +106,12 @@ class Optimization:
     Args:
         given: The optimisers that a user gave the trainer.
         student: The student, as it is when its training begins.
+        weights: What its weights count as; see `hf_abkd.models.start.start_of`.
     """
 
-    def __init__(self, given: GivenOptimizers, student: nn.Module) -> None:
+    def __init__(self, given: GivenOptimizers, student: nn.Module, weights: str = "auto") -> None:
         self.given = given
-        self.suited = SuitedArguments(start_of(student), by_hand=given.any())
+        self.suited = SuitedArguments(start_of(student, weights), by_hand=given.any())
 
     def arguments(self, args: DistillationArguments, stages: Sequence[Stage]) -> list[DistillationArguments]:
         """Return the training arguments of every stage; see `hf_abkd.stages.lengths.stage_arguments`."""

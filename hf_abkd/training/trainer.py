@@ -187,7 +187,9 @@ class DistillationTrainer(Trainer):
         check_stages(self._given_stages, self.model, self.source, self.args)
         check_labels_hold(augmentation, self._given_stages)
         given = self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs
-        self.optimization = optimization.Optimization(optimization.GivenOptimizers(*given), self.model)
+        self.optimization = optimization.Optimization(
+            optimization.GivenOptimizers(*given), self.model, self.args.student_start
+        )
         self.stages = run_stages(self._given_stages, self.args)
         self._arguments = self.optimization.arguments(self.args, self._given_stages)
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)

@@ -93,16 +93,19 @@ def test_what_cannot_be_made_is_told_before_images_are_loaded(folder, flags, tol
 
 
 @pytest.mark.parametrize("method", ["kd", "alone"])
-def test_flags_keep_a_recipe_that_makes_the_same_student_again(folder, method):
+def test_flags_keep_a_recipe_that_makes_the_same_student_again(folder, method, capsys):
     """A recipe without the factors, or of a student alone without its teacher, could not be run."""
     words = ["--teacher_name_or_path", "teacher", "--student_from_teacher", "depth=1,width=0.25", "--method", method]
     words += ["--train_files", "rows.parquet", "--train_val_split", "0", "--output_dir", "run", "--max_steps", "1"]
     words += ["--use_cpu", "--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "1"]
     assert main(["train", *words]) == 0
+    assert "chosen for a student with random weights" in capsys.readouterr().out
     kept = Recipe.load("run/recipe.yaml")
     assert kept.section("student") == {"from_teacher": {"depth": 1.0, "width": 0.25}}
     assert kept.section("teacher") == {"model": "teacher"}
-    assert main(["train", "run/recipe.yaml", "training.output_dir=again"]) == 0
+    again = ["run/recipe.yaml", "training.output_dir=again", "training.student_start=trained"]
+    assert main(["train", *again]) == 0
+    assert "chosen for a student with trained weights" in capsys.readouterr().out
     assert Path("again/config.json").read_bytes() == Path("run/config.json").read_bytes()
 
 

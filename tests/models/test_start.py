@@ -42,6 +42,14 @@ def test_a_step_of_training_is_seen_and_a_new_head_is_not(make):
     assert start_of(trained).trained
 
 
+def test_weights_count_as_what_a_user_says():
+    """Slices of trained weights vary as trained ones do, and are trained as random ones."""
+    student = tiny.vit()
+    assert start_of(student, "trained") == Start(trained=True, batch_norm=False)
+    torch.nn.init.normal_(student.vit.layernorm.bias)
+    assert start_of(student).trained and not start_of(student, "random").trained
+
+
 def test_a_model_without_normalisation_is_told_by_its_biases():
     """There is nothing else to tell it by."""
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())

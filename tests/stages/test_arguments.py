@@ -23,6 +23,7 @@ def test_defaults_change_nothing_of_a_training_run(tmp_path):
         "teacher_compile",
         "teacher_quantize",
         "student_channels_last",
+        "student_start",
         "augmentation_seed",
         "augmentation_views",
         "momentum_delta",
@@ -67,6 +68,7 @@ def test_flags_are_read_from_a_command_line(tmp_path):
         ({"lr_milestones": [float("nan")]}, "rising shares between 0 and 1"),
         ({"lr_gamma": 0.0}, "lr_gamma must be positive"),
         ({"lr_gamma": -0.1}, "lr_gamma must be positive"),
+        ({"student_start": "fresh"}, "student_start must be auto, random or trained, got 'fresh'"),
         ({"teacher_precision": "float16"}, "must be auto, fp32, bf16 or fp16, got 'float16'"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-_HOW = "as depth=0.5, width=0.5 or depth=0.5,width=0.5"
+_HOW = "depth=0.5,width=0.5, or one of the two"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_factors_are_read_as_they_are_written():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("0.5", "'0.5' is none of depth and width: write as depth=0.5"),
+        ("0.5", "'0.5' is none of depth and width: write depth=0.5"),
         ("height=0.5", "is none of depth and width"),
         ("depth=half", "'depth=half' is no number"),
         ("depth=0.5,depth=0.3", "is given twice"),
