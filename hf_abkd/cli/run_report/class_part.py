@@ -10,7 +10,6 @@ from hf_abkd.cli.answers import Answers
 from hf_abkd.cli.run_report.asked import Asked
 from hf_abkd.cli.run_report.run_log import RunLog
 from hf_abkd.reports.class_accuracy import class_accuracy
-from hf_abkd.reports.evaluation import EVALUATION_NAME
 from hf_abkd.reports.figures.bars import bars
 from hf_abkd.reports.page.parts import Part, Picture, Section
 
@@ -61,28 +60,20 @@ def measured_classes(runs: Sequence[RunLog]) -> ClassAccuracies | None:
     return ClassAccuracies(found[0][1].class_names, students, teacher) if students else None
 
 
-def class_section(found: ClassAccuracies | None, against: str) -> Section:
+def class_section(found: ClassAccuracies, against: str) -> Section:
     """Return by how much the accuracy of each class differs from the teacher's and the baseline's.
 
     Args:
-        found: The accuracies; None if none are known.
+        found: The accuracies.
         against: The model that the others are compared with.
     """
-    if found is None:
-        return Section(
-            _TITLE,
-            [
-                "Not known: name images by the flags of a run (--validation_files and so on), or measure the students "
-                f"by `hf-abkd evaluate STUDENT --save`, which writes {EVALUATION_NAME} into their folders."
-            ],
-        )
     drawn = [_picture(found, model, against, number) for number, model in enumerate(found.students)]
     pictures = [picture for picture in drawn if picture is not None]
     parts: list[Part] = [pictures] if pictures else []
     if found.teacher is None:
         parts.append("There is no comparison with a teacher: --teacher names one.")
     if len(found.students) == 1:
-        parts.append("There is no comparison with another model: runs of one, as the student alone, stand for it.")
+        parts.append("There is no other model to compare with: name runs of one, such as the student alone, too.")
     return Section(_TITLE, parts)
 
 

@@ -18,15 +18,13 @@ _MOST = 12
 _SIZE = 128
 
 
-def disagreement_section(asked: Asked | None) -> Section:
+def disagreement_section(asked: Asked) -> Section:
     """Return the images on which students and teacher disagree most, of the first run of each model.
 
     Args:
-        asked: What they say; None if no images were named.
+        asked: What they say.
     """
     title = "Where student and teacher disagree"
-    if asked is None:
-        return Section(title, ["Not known: name images by the flags of a run (--validation_files and so on)."])
     if asked.teacher is None:
         return Section(title, ["Not known: --teacher names the teacher to compare with."])
     if asked.teacher_answers is None:
@@ -62,7 +60,8 @@ def _parts(asked: Asked, one: AskedRun, ours: Answers, theirs: Answers) -> list[
 
 
 def _said(answer: Answer, names: Mapping[int, str]) -> str:
-    return f"{names[answer.label]}, {100 * answer.probability:.0f} %"
+    # The sign stays on the line of its number.
+    return f"{names[answer.label]}, {100 * answer.probability:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _png(asked: Asked, place: int) -> bytes:

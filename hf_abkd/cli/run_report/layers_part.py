@@ -31,14 +31,12 @@ _HOW_TO_READ = (
 Activities = Mapping[str, UnitActivity]
 
 
-def layers_section(asked: Asked | None) -> Section:
+def layers_section(asked: Asked) -> Section:
     """Return the dead units and the margins of the paired layers, of the first run of each model.
 
     Args:
-        asked: The models and the images; None if no images were named.
+        asked: The models and the images.
     """
-    if asked is None:
-        return Section(_TITLE, ["Not known: name images by the flags of a run (--validation_files and so on)."])
     ordered = sorted(asked.runs, key=lambda one: one.run.seed)
     plans = {one.run.model: _plan(one) for one in reversed(ordered)}
     plan = next((found for found in plans.values() if found is not None), None)
@@ -58,7 +56,7 @@ def layers_section(asked: Asked | None) -> Section:
             parts.append(f"{name}: its layers are not those of the plan. {error}")
     teacher = found.pop(_TEACHER, None)
     named = {pair.student.layer: pair.teacher.layer for pair in plan.pairs}
-    seeds = ", ".join(f"{model} (seed {one.run.seed})" for model, one in first.items())
+    seeds = "; ".join(f"{model} (seed {one.run.seed})" for model, one in first.items())
     parts.append(f"Of each model the run with the first seed: {seeds}. Measured on {_images(asked.asking)} images.")
     parts += _dead(found, teacher, named)
     drawn = [_margin(found, teacher, *pair, number) for number, pair in enumerate(named.items())]
@@ -122,6 +120,7 @@ def _margin(
     if teacher is not None:
         responses[_TEACHER] = teacher[taught].deviations()
     above = [f"{name} {100 * float((values > 0).mean()):.0f} %" for name, values in responses.items()]
-    caption = f"Paired with the teacher's {taught}. On: {', '.join(above)}."
-    alt = f"Distributions of responses around the boundary of {layer}. On: {', '.join(above)}."
+    told = f"Above the boundary: {'; '.join(above)}."
+    caption = f"Paired with the teacher's {taught}. {told}"
+    alt = f"Distributions of responses around the boundary of {layer}. {told}"
     return Picture(f"margins-{number}", f"Margins: {layer}", margins(responses), alt, caption)

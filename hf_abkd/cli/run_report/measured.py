@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_abkd.reports.evaluation import EVALUATION_NAME
+from hf_abkd.reports.evaluation import EVALUATION_NAME, FORM
 from hf_abkd.schema import checked, read_json
 
 _REMEDY = "Measure the student again by `hf-abkd evaluate --save`, or delete the file"
@@ -59,12 +59,19 @@ class Measured:
     """What was measured of a student, its teacher and others.
 
     Attributes:
+        form: The number of the form of the file.
         models: The models; the student first.
         class_names: The names of the classes.
     """
 
+    form: int
     models: Sequence[MeasuredModel]
     class_names: Sequence[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse what another version wrote in a form that would be misread."""
+        if self.form != FORM:
+            raise ValueError(f"form is {self.form}, and this version reads {FORM}")
 
     def of(self, role: str) -> MeasuredModel | None:
         """Return the first model of a role; None if there is none."""

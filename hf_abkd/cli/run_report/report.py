@@ -16,8 +16,14 @@ from hf_abkd.cli.run_report.size_part import size_section
 from hf_abkd.cli.run_report.training_part import accuracy_section, training_sections
 from hf_abkd.cli.run_report.writing import write_report
 from hf_abkd.cli.side_by_side import compared_with, found_runs
+from hf_abkd.reports.page.parts import Section
 from hf_abkd.version import __version__
 from hf_abkd.wording import counted, listed
+
+_WITHOUT_IMAGES = (
+    "No images were named. Named by the flags of a run (`--validation_files` and the like), with `--teacher`, "
+    "they show the change of each class, the images on which student and teacher disagree most, dead units and margins."
+)
 
 
 def report(
@@ -46,15 +52,14 @@ def report(
     models = list(dict.fromkeys(run.model for run in runs))
     asked = None if ask is None else ask(runs)
     classes = measured_classes(runs) if asked is None else asked_classes(asked)
-    sections = [
-        comparison_section(runs, chosen, folders),
-        accuracy_section(runs),
-        size_section(runs),
-        class_section(classes, chosen),
-        disagreement_section(asked),
-        layers_section(asked),
-        *training_sections(runs),
-    ]
+    sections = [comparison_section(runs, chosen, folders), accuracy_section(runs), size_section(runs)]
+    if classes is not None:
+        sections.append(class_section(classes, chosen))
+    if asked is None:
+        sections.append(Section("With images", [_WITHOUT_IMAGES]))
+    else:
+        sections += [disagreement_section(asked), layers_section(asked)]
+    sections += training_sections(runs)
     return write_report(output, _title(folders), [_introduction(runs, models)], sections)
 
 
@@ -64,6 +69,6 @@ def _title(folders: Sequence[Path]) -> str:
 
 def _introduction(runs: Sequence[RunLog], models: Sequence[str]) -> str:
     return (
-        f"{counted(len(runs), 'finished run')} of {counted(len(models), 'model')}: {listed(models, 10)}. Made by "
+        f"{counted(len(runs), 'finished run')} of {counted(len(models), 'model')}: {'; '.join(models)}. Made by "
         f"hf_abkd {__version__} on {date.today().isoformat()}."
     )

@@ -99,11 +99,12 @@ def _picture(name: str, cost: str, title: str, candidates: Sequence[Candidate]) 
 
 def _absent(runs: Sequence[RunLog]) -> Iterator[str]:
     """Say what is not known."""
-    without = [run.folder.name for run in runs if run.measured is None]
+    without = [f"{run.model} with seed {run.seed}" for run in runs if run.measured is None]
     if without:
+        whose = "" if len(without) == len(runs) else f" of {'; '.join(without)}"
         yield (
-            f"Multiply-adds and latency are not known of {listed(without)}: `hf-abkd evaluate STUDENT --save` measures "
-            f"them and writes {EVALUATION_NAME} into the folder."
+            f"Multiply-adds and latency are not known{whose}: `hf-abkd evaluate STUDENT --save` measures them and "
+            f"writes {EVALUATION_NAME} into the folder of a student."
         )
     if all(run.teacher_accuracy is None for run in runs):
         yield "No teacher is shown: no run measured its accuracy."

@@ -29,6 +29,7 @@ DARK = {
 
 # Inches. One is as wide as a telephone, so that letters keep their size there; a wide screen holds two.
 WIDTH, HEIGHT = 4.7, 3.1
+_LEGEND_ROW = 0.19
 _SETTINGS: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.5,
@@ -97,4 +98,7 @@ def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) ->
     if labels:
         longest = max(map(len, labels))
         columns = max(1, min(len(labels), 58 // (longest + 6)))
+        # More rows of names make the figure higher, and not its field lower.
+        rows = -(-len(labels) // columns)
+        figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * (rows - 1))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.8, columnspacing=1.4)

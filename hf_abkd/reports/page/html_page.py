@@ -40,7 +40,7 @@ figcaption,.note{{color:{colour(MUTED)};font-size:.9rem;max-width:40rem}}
 table{{border-collapse:collapse;font-size:.94rem;font-variant-numeric:tabular-nums}}
 th,td{{text-align:left;vertical-align:top;padding:.35rem .9rem .35rem 0;border-bottom:1px solid {colour(GRID)};
   overflow-wrap:normal;min-width:4.5rem}}
-td.wide{{min-width:15rem}}td.short{{white-space:nowrap}}tbody th{{min-width:8rem}}
+.short{{white-space:nowrap}}td.wide{{min-width:15rem}}tbody th{{min-width:8rem}}
 .gallery{{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.6rem,1fr));gap:1.2rem 1rem;margin:1rem 0}}
 .gallery img{{width:6rem;height:6rem;object-fit:contain;image-rendering:pixelated;border:1px solid {colour(GRID)}}}
 dl{{display:grid;grid-template-columns:auto 1fr;gap:.1rem .5rem;margin:.3rem 0 0;font-size:.86rem;line-height:1.35}}
@@ -123,9 +123,7 @@ def _picture(picture: Picture, name: str) -> str:
 
 def _table(table: Table, name: str) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, rest))}</tr>\n' for first, *rest in table.rows
-    )
+    rows = "".join(f"<tr>{_row_name(first)}{''.join(map(_cell, rest))}</tr>\n" for first, *rest in table.rows)
     # Its caption stands before what scrolls, to be read whole; what scrolls can be reached by the keyboard.
     return (
         f'<p class="note" id="{name}">{escape(table.caption)}</p>\n'
@@ -134,9 +132,17 @@ def _table(table: Table, name: str) -> str:
     )
 
 
+def _row_name(text: str) -> str:
+    return f'<th scope="row" class="{_kind(text)}">{escape(text)}</th>'
+
+
 def _cell(text: str) -> str:
-    kind = "wide" if len(text) > _WIDE_FROM else "short"
-    return f'<td class="{kind}">{escape(text)}</td>'
+    return f'<td class="{_kind(text)}">{escape(text)}</td>'
+
+
+def _kind(text: str) -> str:
+    """Return how a cell is laid out: what is short stays on a line."""
+    return "wide" if len(text) > _WIDE_FROM else "short"
 
 
 def _gallery(gallery: Gallery) -> Iterator[str]:

@@ -41,6 +41,8 @@ def test_a_page_with_the_table_and_its_pictures_is_written(tmp_path, capsys):
     assert all(cell in page for row in rows for cell in row)
     assert "difference to student alone" in page and page.count("<svg") == len(pictures)
     assert str(tmp_path) not in page and "http" not in page
+    # What is not there is looked for.
+    assert "No images were named" in page
 
 
 def test_with_images_the_students_of_the_runs_are_asked_about_them(workspace, capsys):

@@ -82,7 +82,7 @@ def test_costs_are_drawn_as_far_as_they_are_known(finished):
     (picture,) = section.pictures
     marks = [point for line in picture.figure.axes[0].lines[1:] for point in zip(*line.get_data(), strict=True)]
     assert marks == [(2.0, 80.0), (4.0, 85.0), (9.0, 90.0)]
-    assert "not known of small, large: `hf-abkd evaluate STUDENT --save`" in words(section)
+    assert "latency are not known: `hf-abkd evaluate STUDENT --save`" in words(section)
     evaluation("small", 0.81, 2_000_000, 1_000_000, 3.5)
     section = size_section(runs_of("small", "large"))
     assert [one.title for one in section.pictures] == ["Parameters", "Multiply-adds", "Latency"]
@@ -91,7 +91,7 @@ def test_costs_are_drawn_as_far_as_they_are_known(finished):
         3.5,
         7.5,
     ] and "milliseconds for an image" in time.get_xlabel()
-    assert "not known of large:" in words(section)
+    assert "not known of KD with seed 0:" in words(section)
 
 
 def test_models_of_one_size_are_told_in_words(finished):
@@ -110,6 +110,9 @@ def test_what_was_not_measured_is_told(finished):
     assert "Not evaluated, and so not in the table: student alone, seed 0" in words(section)
     Path("run/evaluation.json").write_text('{"models": 3}')
     with pytest.raises(ValueError, match=r"run/evaluation\.json is damaged"):
+        runs_of("run")
+    Path("run/evaluation.json").write_text('{"form": 2, "models": []}')
+    with pytest.raises(ValueError, match="form is 2, and this version reads 1"):
         runs_of("run")
 
 
