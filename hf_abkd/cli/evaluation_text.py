@@ -118,7 +118,7 @@ def _differences(found: Evaluation, titles: Sequence[str]) -> Iterator[str]:
             yield f"the {title} knows other classes than the student: there is nothing to compare"
     called = {(model.role, model.name): title for model, title in zip(found.models, titles, strict=True)}
     for one in found.against:
-        unclear = "" if one.test.p_value < _CLEAR else ", which may be chance"
+        unclear = ", which may be chance" if one.difference.value and one.test.p_value >= _CLEAR else ""
         yield f"student against {called[one.role, one.name]}: {one.difference}{unclear}"
         yield f"  McNemar's test: {one.test}"
         if len(found.class_names) > 2 and one.changes:

@@ -81,6 +81,8 @@ def test_a_difference_is_told_with_what_it_is_worth(found):
     )
     told = lines(unclear)
     assert f"student against baseline b: {paired_difference(OURS, close)}, which may be chance" in told
+    alike = replace(found, against=[against("teacher", "owner/large", OURS)])
+    assert f"student against teacher owner/large: {paired_difference(OURS, OURS)}" in lines(alike)
     assert "the teacher owner/large knows other classes than the student: there is nothing to compare" in told
 
 
