@@ -24,7 +24,7 @@ from statistics import mean
 import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
 
 from hf_abkd import boundary_supporting_samples
-from hf_abkd.cli import comparison, demonstration, runs
+from hf_abkd.cli import comparison, demonstration, run_flags, runs
 from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import BoundaryAttack, BoundarySamples
@@ -79,12 +79,14 @@ COLUMNS = {
 
 
 def main():
-    parser = runs.with_methods(runs.parser(runs.MethodArguments, SampleArguments, description=__doc__), METHODS)
+    parser = run_flags.with_methods(
+        run_flags.parser(run_flags.MethodArguments, SampleArguments, description=__doc__), METHODS
+    )
     # One line of the log for each epoch of the demonstration, from which the attacks are told.
     changes = {"output_dir": "distilled/digits-bss", "logging_steps": 23}
     demo = demonstration.is_asked_for(parser, sys.argv[1:], **changes)
-    run, models, data, args, chosen, samples = flags = runs.parse(parser)
-    methods = runs.methods_of(chosen, METHODS, compare=demo)
+    run, models, data, args, chosen, samples = flags = run_flags.parse(parser)
+    methods = run_flags.methods_of(chosen, METHODS, compare=demo)
     # A mistake in the flags is told before a teacher is trained or anything is loaded.
     for method in methods:
         stages_of(method, samples)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
 
 from hf_abkd import AdaptiveDeepInversion, DeepInversion, synthesize
-from hf_abkd.cli import comparison, demonstration, image_kinds, runs
+from hf_abkd.cli import comparison, demonstration, image_kinds, run_flags, runs
 from hf_abkd.cli.image_comparison import ImageComparison, Judge
 from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
@@ -77,11 +77,13 @@ def verifier_of(flags, models, work, args, run, demo, kept):
 
 
 def main():
-    parser = runs.with_methods(runs.parser(runs.MethodArguments, InversionArguments, description=__doc__), METHODS)
+    parser = run_flags.with_methods(
+        run_flags.parser(run_flags.MethodArguments, InversionArguments, description=__doc__), METHODS
+    )
     parser.set_defaults(**CHANGES)
     demo = demonstration.is_asked_for(parser, sys.argv[1:], **CHANGES)
-    run, models, data, args, chosen, flags = every_flag = runs.parse(parser)
-    (method,) = runs.methods_of(chosen, METHODS)
+    run, models, data, args, chosen, flags = every_flag = run_flags.parse(parser)
+    (method,) = run_flags.methods_of(chosen, METHODS)
     if method == "kd" and run.kd_weight is None:
         run = replace(run, kd_weight=1.0)
     if not demo:

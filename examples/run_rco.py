@@ -26,7 +26,7 @@ from pathlib import Path
 import cifar_models  # noqa: F401  (makes its two families known to the Auto classes)
 
 from hf_abkd import RouteRecorder, route_constrained
-from hf_abkd.cli import comparison, demonstration, runs
+from hf_abkd.cli import comparison, demonstration, run_flags, runs
 from hf_abkd.cli.held_out import held_out_of
 from hf_abkd.cli.program import run_script
 from hf_abkd.cli.workload import from_flags
@@ -94,11 +94,13 @@ def named_route(models, data, args, route):
 
 
 def main():
-    parser = runs.with_methods(runs.parser(runs.MethodArguments, RouteArguments, description=__doc__), METHODS)
+    parser = run_flags.with_methods(
+        run_flags.parser(run_flags.MethodArguments, RouteArguments, description=__doc__), METHODS
+    )
     own = ("route", "anchors", "record")
     demo = demonstration.is_asked_for(parser, sys.argv[1:], own, output_dir="distilled/digits-route")
-    run, models, data, args, chosen, route = flags = runs.parse(parser)
-    methods = runs.methods_of(chosen, METHODS, compare=demo)
+    run, models, data, args, chosen, route = flags = run_flags.parse(parser)
+    methods = run_flags.methods_of(chosen, METHODS, compare=demo)
     for method in methods:
         runs.stages_of("kd" if method == "rco" else method, run)
     runs.check_unlabelled(["alone"] if route.record else methods, data)

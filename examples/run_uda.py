@@ -30,7 +30,7 @@ from pathlib import Path
 from transformers import ViTImageProcessorPil, set_seed
 
 from hf_abkd import CrossEntropy, Stage, Term, joint_adaptation, knowledge_distillation
-from hf_abkd.cli import comparison, demonstration, runs
+from hf_abkd.cli import comparison, demonstration, run_flags
 from hf_abkd.cli.domains import named_domains, prepared_domains, trainer_of
 from hf_abkd.cli.program import run_script
 from hf_abkd.methods import domain_confusion
@@ -80,13 +80,13 @@ def accuracies(trainer, teacher=False):
 
 
 def main():
-    parser = runs.parser(TargetArguments, description=__doc__)
+    parser = run_flags.parser(TargetArguments, description=__doc__)
     changes = {"output_dir": "distilled/domains", "eval_strategy": "no", "save_strategy": "no"}
     changes |= {"eval_agreement": False, "evaluate_teacher": False}
     parser.set_defaults(**{**demonstration.DEFAULTS, **changes, "num_train_epochs": 3})
     own = ("target_files", "target_validation_files")
     demo = demonstration.is_asked_for(parser, sys.argv[1:], own, **changes)
-    run, _, data, args, target = flags = runs.parse(parser)
+    run, _, data, args, target = flags = run_flags.parse(parser)
     joint_adaptation(confusion=target.confusion)  # a mistake in the flags is told before a teacher is trained
     pair = (
         demonstration.shifted_digits()

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import set_seed
 
 from hf_abkd.cli.kept_runs import OUTCOME_NAME, KeptRuns
-from hf_abkd.cli.runs import METHODS, RunArguments, make_trainer
+from hf_abkd.cli.run_flags import METHODS, RunArguments
+from hf_abkd.cli.runs import make_trainer
 from hf_abkd.cli.verdict import verdict
 from hf_abkd.cli.workload import Workload
 from hf_abkd.files import write_json

@@ -21,7 +21,8 @@ from transformers import (
 
 from hf_abkd.cli.flags import FlagParser
 from hf_abkd.cli.kept_runs import KeptRuns
-from hf_abkd.cli.runs import RunArguments, make_trainer
+from hf_abkd.cli.run_flags import RunArguments
+from hf_abkd.cli.runs import make_trainer
 from hf_abkd.cli.workload import Workload, prepared
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.digits import digits

@@ -13,7 +13,8 @@ from transformers import BaseImageProcessor, TrainerCallback
 
 from hf_abkd.cli.comparison import percent, seeded_trainer, with_seed
 from hf_abkd.cli.kept_runs import KeptRuns
-from hf_abkd.cli.runs import RunArguments, stages_of
+from hf_abkd.cli.run_flags import RunArguments
+from hf_abkd.cli.runs import stages_of
 from hf_abkd.cli.workload import Workload
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.methods import AdaptiveDeepInversion

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_abkd.cli import comparison, demonstration, runs
+from hf_abkd.cli import comparison, demonstration, run_flags, runs
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.recipe_of_flags import recipe_of_flags, training_section
 from hf_abkd.cli.recipe_run import keep_recipe
@@ -33,11 +33,13 @@ def run_methods(
     Raises:
         ValueError: If flags contradict each other, or models, images and stages do not fit.
     """
-    parser = runs.with_methods(runs.parser(runs.MethodArguments, prog=prog, description=description), runs.METHODS)
+    parser = run_flags.with_methods(
+        run_flags.parser(run_flags.MethodArguments, prog=prog, description=description), run_flags.METHODS
+    )
     words = sys.argv[1:] if words is None else words
     demo = demo and demonstration.is_asked_for(parser, words, **demonstration.FEW)
-    run, models, data, args, chosen = flags = runs.parse(parser, words)
-    methods = runs.methods_of(chosen, compare=demo)
+    run, models, data, args, chosen = flags = run_flags.parse(parser, words)
+    methods = run_flags.methods_of(chosen, compare=demo)
     # A mistake in the flags is told before a teacher is trained or anything is loaded.
     for method in methods:
         runs.stages_of(method, run)
@@ -60,7 +62,7 @@ def run_methods(
             keep_recipe(recipe_of_flags(stages, models, data, training, trainer.augmentation), trainer)
         return _trained(method, trainer, work, run)
 
-    outcomes = comparison.outcomes_of(jobs, runs.titles(run), kept, train)
+    outcomes = comparison.outcomes_of(jobs, run_flags.titles(run), kept, train)
     if args.process_index == 0:
         first = _teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
         columns = {"boundary agreement per layer, before -> after AB": _agreement}
@@ -69,7 +71,9 @@ def run_methods(
     return 0
 
 
-def _trained(method: str, trainer: DistillationTrainer, work: Workload, run: runs.RunArguments) -> comparison.Outcome:
+def _trained(
+    method: str, trainer: DistillationTrainer, work: Workload, run: run_flags.RunArguments
+) -> comparison.Outcome:
     """Run one method with one seed; return what became of the student."""
     args = trainer.args
     named = run.plan or run.student_layers  # other layers are paired by the trainer, which prints them itself
@@ -77,7 +81,7 @@ def _trained(method: str, trainer: DistillationTrainer, work: Workload, run: run
     if method == "ab" and named and is_first and trainer.plan is not None:
         write_line(trainer.plan.table())
     before = trainer.evaluate() if method == "ab" and args.eval_agreement and work.validation is not None else {}
-    outcome = comparison.finished(runs.titles(run)[method], trainer, work)
+    outcome = comparison.finished(run_flags.titles(run)[method], trainer, work)
     scores = [entry for entry in outcome.log if "eval_accuracy" in entry]
     after = next((entry for entry in scores if entry["step"] >= trainer.spans[0].stop), {})
     layers = [name for name in before if name.startswith("eval_boundary_agreement/") and name in after]

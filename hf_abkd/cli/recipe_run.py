@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from hf_abkd.cli import comparison, runs
+from hf_abkd.cli import comparison, run_flags, runs
 from hf_abkd.cli.adapted_images import with_target_domain
 from hf_abkd.cli.made_images import with_made_images
 from hf_abkd.cli.workload import Workload, from_flags
@@ -108,14 +108,14 @@ def check_complete(recipe: Recipe) -> None:
         raise ValueError("joint_adaptation needs images of another domain: data.target_domain.train_dir=...")
 
 
-def training_arguments(recipe: Recipe) -> runs.TrainingArguments:
+def training_arguments(recipe: Recipe) -> run_flags.TrainingArguments:
     """Return the training arguments of a recipe, where they are left out with the defaults of the command line.
 
     Raises:
         TypeError: If something is no number.
         ValueError: If they do not go together.
     """
-    return runs.TrainingArguments(**recipe.section("training"))
+    return run_flags.TrainingArguments(**recipe.section("training"))
 
 
 def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTrainer, Workload]:
@@ -152,7 +152,7 @@ def trainer_on(
     recipe: Recipe,
     student: PreTrainedModel,
     work: Workload,
-    args: runs.TrainingArguments,
+    args: run_flags.TrainingArguments,
     stages: Sequence[Stage] | None,
 ) -> DistillationTrainer:
     """Return the trainer of a student by a recipe, whose stages are made.
@@ -162,7 +162,7 @@ def trainer_on(
     """
     mean = recipe.mean_teacher()
     work = work if mean is None else replace(work, teacher=mean)
-    return runs.make_trainer(student, work, args, runs.RunArguments(), stages, augmentation=recipe.augmentation())
+    return runs.make_trainer(student, work, args, run_flags.RunArguments(), stages, augmentation=recipe.augmentation())
 
 
 def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
@@ -171,7 +171,7 @@ def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
     return comparison.noted(comparison.finished(recipe.method or "stages", trainer, work), trainer.args)
 
 
-def workload(recipe: Recipe, args: runs.TrainingArguments, models: ModelArguments) -> Workload:
+def workload(recipe: Recipe, args: run_flags.TrainingArguments, models: ModelArguments) -> Workload:
     """Load the models and the images, some of which may have to be made first."""
     section = recipe.section("data")
     synthesis, target = recipe.synthesis(), section.pop("target_domain", None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_abkd.cli.comparison import Outcome, accuracies_by_seed, percent
 from hf_abkd.cli.kept_runs import OUTCOME_NAME, SETTINGS_NAME
-from hf_abkd.cli.runs import METHODS
+from hf_abkd.cli.run_flags import METHODS
 from hf_abkd.cli.verdict import difference
 from hf_abkd.schema import checked, read_json
 from hf_abkd.wording import listed

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from hf_abkd.cli import comparison, runs
+from hf_abkd.cli import comparison, run_flags, runs
 from hf_abkd.cli.comparison import Outcome
 from hf_abkd.cli.workload import Workload
 
@@ -19,7 +19,7 @@ def outcome(model, *accuracies, parameters=1234, seed=0):
 def test_each_method_has_each_seed_and_a_folder_of_its_own(tmp_path):
     """Two runs in one folder would overwrite each other, and a method with a seed less is not compared."""
     args = tiny.arguments(tmp_path, seed=5)
-    compared = runs.RunArguments(seeds=[0, 1])
+    compared = run_flags.RunArguments(seeds=[0, 1])
     jobs = comparison.jobs(["kd", "ab"], args, compared)
     assert [(method, one.seed) for method, one in jobs] == [("kd", 0), ("ab", 0), ("kd", 1), ("ab", 1)]
     assert [one.output_dir for _, one in jobs] == [
@@ -27,9 +27,9 @@ def test_each_method_has_each_seed_and_a_folder_of_its_own(tmp_path):
     ]
     one_method = comparison.jobs(["ab"], args, compared)
     assert [one.output_dir for _, one in one_method] == [f"{tmp_path}/ab-seed0", f"{tmp_path}/ab-seed1"]
-    several = comparison.jobs(["kd", "ab"], args, runs.RunArguments())
+    several = comparison.jobs(["kd", "ab"], args, run_flags.RunArguments())
     assert [one.output_dir for _, one in several] == [f"{tmp_path}/kd-seed5", f"{tmp_path}/ab-seed5"]
-    assert comparison.jobs(["ab"], args, runs.RunArguments()) == [("ab", args)]
+    assert comparison.jobs(["ab"], args, run_flags.RunArguments()) == [("ab", args)]
     assert args.seed == 5 and args.output_dir == str(tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_students_of_one_seed_start_alike_and_are_saved_with_a_card(tmp_path):
     data = tiny.images(8)
     work = Workload(None, lambda: tiny.resnet(4, seed=torch.initial_seed()), None, data, data, "random images")
     args = tiny.arguments(tmp_path / "run", max_steps=1, eval_strategy="steps", eval_steps=1)
-    first, again = (comparison.seeded_trainer(work, args, runs.RunArguments(), None) for _ in range(2))
+    first, again = (comparison.seeded_trainer(work, args, run_flags.RunArguments(), None) for _ in range(2))
     assert tiny.differing(tiny.tensors(first.model), tiny.tensors(again.model)) == []
     result = comparison.finished("student alone", first, work, more=3)
     assert result.accuracy is not None and result.measured == {"more": 3}
@@ -97,7 +97,7 @@ def test_what_one_method_cannot_do_is_told_before_another_is_trained(tmp_path):
     """KD was refused after the students alone had been trained, an hour later."""
     data = tiny.images(8)
     work = Workload(tiny.resnet(4, classes=7), lambda: tiny.resnet(4), None, data, data, "random images")
-    run, args = runs.RunArguments(), tiny.arguments(tmp_path / "runs")
+    run, args = run_flags.RunArguments(), tiny.arguments(tmp_path / "runs")
 
     def make(method, args):
         return comparison.seeded_trainer(work, args, run, runs.stages_of(method, run))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from example_runs import few_digits
 
-from hf_abkd.cli import demonstration, runs
+from hf_abkd.cli import demonstration, run_flags
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ from hf_abkd.cli import demonstration, runs
 )
 def test_naming_models_or_images_ends_the_demonstration(words, asked):
     """Digits that are trained on in the place of the user's images would not say so."""
-    parser = runs.parser()
+    parser = run_flags.parser()
     assert demonstration.is_asked_for(parser, words, ("route",)) is asked
     assert parser.get_default("num_train_epochs") == (12 if asked else 3.0)
 
 
 def test_help_shows_the_defaults_of_the_users_own_models_and_tells_of_the_demonstration(capsys):
     """Whoever reads that 12 epochs are the default plans with them, and gets 3."""
-    parser = runs.parser()
+    parser = run_flags.parser()
     assert not demonstration.is_asked_for(parser, ["--help"], output_dir="distilled/else")
     assert parser.get_default("num_train_epochs") == 3.0
     shown = " ".join(parser.format_help().split())

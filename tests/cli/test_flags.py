@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hf_abkd.cli import runs
+from hf_abkd.cli import run_flags
 from hf_abkd.cli.flags import FlagParser
 
 
@@ -67,7 +67,7 @@ def test_help_has_each_flag_once_with_its_default():
 
 def test_help_of_a_run_has_every_flag_in_a_section_and_those_of_transformers_last():
     """The few flags of distillation stood among two hundred of the trainer's."""
-    run = runs.parser(runs.MethodArguments)
+    run = run_flags.parser(run_flags.MethodArguments)
     shown = run.format_help()
     missing = {action.dest for action in run._actions} - {"help"} - {line.split()[0][2:] for line in _flag_lines(shown)}
     assert not missing

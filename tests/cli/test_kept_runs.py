@@ -6,7 +6,7 @@ import json
 import pytest
 import tiny
 
-from hf_abkd.cli import comparison, kept_runs, runs
+from hf_abkd.cli import comparison, kept_runs, run_flags
 from hf_abkd.cli.comparison import Outcome
 from hf_abkd.cli.kept_runs import OUTCOME_NAME, KeptRuns
 from hf_abkd.training.life import checkpoints
@@ -26,7 +26,7 @@ class Command:
 
     def __call__(self, run=None, **settings):
         args = tiny.arguments(self.folder, **settings)
-        run = runs.RunArguments(seeds=[0, 1]) if run is None else run
+        run = run_flags.RunArguments(seeds=[0, 1]) if run is None else run
         jobs = comparison.jobs(list(METHODS), args, run)
         kept = comparison.kept_runs(jobs, args, (run, args))
         return comparison.outcomes_of(jobs, METHODS, kept, self.train)
@@ -88,14 +88,14 @@ def test_further_seeds_and_methods_join_the_finished_ones(command):
     """A second thought about the number of seeds must not cost those that are there."""
     command()
     command.trained = []
-    command(runs.RunArguments(seeds=[0, 1, 2]), disable_tqdm=False, logging_steps=3)
+    command(run_flags.RunArguments(seeds=[0, 1, 2]), disable_tqdm=False, logging_steps=3)
     assert [name for name, *_ in command.trained] == ["alone-seed2", "kd-seed2"]
 
 
 def test_other_flags_are_refused_by_name(command):
     """A table of runs with two learning rates compares nothing."""
     command()
-    other = runs.RunArguments(seeds=[0, 1], kd_weight=0.5)
+    other = run_flags.RunArguments(seeds=[0, 1], kd_weight=0.5)
     with pytest.raises(
         ValueError, match="--kd_weight left out .now 0.5., --learning_rate 0.01 .now 0.1.. Give the same"
     ):
@@ -135,7 +135,7 @@ def test_one_checkpoint_is_none_of_several_runs(command):
 def test_one_run_in_the_output_folder_is_no_comparison(tmp_path):
     """It goes on as every run of a trainer does, and notes what it came to for whoever compares runs later."""
     args = tiny.arguments(tmp_path)
-    jobs = comparison.jobs(["kd"], args, runs.RunArguments())
+    jobs = comparison.jobs(["kd"], args, run_flags.RunArguments())
     assert comparison.kept_runs(jobs, args, ()) is None
     outcome = Outcome("KD", 3, 1234, [{"eval_accuracy": 0.5}])
     asked = []
@@ -169,9 +169,9 @@ def test_a_trained_teacher_is_read_back(tmp_path):
 
 def test_settings_are_what_decides_a_result():
     """A flag that is left out of them by mistake lets two different runs into one table."""
-    flags = [kind() for kind in (runs.RunArguments, runs.MethodArguments)]
+    flags = [kind() for kind in (run_flags.RunArguments, run_flags.MethodArguments)]
     settings = kept_runs.settings_of(flags)
     assert {"kd_weight", "temperature", "initialization_share", "flip"} <= set(settings)
     assert not {"seeds", "method", "compare"} & set(settings)
-    names = {one.name for one in dataclasses.fields(runs.TrainingArguments)}
+    names = {one.name for one in dataclasses.fields(run_flags.TrainingArguments)}
     assert set(kept_runs._FREE) <= names | {"seeds", "method", "compare", "adaptive", "token", "cache_dir"}

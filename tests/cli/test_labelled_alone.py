@@ -6,7 +6,7 @@ import pytest
 import tiny
 from datasets import concatenate_datasets
 
-from hf_abkd.cli import runs
+from hf_abkd.cli import run_flags, runs
 from hf_abkd.cli.labelled_alone import labelled_alone
 from hf_abkd.cli.workload import Workload
 from hf_abkd.data.arguments import DataArguments
@@ -39,7 +39,7 @@ def test_alone_takes_as_many_steps_on_the_labelled_images(tmp_path):
         eval_strategy="epoch",
         save_strategy="epoch",
     )
-    run, data = runs.RunArguments(), work()
+    run, data = run_flags.RunArguments(), work()
     trainers = [
         runs.make_trainer(
             tiny.resnet(4),

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import tiny
 
-from hf_abkd.cli import runs
+from hf_abkd.cli import run_flags, runs
 from hf_abkd.cli.workload import Workload
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.arguments import ModelArguments
 
 
 def parsed(*words):
-    return runs.parse(runs.parser(), words)
+    return run_flags.parse(run_flags.parser(), words)
 
 
 def work(teacher=None):
@@ -34,7 +34,7 @@ def test_words_fill_one_dataclass_each_and_further_ones_come_last(tmp_path):
         extra: int = 0
 
     words = ["--output_dir", str(tmp_path), "--temperature", "2", "--student_name_or_path", "s", "--extra", "3"]
-    run, models, data, args, more = runs.parse(runs.parser(More), [*words, "--train_files", "a.parquet"])
+    run, models, data, args, more = run_flags.parse(run_flags.parser(More), [*words, "--train_files", "a.parquet"])
     assert (run.temperature, models.student_name_or_path, data.train_files) == (2.0, "s", ["a.parquet"])
     assert (args.output_dir, args.eval_agreement, more.extra) == (str(tmp_path), True, 3)
 
@@ -70,15 +70,15 @@ def test_one_command_begins_and_goes_on():
 )
 def test_one_method_is_trained_or_all_are_compared(tmp_path, words, compare, trained):
     """KD alone is what every other method has to beat."""
-    parser = runs.with_methods(runs.parser(runs.MethodArguments), runs.METHODS)
-    *_, chosen = runs.parse(parser, [*words, "--output_dir", str(tmp_path)])
-    assert runs.methods_of(chosen, compare=compare) == trained
+    parser = run_flags.with_methods(run_flags.parser(run_flags.MethodArguments), run_flags.METHODS)
+    *_, chosen = run_flags.parse(parser, [*words, "--output_dir", str(tmp_path)])
+    assert run_flags.methods_of(chosen, compare=compare) == trained
 
 
 def test_method_and_comparison_contradict_each_other():
     """One of them would be passed over without a word."""
     with pytest.raises(ValueError, match="--compare trains by every method .alone, kd, ab."):
-        runs.methods_of(runs.MethodArguments(method="kd", compare=True))
+        run_flags.methods_of(run_flags.MethodArguments(method="kd", compare=True))
 
 
 def test_method_needs_a_teacher_unless_it_is_alone():
@@ -100,7 +100,7 @@ def test_method_needs_a_teacher_unless_it_is_alone():
 def test_method_of_which_nothing_is_left_is_refused_with_the_one_that_is_meant(method, flags, message):
     """A stage of no length was refused with the name of a stage that no user has written."""
     with pytest.raises(ValueError, match=message):
-        runs.stages_of(method, runs.RunArguments(**flags))
+        runs.stages_of(method, run_flags.RunArguments(**flags))
 
 
 @pytest.mark.parametrize("weight", ["2", "-1", "nan"])
@@ -112,7 +112,7 @@ def test_labels_get_the_rest_of_the_weight_of_kd_and_never_less_than_nothing(tmp
 
 def test_kd_of_no_weight_is_no_term():
     """It would be computed in every step and change nothing."""
-    *_, classification = runs.stages_of("ab", runs.RunArguments(kd_weight=0.0))
+    *_, classification = runs.stages_of("ab", run_flags.RunArguments(kd_weight=0.0))
     assert [term.name for term in classification.terms] == ["cross_entropy"]
 
 
@@ -124,7 +124,7 @@ def test_seed_that_is_named_twice_is_refused(tmp_path):
 
 def test_layers_without_names_are_paired(tmp_path):
     """Two models are all that a user should have to name."""
-    trainer = trainer_of(tmp_path, "ab", runs.RunArguments(boundary_weight=0.5))
+    trainer = trainer_of(tmp_path, "ab", run_flags.RunArguments(boundary_weight=0.5))
     layers = [pair.student.layer for pair in trainer.plan.pairs]
     assert layers[-2:] == [f"resnet.encoder.stages.{stage}.layers.0.activation" for stage in (0, 1)]
     assert {term.weight for term in trainer.stages[0].terms if term.objective.boundary} == {0.5}
@@ -133,9 +133,9 @@ def test_layers_without_names_are_paired(tmp_path):
 def test_layers_are_those_that_are_named_or_planned(tmp_path):
     """Who names layers has a reason."""
     last, first = "resnet.encoder.stages.1", "resnet.encoder.stages.0"
-    named = trainer_of(tmp_path, "ab", runs.RunArguments(student_layers=[last], teacher_layers=[first]))
+    named = trainer_of(tmp_path, "ab", run_flags.RunArguments(student_layers=[last], teacher_layers=[first]))
     Plan.of_names([(last, first)], [2.0]).save(tmp_path / "plan.yaml")
-    planned = trainer_of(tmp_path, "ab", runs.RunArguments(plan=str(tmp_path / "plan.yaml")))
+    planned = trainer_of(tmp_path, "ab", run_flags.RunArguments(plan=str(tmp_path / "plan.yaml")))
     for trainer, weight in ((named, 1.0), (planned, 2.0)):
         [pair] = trainer.plan.pairs
         assert (pair.student.layer, pair.teacher.layer, pair.weight) == (last, first, weight)
@@ -152,13 +152,13 @@ def test_layers_are_those_that_are_named_or_planned(tmp_path):
 def test_layers_that_contradict_each_other_are_refused(flags, message):
     """Half of them would be left out without a word."""
     with pytest.raises(ValueError, match=message):
-        runs.stages_of("ab", runs.RunArguments(**flags))
+        runs.stages_of("ab", run_flags.RunArguments(**flags))
 
 
 def test_methods_differ_in_their_stages_alone(tmp_path):
     """A comparison compares methods: the same second stage, the same augmentation, no teacher where none is needed."""
-    run = runs.RunArguments(temperature=2.0, kd_weight=0.7, initialization_share=0.5, crop_padding=1, flip=True)
-    alone, kd, ab = (trainer_of(tmp_path, method, run) for method in runs.METHODS)
+    run = run_flags.RunArguments(temperature=2.0, kd_weight=0.7, initialization_share=0.5, crop_padding=1, flip=True)
+    alone, kd, ab = (trainer_of(tmp_path, method, run) for method in run_flags.METHODS)
     assert alone.teacher is None and [term.name for term in alone.stages[0].terms] == ["cross_entropy"]
     assert [stage.name for stage in ab.stages] == ["initialization", "classification"]
     assert ab.stages[0].stage.share == 0.5
@@ -171,8 +171,8 @@ def test_methods_differ_in_their_stages_alone(tmp_path):
 
 def test_what_follows_ab_is_told_in_tables():
     """A row of "AB, then KD" without any KD would be a result of something else."""
-    assert runs.titles(runs.RunArguments()) == runs.METHODS
-    assert runs.titles(runs.RunArguments(kd_weight=0.0))["ab"] == "AB, then labels"
+    assert run_flags.titles(run_flags.RunArguments()) == run_flags.METHODS
+    assert run_flags.titles(run_flags.RunArguments(kd_weight=0.0))["ab"] == "AB, then labels"
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def test_nothing_is_evaluated_without_evaluation_images(tmp_path):
 
 def test_a_student_from_random_weights_sees_shifted_images_that_are_never_mirrored(tmp_path):
     """Without shifts it learns the images by heart; a mirrored digit is another one, or none."""
-    augmentation = trainer_of(tmp_path, "kd", runs.RunArguments()).augmentation
+    augmentation = trainer_of(tmp_path, "kd", run_flags.RunArguments()).augmentation
     assert repr(augmentation) == "Compose([RandomCrop(padding=0.125)])"
-    assert trainer_of(tmp_path, "kd", runs.RunArguments(crop_padding=0)).augmentation is None
+    assert trainer_of(tmp_path, "kd", run_flags.RunArguments(crop_padding=0)).augmentation is None
 
 
 def test_images_lie_over_each_other_only_where_no_term_reads_a_label(tmp_path):
     """AB leaves labels out by itself; beside KD's default of 0.9 they would be wrong for half of an image."""
-    run = runs.RunArguments(cutmix=True)
+    run = run_flags.RunArguments(cutmix=True)
     assert repr(trainer_of(tmp_path, "ab", run).augmentation).endswith("CutMix(probability=1.0)])")
     for method in ("kd", "alone"):
         with pytest.raises(ValueError, match="--kd_weight 1"):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_abkd.cli import runs
+from hf_abkd.cli import run_flags
 from hf_abkd.cli.doctor.described_run import DescribedRun, described_by_flags, described_by_recipe, examine_run
 from hf_abkd.cli.doctor.findings import as_json
 from hf_abkd.cli.named_recipe import RecipeWords, named_recipe
@@ -50,10 +50,10 @@ def run(words: Sequence[str]) -> int:
 
 def _by_flags(words: Sequence[str]) -> tuple[DescribedRun, str | None]:
     """Return the run that flags describe, and where its findings are written."""
-    parser = runs.parser(runs.MethodArguments, DoctorArguments, prog=_PROGRAM, description=__doc__)
-    how, models, data, args, chosen, output = runs.parse(runs.with_methods(parser, runs.METHODS), words)
+    parser = run_flags.parser(run_flags.MethodArguments, DoctorArguments, prog=_PROGRAM, description=__doc__)
+    how, models, data, args, chosen, output = run_flags.parse(run_flags.with_methods(parser, run_flags.METHODS), words)
     # Of a comparison the last method is examined, which has terms of all kinds.
-    return described_by_flags(runs.methods_of(chosen)[-1], how, models, data, args), output.json
+    return described_by_flags(run_flags.methods_of(chosen)[-1], how, models, data, args), output.json
 
 
 def _by_recipe(words: Sequence[str]) -> tuple[DescribedRun, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from hf_abkd.cli import recipe_run, runs
+from hf_abkd.cli import recipe_run, run_flags, runs
 from hf_abkd.cli.doctor.examination import examine, untold, warnings_collected
 from hf_abkd.cli.doctor.findings import Finding, failure
 from hf_abkd.cli.doctor.subject import Subject
@@ -41,14 +41,18 @@ class DescribedRun:
     """
 
     models: ModelArguments
-    args: runs.TrainingArguments
-    load: Callable[[runs.TrainingArguments], Workload]
+    args: run_flags.TrainingArguments
+    load: Callable[[run_flags.TrainingArguments], Workload]
     stages: Callable[[PreTrainedModel, Workload], Stages]
-    trainer: Callable[[PreTrainedModel, Workload, runs.TrainingArguments, Stages], DistillationTrainer]
+    trainer: Callable[[PreTrainedModel, Workload, run_flags.TrainingArguments, Stages], DistillationTrainer]
 
 
 def described_by_flags(
-    method: str, run: runs.RunArguments, models: ModelArguments, data: DataArguments, args: runs.TrainingArguments
+    method: str,
+    run: run_flags.RunArguments,
+    models: ModelArguments,
+    data: DataArguments,
+    args: run_flags.TrainingArguments,
 ) -> DescribedRun:
     """Return the run that flags describe.
 
@@ -120,7 +124,7 @@ def examine_run(run: DescribedRun) -> Iterator[Finding]:
         yield from untold("run", said, findings)
 
 
-def _made(run: DescribedRun, args: runs.TrainingArguments) -> tuple[DistillationTrainer | None, list[Finding]]:
+def _made(run: DescribedRun, args: run_flags.TrainingArguments) -> tuple[DistillationTrainer | None, list[Finding]]:
     """Return the trainer of a run, or else one of the labels alone, or else none; and what there is to say."""
     try:
         work = run.load(args)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_abkd.cli import main as cli
-from hf_abkd.cli import runs
+from hf_abkd.cli import run_flags, runs
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.teachers.table.target_table import TargetTable
 
@@ -34,7 +34,7 @@ def test_a_cache_is_written_checked_and_trained_from(workspace, capsys):
     words = shlex.split(shown[-1].removeprefix("Train from it with "))
     words += ["--student_name_or_path", "student", "--train_files", "rows.parquet", "--validation_files"]
     words += ["rows.parquet", "--output_dir", "run", "--use_cpu", "--max_steps", "4", "--report_to", "none"]
-    run, models, data, args = runs.parse(runs.parser(), words)
+    run, models, data, args = run_flags.parse(run_flags.parser(), words)
     runs.stages_of("ab", run)
     work = from_flags(models, data, seed=args.seed)
     assert work.teacher.reference["name_or_path"] == "teacher" and work.processor.size["height"] == 16
@@ -133,6 +133,6 @@ def test_a_part_of_the_rows_is_the_part_that_a_run_with_the_same_flags_trains_on
     part = ["--train_files", "rows.parquet", "--max_train_samples", "8", "--train_val_split", "0.5", "--seed", "7"]
     assert cli.main([*CACHE, *part, "--output_dir", "stored", "--layers", "--verify", "0"]) == 0
     words = [*part, "--teacher_name_or_path", "stored", "--student_name_or_path", "student", "--output_dir", "run"]
-    _, models, data, args = runs.parse(runs.parser(), [*words, "--use_cpu"])
+    _, models, data, args = run_flags.parse(run_flags.parser(), [*words, "--use_cpu"])
     ids = np.array([row["sample_id"] for row in from_flags(models, data, seed=args.seed).train])
     assert len(ids) == 8 and len(TargetTable.open("stored").rows(ids, 0)) == 8

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from hf_abkd.cli import main as cli
-from hf_abkd.cli import runs
+from hf_abkd.cli import run_flags
 from hf_abkd.cli.workload import from_flags
 
 SYNTHESIZE = ["synthesize", "--teacher", "teacher", "--output_dir", "made", "--num_images", "6", "--batch_size", "4"]
@@ -23,7 +23,7 @@ def test_images_are_made_of_a_teacher_and_trained_from_with_the_line_that_is_sho
     flags = shlex.split(shown.splitlines()[-1].partition("Train from them with ")[2])
     words = ["--teacher_name_or_path", "teacher", "--student_name_or_path", "student", *flags]
     words += ["--train_val_split", "0", "--use_cpu", "--cache_dir", str(workspace / "cache")]
-    _, models, data, _ = runs.parse(runs.parser(), words)
+    _, models, data, _ = run_flags.parse(run_flags.parser(), words)
     work = from_flags(models, data, seed=0)
     assert len(work.train) == 6
     # The same call again returns what is there.

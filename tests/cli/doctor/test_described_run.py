@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from transformers import ViTImageProcessorPil
 
-from hf_abkd.cli import runs
+from hf_abkd.cli import run_flags
 from hf_abkd.cli.doctor.checks import CHECKS
 from hf_abkd.cli.doctor.described_run import described_by_flags, examine_run
 from hf_abkd.data.arguments import DataArguments
@@ -45,10 +45,10 @@ def examined_flags(workspace, run=None, *, method="ab", models=None, data=None, 
     settings |= dict.fromkeys(("teacher_fold_batch_norm", "teacher_channels_last", "teacher_in_place"), False)
     described = described_by_flags(
         method,
-        runs.RunArguments(**(run or {})),
+        run_flags.RunArguments(**(run or {})),
         ModelArguments(**paths),
         DataArguments(**{**files, **(data or {})}),
-        runs.TrainingArguments(**settings),
+        run_flags.TrainingArguments(**settings),
     )
     return list(examine_run(described))
 
