@@ -42,6 +42,10 @@ class RunArguments:
     boundary_weight: float = field(
         default=BOUNDARY_WEIGHT, metadata={"help": "Weight of the boundary objective per layer."}
     )
+    boundaries_fall: bool = field(
+        default=False,
+        metadata={"help": "Keep the boundaries beside KD after the first stage, with a weight that falls to 0."},
+    )
     temperature: float | None = field(
         default=None, metadata={"help": "Temperature of KD. Default: 4; beside and after AB 3, without its square."}
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hf_abkd.layers.plan import Plan
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
 from hf_abkd.stages.extra_head import ExtraHead
+from hf_abkd.stages.schedules import Linear
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms, Term
 
@@ -37,6 +38,7 @@ def activation_boundary(
     classification: Sequence[Term] | None = None,
     classification_from_start: bool = True,
     classification_arguments: Mapping[str, Any] | None = None,
+    boundaries_fall: bool = False,
     transfer_head: str | None = "auto",
     transfer_weight: float = 10.0,
 ) -> list[Stage]:
@@ -70,6 +72,8 @@ def activation_boundary(
             as well where the teacher has other classes; it takes over their weight.
         classification_from_start: Train by these terms in the first stage, too.
         classification_arguments: Training arguments of the second stage only.
+        boundaries_fall: Keep the boundaries in the second stage, with a weight that falls to 0 in it; the paper drops
+            them.
         transfer_head: For a teacher with other classes than the data set: the tensor of the student from which an extra
             linear head predicts the teacher's logits in both stages. "auto" does so where the two models share fewer
             than two classes, from the input of the student's classifier, and changes nothing else; a name
@@ -109,8 +113,9 @@ def activation_boundary(
             extra_head=extra_head,
         ),
         Stage(
-            terms=[*classification, *transfer],
+            terms=[*(boundaries if boundaries_fall else ()), *classification, *transfer],
             name="classification",
+            factors={"activation_boundary": Linear(1.0, 0.0)} if boundaries_fall else {},
             arguments=dict(classification_arguments or {}),
             extra_head=extra_head,
         ),

@@ -67,6 +67,8 @@ def built(value: Any) -> Any:
     """Return a value of a recipe with all parts in it made into what they stand for."""
     if isinstance(value, Part):
         return value.build()
+    if isinstance(value, dict):
+        return {name: built(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)) and value:
         if isinstance(value[0], Part):
             return value[0].build_each(value)

@@ -22,6 +22,7 @@ from hf_abkd.settings import number, whole_number
 from hf_abkd.stages.arguments import rising_shares
 from hf_abkd.stages.extension import Extension
 from hf_abkd.stages.extra_head import ExtraHead, without_shared_classes
+from hf_abkd.stages.schedules import Schedule
 from hf_abkd.stages.term import PairedTerms, Term
 from hf_abkd.teachers.route.route import TeacherRoute
 
@@ -103,9 +104,11 @@ class Stage:
             and changed for good.
         extra_head: What takes the place of terms that compare logits, if the teacher has other classes than the
             student. None leaves the terms as they are, and those are refused.
+        factors: Schedules by which weights are multiplied while the stage runs, by the name of a term, or of an
+            objective for all of its terms. So a term of an earlier stage goes on with a weight that falls.
 
     Raises:
-        TypeError: If `teacher` is neither a folder nor a route.
+        TypeError: If `teacher` is neither a folder nor a route, or a factor is no schedule.
         ValueError: If there is no term, two terms share a name, or a length or argument is not possible.
 
     Example:
@@ -130,6 +133,7 @@ class Stage:
     extension: Extension | None = None
     teacher_terms: Sequence[Term] = ()
     extra_head: ExtraHead | None = None
+    factors: Mapping[str, Schedule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
@@ -156,6 +160,11 @@ class Stage:
                 f"{where} trains the teacher: it cannot take on other weights (teacher=...) or move images to the "
                 "boundaries of a teacher that moves (extension=...) at the same time"
             )
+        if numbers := {name: one for name, one in self.factors.items() if not isinstance(one, Schedule)}:
+            raise TypeError(f"{where}: factors are schedules by the names of terms or objectives, got {numbers}")
+        known = {*names, *(name.partition("/")[0].removesuffix(" of every pair") for name in names)}
+        if unknown := sorted(set(self.factors) - known):
+            raise ValueError(f"{where} has a factor for {unknown}; its terms are {names}")
         if isinstance(self.freeze, str):
             raise ValueError(f"{where}: freeze must be a list of patterns, write [{self.freeze!r}]")
         lengths = {"epochs": self.epochs, "steps": self.steps, "share": self.share}
@@ -174,6 +183,14 @@ class Stage:
     def route(self) -> TeacherRoute | None:
         """The weights that the teacher takes on while the stage runs; None if it keeps its own."""
         return self.teacher if isinstance(self.teacher, TeacherRoute) else None
+
+    def factor_of(self, term: str) -> Schedule | None:
+        """Return by what the weight of a term is multiplied; None for nothing.
+
+        Args:
+            term: The name of the term.
+        """
+        return self.factors.get(term, self.factors.get(term.partition("/")[0]))
 
     def all_terms(self) -> list[Term]:
         """Return the terms of the student, and behind them those of the teacher."""
@@ -204,6 +221,7 @@ class Stage:
             **({"teacher_terms": [term.describe() for term in self.teacher_terms]} if self.teacher_terms else {}),
             **({} if self.route is None else {"teacher": self.route.describe()}),
             **({} if self.extension is None else {"extension": repr(self.extension)}),
+            **({"factors": {name: repr(one) for name, one in self.factors.items()}} if self.factors else {}),
         }
 
 
@@ -295,6 +313,7 @@ def completed(
                 optimizer=copy.deepcopy(stage.optimizer),
                 arguments=copy.deepcopy(stage.arguments),
                 suggested=copy.deepcopy(stage.suggested),
+                factors=dict(stage.factors),
                 extension=copy.deepcopy(stage.extension),
             )
         )

@@ -213,8 +213,7 @@ class Step:
         names = [term.name for term in terms]
         names += [f"boundary_agreement/{term.layer}" for term in terms if term.objective.boundary]
         told = dict(zip(names, values, strict=True))
-        changing = [term for term in terms if not isinstance(term.weight, (int, float)) or term.balance != 1]
-        told.update({f"weight/{term.name}": term.weight_at(progress) for term in changing})
+        told.update({f"weight/{term.name}": term.weight_at(progress) for term in terms if term.changes})
         extension, counts = parts.stage.stage.extension, parts.meter.drain_counts()
         if extension is not None and counts is not None:
             told.update(extension.summary(parts.accelerator.reduce(counts, "sum").tolist()))

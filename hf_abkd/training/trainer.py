@@ -808,6 +808,7 @@ class DistillationTrainer(Trainer):
         # A smaller batch may have been chosen, and the stage begun again.
         self._step = self._running_step.anew(self.accelerator)
         balance = None if resume is None else checkpoints.load_state(Path(resume))["balance"]
+        self._step.parts.stage.begin()
         self._balance.start(span.index, self._step.parts.stage.terms, balance)
         return epochs, skipped
 

@@ -84,6 +84,15 @@ def test_the_transfer_head_is_one_term_of_both_stages(tmp_path):
     assert copied[0].terms[-1] is copied[1].terms[-1] and copied[0].terms[-1].term is head
 
 
+@pytest.mark.parametrize("layers", [None, [("a", "b")]])
+def test_boundaries_that_fall_are_the_terms_of_the_first_stage(layers):
+    """Others would begin with new connectors, and pull the student to where these happen to point."""
+    first, second = activation_boundary(layers, boundaries_fall=True)
+    assert second.terms[0] is first.terms[0] and isinstance(second.terms[0].objective, ActivationBoundary)
+    assert second.factors == {"activation_boundary": Linear(1.0, 0.0)} and not first.factors
+    assert not activation_boundary(layers)[1].factors
+
+
 def test_the_second_stage_can_be_chosen():
     """Comparisons need the boundary initialisation with other classification losses."""
     own = [Term(CrossEntropy()), Term(KnowledgeDistillation())]

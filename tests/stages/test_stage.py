@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from hf_abkd.objectives import ActivationBoundary, CrossEntropy
+from hf_abkd.stages.schedules import Linear
 from hf_abkd.stages.stage import STAGE_ARGUMENTS, Stage, frozen_parts
-from hf_abkd.stages.term import Term
+from hf_abkd.stages.term import PairedTerms, Term
 
 
 def stage(**settings):
@@ -140,3 +141,18 @@ def test_description_holds_what_defines_a_stage():
     ]
     texts = [str(variant.describe()) for variant in variants]
     assert len(set(texts)) == len(texts)
+
+
+def test_factors_are_schedules_of_terms_that_there_are():
+    """A factor of a misspelt name would change nothing, and the term would keep its weight to the end."""
+    falling = {"activation_boundary": Linear(1.0, 0.0)}
+    terms = [Term(ActivationBoundary(), student=name, teacher=name) for name in ("a", "b")]
+    stage = Stage([*terms, Term(CrossEntropy())], factors={**falling, "activation_boundary/b": Linear(0.5, 0.5)})
+    factors = [None if one is None else one(0.5) for one in map(stage.factor_of, [*(one.name for one in terms), "x"])]
+    assert factors == [0.5, 0.5, None] and stage.factor_of("activation_boundary/b")(0.0) == 0.5
+    assert "Linear" in stage.describe()["factors"]["activation_boundary"]
+    assert Stage([PairedTerms(ActivationBoundary())], factors=falling).factor_of("activation_boundary/c") is not None
+    with pytest.raises(ValueError, match=r"a factor for \['boundary'\]; its terms are \['activation_boundary/a'"):
+        Stage(terms, factors={"boundary": Linear(1.0, 0.0)})
+    with pytest.raises(TypeError, match="factors are schedules by the names of terms or objectives, got"):
+        Stage(terms, factors={"activation_boundary": 0.5})

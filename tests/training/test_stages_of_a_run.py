@@ -2,8 +2,10 @@
 
 import pytest
 from tiny import images, losses
-from tiny_runs import LEAN, Recorder, steps_of, trainer_of
+from tiny_runs import LEAN, Recorder, assert_equal, left_at, outcome, published, steps_of, trainer_of
 from transformers import TrainerCallback
+
+from hf_abkd import CrossEntropy, Term
 
 
 def test_a_run_of_two_stages_is_one_run_for_callbacks(tmp_path):
@@ -88,3 +90,24 @@ def test_a_smaller_batch_is_found_when_memory_runs_out(tmp_path, length):
     assert recorder.epochs == sorted(recorder.epochs)
     assert abs(trainer.state.global_step - total) <= 3
     assert len(losses(trainer)) == trainer.state.global_step == trainer.state.max_steps == trainer.spans[-1].stop
+
+
+def test_a_term_that_goes_on_with_a_falling_weight_resumes_as_if_never_stopped(tmp_path):
+    """Its connector is that of the stage before, and its weight that of the step; either may be lost on the way."""
+    saving = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+
+    def make(name, **more):
+        stages = published(initialization_share=0.5, boundaries_fall=True, classification=[Term(CrossEntropy())])
+        folder = tmp_path / name
+        return trainer_of(folder, stages=stages, **saving, **more)
+
+    whole = make("whole")
+    whole.train()
+    first, second = whole.stages
+    assert {id(term) for term in first.terms} < {id(term) for term in second.terms}
+    name = f"weight/{first.terms[0].name}"
+    assert [entry.get(name) for entry in steps_of(whole.state.log_history)] == [None] * 4 + [1.0, 0.75, 0.5, 0.25]
+    left_at(6, tmp_path / "whole", tmp_path / "again")
+    resumed = make("again")
+    resumed.train(resume_from_checkpoint=True)
+    assert_equal(outcome(resumed), outcome(whole))

@@ -32,6 +32,11 @@ class RunStage:
         """What it is called in logs, the progress bar and the model card."""
         return self.stage.name
 
+    def begin(self) -> None:
+        """Give each term the factor that it has while this stage runs."""
+        for term in self.all_terms():
+            term.factor = self.stage.factor_of(term.name)
+
     def all_terms(self) -> list[RunTerm]:
         """Return the terms of the student, and behind them those of the teacher."""
         return [*self.terms, *self.teacher_terms]

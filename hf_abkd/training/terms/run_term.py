@@ -40,6 +40,7 @@ class RunTerm(nn.Module):
         target_form: What the teacher's tensor goes through.
         label_form: What the labels go through, where only some of the classes are compared.
         balance: The factor that `balance_terms` has found; 1 otherwise.
+        factor: That of the stage that runs, over the stage; None for none.
         layer_pairs: The pairs of layers that are compared, once they were connected; none for logits and labels.
     """
 
@@ -54,6 +55,7 @@ class RunTerm(nn.Module):
         self.target_form: nn.Module = nn.Identity()
         self.label_form: nn.Module = nn.Identity()
         self.balance = 1.0
+        self.factor: Schedule | None = None
         self.layer_pairs: tuple[LayerPair, ...] = ()
         self._teacher_shapes: tuple[tuple[int, ...], ...] = ()
         # How many classes are compared, where it is not all of the teacher's in its order.
@@ -134,7 +136,13 @@ class RunTerm(nn.Module):
 
     def weight_at(self, progress: float) -> float:
         """Return the weight when this share of the stage is done, from 0 to 1."""
-        return self.balance * self.term.weight_at(progress)
+        factor = 1.0 if self.factor is None else self.factor(progress)
+        return self.balance * factor * self.term.weight_at(progress)
+
+    @property
+    def changes(self) -> bool:
+        """Whether its weight is another one than that which the user wrote."""
+        return isinstance(self.weight, Schedule) or self.balance != 1 or self.factor is not None
 
     def describe(self) -> dict[str, str]:
         """Return what defines this term, for checkpoints, logs and cards."""
