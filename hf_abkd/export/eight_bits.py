@@ -94,13 +94,14 @@ def _prepared(path: Path) -> Path:
 def _operations(path: Path) -> list[str] | None:
     """Return which operations to take to 8 bits; None for all that can be.
 
-    Between the layers of a convolution network, 8 bits save the way back to floating point. In a transformer, what is
-    added up from layer to layer and normalised spans too much for them.
+    Between the layers of a convolution network, whose normalisation is part of the convolutions by now, 8 bits save the
+    way back to floating point. Where one is left, as in a transformer, what is added up from layer to layer and
+    normalised spans too much for them.
     """
     import onnx
 
-    kinds = {node.op_type for node in onnx.load(path).graph.node}
-    return ["Conv", "Gemm", "MatMul"] if "LayerNormalization" in kinds else None
+    is_normalised = any(node.op_type.endswith("Normalization") for node in onnx.load(path).graph.node)
+    return ["Conv", "Gemm", "MatMul"] if is_normalised else None
 
 
 class _Calibration:

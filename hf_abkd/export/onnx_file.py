@@ -29,7 +29,7 @@ def write_onnx(model: PreTrainedModel, example: Tensor, path: Path) -> None:
     """Write a student as an ONNX file that takes `pixel_values` and gives `logits`, both in float32.
 
     Args:
-        model: The student, in evaluation mode and the precision to compute in.
+        model: A copy of the student, in evaluation mode and the precision to compute in; it is changed.
         example: Two images or more, (N, C, H, W): what all sizes but the number of images are taken from.
         path: The file.
 
@@ -39,6 +39,11 @@ def write_onnx(model: PreTrainedModel, example: Tensor, path: Path) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > _MOST_BYTES:
         raise ValueError(f"an ONNX file holds less than 2 GiB, and this student has {counted(size, 'byte')}")
+    # What torch has as one operation for attention is written in a way that takes no other number of images in Swin.
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        # LeViT keeps in eval mode what it once computes from its weights, which it may not do while it is written.
+        model(**{PIXELS: example.to(model.dtype)})
     with _told_in_errors_only():
         try:
             program = torch.onnx.export(
@@ -51,9 +56,10 @@ def write_onnx(model: PreTrainedModel, example: Tensor, path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            cause = error.__cause__ or error
+            # The rest is a traceback in text.
+            cause = str(error.__cause__ or error).partition("While executing")[0]
             raise ValueError(
-                f"torch cannot write {type(model).__name__} as ONNX: {' '.join(str(cause).split())[:500]}"
+                f"torch cannot write {type(model).__name__} as ONNX: {' '.join(cause.split())[:500]}"
             ) from error
     assert program is not None
     program.save(path, external_data=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import REPOCARD_NAME
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_abkd.models.adapters import merged
@@ -19,6 +20,8 @@ from hf_abkd.models.stored_models import has_weights, local_path
 from hf_abkd.models.stored_size import stored_bytes
 from hf_abkd.models.student import load_student
 from hf_abkd.teachers.cache.finding import is_local_cache
+
+logger = logging.getLogger(__name__)
 
 _ADAPTERS_NAME = "adapter_config.json"
 
@@ -102,6 +105,9 @@ def _card(name: str, hub: HubOptions) -> str | None:
     if path is None:
         try:
             path = Path(hf_hub_download(name, REPOCARD_NAME, **hub.for_files()))
+        except LocalEntryNotFoundError:
+            logger.warning("the model card of %s could not be fetched: the export will be without it", name)
+            return None
         except EntryNotFoundError:
             return None
     else:
