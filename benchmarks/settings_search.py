@@ -170,6 +170,7 @@ TRIALS = [
         for trial in ({"method": "alone", **ADAMW}, {"method": "kd", **ADAMW, **HINTON}, CHOSEN)
     ),
     {**CHOSEN, "student": "resnet20-trained"},
+    {**CHOSEN, "student": "resnet20-trained", "learning_rate": 1e-2},
     {"method": "kd", **ADAMW, **HINTON, "student": "resnet20-trained"},
     # One that was trained for longer, and learns from few images.
     *(

@@ -25,7 +25,7 @@ _BATCH_SIZE, _MOST_IMAGES = 64, 1024
 _RATES: Mapping[Start, float] = {
     Start(trained=False, batch_norm=True): 5e-3,
     Start(trained=False, batch_norm=False): 1e-3,
-    Start(trained=True, batch_norm=True): 5e-4,
+    Start(trained=True, batch_norm=True): 2e-3,
     Start(trained=True, batch_norm=False): 1e-4,
 }
 # Without normalisation by batches the first steps at the full rate may ruin a student.
