@@ -27,10 +27,21 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield scratch
         with scratch.open("rb") as written:
             os.fsync(written.fileno())
+        as_others(scratch)
         scratch.replace(path)
         sync_folder(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def as_others(path: Path) -> None:
+    """Give a file the rights that any new file has here; safetensors lets its owner alone read what it writes."""
+    if os.name == "nt":
+        return
+    # There is no other way to ask for the mask than to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def leftovers(folder: Path, name: str = "*") -> list[Path]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
-from hf_abkd.files import whole_file, write_json
+from hf_abkd.files import as_others, whole_file, write_json
 from hf_abkd.models.adapters import has_adapters, merged
 from hf_abkd.models.kept_state import modes_kept
 from hf_abkd.models.progress_bars import progress_bars_hidden
@@ -35,6 +35,7 @@ def save_student(student: PreTrainedModel, processor: Any, folder: Path) -> list
             save_processor(processor, Path(scratch))
         names = sorted(entry.name for entry in Path(scratch).iterdir() if entry.is_file())
         for name in names:
+            as_others(Path(scratch) / name)
             (Path(scratch) / name).replace(folder / name)
     return names
 

@@ -1,6 +1,7 @@
 """A published student: a folder that loads without a stray key, and a card that is right and can be read."""
 
 import math
+import os
 import re
 import warnings
 from pathlib import Path
@@ -152,6 +153,15 @@ def half_written(*args, **kwargs):
     path = Path(args[1] if len(args) > 1 else kwargs["filename"])
     path.write_bytes(b"half a file")
     raise OSError("the disk is full")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+def test_what_is_saved_can_be_read_by_whoever_reads_other_files(tmp_path):
+    """Weights that their owner alone can open stop a colleague, a service and a container under another user."""
+    save_student(tiny.resnet(), processor(), tmp_path)
+    (tmp_path / "other").touch()
+    usual = (tmp_path / "other").stat().st_mode
+    assert {path.name: path.stat().st_mode for path in tmp_path.iterdir() if path.stat().st_mode != usual} == {}
 
 
 @pytest.mark.parametrize("where", ["weights", "processor"])
