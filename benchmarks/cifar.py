@@ -8,7 +8,7 @@ from settings_search import SILENT
 from step_time import cifar_models, cifar_weights
 from transformers import set_seed
 
-from hf_abkd import DistillationArguments, DistillationTrainer
+from hf_abkd import DistillationArguments, DistillationTrainer, MeanTeacher
 from hf_abkd.data.subsets import drawn_rows
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.reports.metrics import classification_metrics
@@ -88,7 +88,8 @@ class Cifar:
             student,
             arguments,
             teacher=teacher,
-            teacher_processor=None if teacher is None else self.processor,
+            # A mean of the student takes the student's images.
+            teacher_processor=None if teacher is None or isinstance(teacher, MeanTeacher) else self.processor,
             stages=stages,
             augmentation=AUGMENTATION,
             train_dataset=prepare(self.rows(rows), transform(self.processor, **self.column)),

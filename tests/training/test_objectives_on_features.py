@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 import tiny
+import torch
 from cached_runs import named, processor, rows, write
 from safetensors.torch import load_file
 from tiny_runs import LEAN
 
-from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term, feature_distillation
+from hf_abkd import CrossEntropy, DistillationTrainer, Stage, Term, factor_transfer, feature_distillation
 from hf_abkd.data.transform import prepare
 from hf_abkd.objectives import (
     OBJECTIVES,
@@ -135,3 +136,18 @@ def test_features_in_front_of_the_classifiers_need_a_teacher(tmp_path):
             stages=feature_distillation(RelationalDistance()),
             train_dataset=tiny.images(4),
         )
+
+
+@pytest.mark.parametrize("precision", [{"bf16": True}, {"teacher_precision": "bf16"}], ids=["both", "teacher"])
+@pytest.mark.parametrize("kind", ["factor_transfer", "contrastive_representation_distillation"])
+def test_weights_on_the_teachers_side_take_a_teacher_in_half_precision(tmp_path, kind, precision):
+    """They are in float32, and a convolution of the two ended in an error of torch in every run with --bf16."""
+    stages = (
+        factor_transfer(paraphrasing_share=0.5)
+        if kind == "factor_transfer"
+        else feature_distillation(OBJECTIVES[kind]())
+    )
+    data = [{**row, "sample_id": number} for number, row in enumerate(tiny.images(16))]
+    trainer = trainer_of(tmp_path, stages, data=data, max_steps=2, **precision)
+    trainer.train()
+    assert all(torch.isfinite(torch.tensor(tiny.losses(trainer))))

@@ -267,7 +267,8 @@ class RunTerm(nn.Module):
     def form(self, target: Tensors) -> Tensors:
         """Return the teacher's tensor, detached, in the form in which it is compared.
 
-        Packed signs (uint8) become bools; other values become float32 where they are compared.
+        Packed signs (uint8) become bools; other values become float32 where they are compared, or before weights of the
+        run's own, which are in float32, change them.
         """
         given = (target,) if isinstance(target, Tensor) else tuple(target)
         shapes = self._teacher_shapes or tuple(tuple(tensor.shape[1:]) for tensor in given)
@@ -275,6 +276,8 @@ class RunTerm(nn.Module):
             unpack_signs(tensor, shape) if tensor.dtype == torch.uint8 else tensor.detach()
             for tensor, shape in zip(given, shapes, strict=True)
         ]
+        if next(self.target_form.parameters(), None) is not None:
+            detached = [tensor.float() if tensor.is_floating_point() else tensor for tensor in detached]
         formed: Tensors = self.target_form(detached[0] if isinstance(target, Tensor) else detached)
         return formed
 
