@@ -19,7 +19,15 @@ from hf_abkd.wording import markdown_table
 #: With what the other methods are compared.
 BASELINE = "KD"
 #: Of the settings of a comparison, what defines it beside the defaults.
-TOLD = ("max_train_samples", "max_unlabelled_samples", "num_train_epochs", "max_steps", "method", "kd_weight", "bf16")
+TOLD = (
+    "max_train_samples",
+    "max_unlabelled_samples",
+    "num_train_epochs",
+    "max_steps",
+    "kd_weight",
+    "boundaries_fall",
+    "bf16",
+)
 
 
 def table(outcomes):
