@@ -19,7 +19,7 @@ from hf_abkd.version import __version__
 #: run: asking for help loads none.
 COMMANDS = {
     "inspect": "show what can be captured in a model, and how two would pair",
-    "doctor": "find what would go wrong in a run, from the flags of the run",
+    "doctor": "find what would go wrong in a run, from its flags or its recipe",
     "recipes": "list the recipes that come along, or print one to change",
     "validate": "check a recipe before anything is loaded",
     "train": "train a student by a recipe, or by a method with flags",

@@ -91,4 +91,4 @@ def _need_matplotlib() -> None:
         ImportError: If it is not installed.
     """
     if find_spec("matplotlib") is None:
-        raise ImportError("hf-abkd report draws with matplotlib, which is not installed: pip install 'hf_abkd[report]'")
+        raise ImportError("it draws with matplotlib, which is not installed: pip install 'hf_abkd[report]'")
