@@ -121,7 +121,12 @@ def stage_part(known: Callable[[type], Any], term: Any) -> type[Part]:
 
 def extension_value(known: Callable[[type], Any]) -> Any:
     """Return the schema of what makes further images of a batch."""
-    return chosen_by("name", {name: part_of(kind, known, tag=("name", name)) for name, kind in EXTENSIONS.items()})
+    # With a name of its own: of two parts of one name a schema for editors would number one or the other first.
+    parts = {
+        name: part_of(kind, known, name=f"{kind.__name__}Extension", tag=("name", name))
+        for name, kind in EXTENSIONS.items()
+    }
+    return chosen_by("name", parts)
 
 
 def _optimizer(known: Callable[[type], Any]) -> Any:
