@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from hf_abkd.cli import comparison, demonstration, run_flags, runs
+from hf_abkd.cli.kept_recipe import keep_recipe
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.recipe_of_flags import recipe_of_flags, training_section
-from hf_abkd.cli.recipe_run import keep_recipe
 from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.trainer import DistillationTrainer

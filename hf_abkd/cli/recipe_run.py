@@ -1,81 +1,33 @@
-"""Runs from recipes: what a recipe names is loaded, its student is trained, and the recipe is kept beside it."""
+"""Runs from recipes: what a recipe names is loaded, and its student is trained."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_abkd.cli import comparison, run_flags, runs
 from hf_abkd.cli.adapted_images import with_target_domain
+from hf_abkd.cli.kept_recipe import keep_recipe
 from hf_abkd.cli.made_images import with_made_images
+from hf_abkd.cli.recipe_access import AccessArguments
 from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.smaller.factors import Factors
-from hf_abkd.recipes.recipe import RECIPE_NAME, Recipe
+from hf_abkd.recipes.recipe import Recipe
 from hf_abkd.recipes.sections import ALONE
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import PairedTerms
 from hf_abkd.teachers.route.anchors import fetch_anchors
 from hf_abkd.teachers.route.route import TeacherRoute
 from hf_abkd.training.trainer import DistillationTrainer
-
-
-@dataclass
-class AccessArguments:
-    """What the user of a recipe allows it, and a recipe cannot say, as flags."""
-
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run model code from the Hub or the folder of a model. Only of what you have read."},
-    )
-    token: str | None = field(
-        default=None, repr=False, metadata={"help": "Hub token for private models and data sets."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data sets are kept."})
-
-
-def access_flags() -> dict[str, dict[str, Any]]:
-    """Return the flags of a run by a recipe, as argparse takes them."""
-    return {
-        f"--{one.name}": {
-            "help": one.metadata["help"],
-            **({"action": "store_true"} if one.default is False else {"default": one.default}),
-        }
-        for one in fields(AccessArguments)
-        if one.default is not MISSING
-    }
-
-
-def keep_recipe(recipe: Recipe, trainer: DistillationTrainer) -> None:
-    """Have the recipe of a run kept beside its student, with its defaults written out, and shown in its card."""
-    resolved = recipe.resolved()
-    trainer.recipe = resolved.to_yaml()
-    trainer.add_callback(_KeepRecipe(resolved))
-
-
-class _KeepRecipe(TrainerCallback):
-    """Writes the recipe of a run into its output folder, once the run has taken the folder.
-
-    Args:
-        recipe: The recipe.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write it; one process does."""
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self._recipe.save(folder / RECIPE_NAME)
 
 
 def check_complete(recipe: Recipe) -> None:
@@ -118,6 +70,97 @@ def training_arguments(recipe: Recipe) -> run_flags.TrainingArguments:
     return run_flags.TrainingArguments(**recipe.section("training"))
 
 
+class RecipeRun:
+    """What a recipe describes, made step by step; anchors of a route that lie on the Hub are fetched once.
+
+    Args:
+        recipe: The recipe.
+        access: What its user allows it.
+
+    Raises:
+        ValueError: If the recipe leaves open what it runs on.
+    """
+
+    def __init__(self, recipe: Recipe, access: AccessArguments) -> None:
+        check_complete(recipe)
+        self.recipe = recipe
+        self._access = access
+
+    @cached_property
+    def _stages(self) -> Sequence[Stage] | None:
+        """The stages of a recipe that reads no models for them."""
+        return _with_anchors(self.recipe.stages(), self._access)
+
+    def models(self) -> ModelArguments:
+        """Return the models as flags name them; the last anchor of a route is its teacher."""
+        teacher, student = self.recipe.section("teacher"), self.recipe.section("student")
+        named = teacher.get("model")
+        if named is None and not self.recipe.reads and (routes := _routes(self._stages)):
+            named = str(routes[0].anchors[-1])
+        factors = student.get("from_teacher")
+        # A student that learns alone has no teacher, whoever the recipe names, unless it is made of one.
+        alone = self.recipe.method == ALONE and factors is None
+        return ModelArguments(
+            teacher_name_or_path=None if alone else named,
+            teacher_revision=teacher.get("revision", "main"),
+            teacher_image_processor_name=None if alone else teacher.get("image_processor"),
+            student_name_or_path=student.get("model"),
+            student_from_teacher=None if factors is None else str(Factors(**factors)),
+            student_revision=student.get("revision", "main"),
+            image_processor_name=student.get("image_processor"),
+            ignore_mismatched_sizes=student.get("ignore_mismatched_sizes", False),
+            **dataclasses.asdict(self._access),
+        )
+
+    def workload(self, args: run_flags.TrainingArguments) -> Workload:
+        """Load the models and the images, some of which may have to be made first.
+
+        Raises:
+            ValueError: If models and images do not fit.
+            FileNotFoundError: If a file or folder does not exist.
+        """
+        recipe, models = self.recipe, self.models()
+        section = recipe.section("data")
+        synthesis, target = recipe.synthesis(), section.pop("target_domain", None)
+        section.pop("synthesize", None)
+        data = DataArguments(**section)
+        if synthesis is not None:
+            data = with_made_images(data, models, synthesis, args)
+        runs.check_unlabelled([recipe.method or "stages"], data)
+        work = from_flags(models, data, seed=args.seed)
+        if target is None:
+            return work
+        columns = {name: section[name] for name in ("image_column_name", "label_column_name") if name in section}
+        return with_target_domain(work, data, DataArguments(**{**columns, **target}), models, seed=args.seed)
+
+    def stages(self, student: PreTrainedModel, work: Workload) -> Sequence[Stage] | None:
+        """Return the stages for a student and what is loaded; None if the student learns alone.
+
+        Raises:
+            ValueError: If models and stages do not fit.
+        """
+        if not self.recipe.reads:
+            return self._stages
+        # A cache is no model, and a method that looks for its layers in one says so.
+        return self.recipe.stages(student=student, teacher=cast("nn.Module | None", work.teacher))
+
+    def trainer(
+        self,
+        student: PreTrainedModel,
+        work: Workload,
+        args: run_flags.TrainingArguments,
+        stages: Sequence[Stage] | None,
+    ) -> DistillationTrainer:
+        """Return the trainer of a student whose stages are made.
+
+        Raises:
+            ValueError: If models, images and stages do not fit.
+        """
+        mean, how = self.recipe.mean_teacher(), run_flags.RunArguments()
+        work = work if mean is None else replace(work, teacher=mean)
+        return runs.make_trainer(student, work, args, how, stages, augmentation=self.recipe.augmentation())
+
+
 def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTrainer, Workload]:
     """Load what a recipe names, and return the trainer of its student, and what it trains on.
 
@@ -125,88 +168,19 @@ def trainer_of(recipe: Recipe, access: AccessArguments) -> tuple[DistillationTra
         ValueError: If the recipe is not complete, or models, images and stages do not fit.
         FileNotFoundError: If a file or folder does not exist.
     """
-    check_complete(recipe)
-    args = training_arguments(recipe)
-    work = workload(recipe, args, models_of(recipe, access))
+    run, args = RecipeRun(recipe, access), training_arguments(recipe)
+    work = run.workload(args)
     set_seed(args.seed)
     student = work.make_student()
-    trainer = trainer_on(recipe, student, work, args, stages_on(recipe, access, student, work))
+    trainer = run.trainer(student, work, args, run.stages(student, work))
     keep_recipe(recipe, trainer)
     return trainer, work
-
-
-def stages_on(
-    recipe: Recipe, access: AccessArguments, student: PreTrainedModel, work: Workload
-) -> Sequence[Stage] | None:
-    """Return the stages of a recipe for a student and what is loaded; None if the student learns alone.
-
-    Raises:
-        ValueError: If models and stages do not fit.
-    """
-    # A cache is no model, and a method that looks for its layers in one says so.
-    models = {"student": student, "teacher": cast("nn.Module | None", work.teacher)} if recipe.reads else {}
-    return _with_anchors(recipe.stages(**models), access)
-
-
-def trainer_on(
-    recipe: Recipe,
-    student: PreTrainedModel,
-    work: Workload,
-    args: run_flags.TrainingArguments,
-    stages: Sequence[Stage] | None,
-) -> DistillationTrainer:
-    """Return the trainer of a student by a recipe, whose stages are made.
-
-    Raises:
-        ValueError: If models, images and stages do not fit.
-    """
-    mean = recipe.mean_teacher()
-    work = work if mean is None else replace(work, teacher=mean)
-    return runs.make_trainer(student, work, args, run_flags.RunArguments(), stages, augmentation=recipe.augmentation())
 
 
 def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
     """Train the student of a recipe, save it with its model card and the recipe, and return what became of it."""
     trainer, work = trainer_of(recipe, access)
     return comparison.noted(comparison.finished(recipe.method or "stages", trainer, work), trainer.args)
-
-
-def workload(recipe: Recipe, args: run_flags.TrainingArguments, models: ModelArguments) -> Workload:
-    """Load the models and the images, some of which may have to be made first."""
-    section = recipe.section("data")
-    synthesis, target = recipe.synthesis(), section.pop("target_domain", None)
-    section.pop("synthesize", None)
-    data = DataArguments(**section)
-    if synthesis is not None:
-        data = with_made_images(data, models, synthesis, args)
-    runs.check_unlabelled([recipe.method or "stages"], data)
-    work = from_flags(models, data, seed=args.seed)
-    if target is None:
-        return work
-    columns = {name: section[name] for name in ("image_column_name", "label_column_name") if name in section}
-    return with_target_domain(work, data, DataArguments(**{**columns, **target}), models, seed=args.seed)
-
-
-def models_of(recipe: Recipe, access: AccessArguments) -> ModelArguments:
-    """Return the models of a recipe as flags name them; the last anchor of a route is its teacher."""
-    teacher, student = recipe.section("teacher"), recipe.section("student")
-    named = teacher.get("model")
-    if named is None and not recipe.reads and (routes := _routes(_with_anchors(recipe.stages(), access))):
-        named = str(routes[0].anchors[-1])
-    factors = student.get("from_teacher")
-    # A student that learns alone has no teacher, whoever the recipe names, unless it is made of one.
-    alone = recipe.method == ALONE and factors is None
-    return ModelArguments(
-        teacher_name_or_path=None if alone else named,
-        teacher_revision=teacher.get("revision", "main"),
-        teacher_image_processor_name=None if alone else teacher.get("image_processor"),
-        student_name_or_path=student.get("model"),
-        student_from_teacher=None if factors is None else str(Factors(**factors)),
-        student_revision=student.get("revision", "main"),
-        image_processor_name=student.get("image_processor"),
-        ignore_mismatched_sizes=student.get("ignore_mismatched_sizes", False),
-        **dataclasses.asdict(access),
-    )
 
 
 def _needs_model_that_teaches(recipe: Recipe) -> bool:

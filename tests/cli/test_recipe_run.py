@@ -12,6 +12,7 @@ from transformers import ViTImageProcessorPil
 from hf_abkd import Recipe
 from hf_abkd.cli import recipe_run
 from hf_abkd.cli.main import main
+from hf_abkd.cli.recipe_access import AccessArguments
 from hf_abkd.recipes.ready import ready_recipes
 
 NAMES = [f"class {index}" for index in range(tiny.CLASSES)]
@@ -133,12 +134,15 @@ def test_student_alone_needs_no_teacher():
 
 def test_code_of_a_repository_runs_by_the_flag_alone(monkeypatch):
     """It is off whatever the recipe says, and what the flag says reaches both models."""
-    recipe = Recipe({"method": "knowledge_distillation", "teacher": {"model": "t"}, "student": {"model": "s"}})
+    sections = {"data": {"train_dir": "p"}, "training": {"output_dir": "o"}}
+    recipe = Recipe(
+        {"method": "knowledge_distillation", "teacher": {"model": "t"}, "student": {"model": "s"}, **sections}
+    )
     for allowed in (False, True):
-        access = recipe_run.AccessArguments(trust_remote_code=allowed, token="hf_secret")
-        models = recipe_run.models_of(recipe, access)
+        access = AccessArguments(trust_remote_code=allowed, token="hf_secret")
+        models = recipe_run.RecipeRun(recipe, access).models()
         assert models.trust_remote_code is allowed and models.hub().for_models()["token"] == "hf_secret"
-    assert recipe_run.AccessArguments().trust_remote_code is False
+    assert AccessArguments().trust_remote_code is False
 
 
 def test_folder_of_another_run_keeps_its_recipe(here, capsys):

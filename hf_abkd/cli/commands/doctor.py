@@ -18,7 +18,7 @@ from hf_abkd.cli.doctor.described_run import DescribedRun, described_by_flags, d
 from hf_abkd.cli.doctor.findings import as_json
 from hf_abkd.cli.named_recipe import RecipeWords, named_recipe
 from hf_abkd.cli.output import write_line
-from hf_abkd.cli.recipe_run import AccessArguments, access_flags
+from hf_abkd.cli.recipe_access import AccessArguments, access_flags
 from hf_abkd.wording import counted
 
 _PROGRAM = "hf-abkd doctor"

@@ -13,7 +13,8 @@ from hf_abkd.cli import comparison
 from hf_abkd.cli.method_run import run_methods
 from hf_abkd.cli.named_recipe import RecipeWords, named_recipe
 from hf_abkd.cli.output import write_line
-from hf_abkd.cli.recipe_run import AccessArguments, access_flags, train_recipe
+from hf_abkd.cli.recipe_access import AccessArguments, access_flags
+from hf_abkd.cli.recipe_run import train_recipe
 
 
 def run(words: Sequence[str]) -> int:

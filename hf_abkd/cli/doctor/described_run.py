@@ -15,6 +15,7 @@ from hf_abkd.cli import recipe_run, run_flags, runs
 from hf_abkd.cli.doctor.examination import examine, untold, warnings_collected
 from hf_abkd.cli.doctor.findings import Finding, failure
 from hf_abkd.cli.doctor.subject import Subject
+from hf_abkd.cli.recipe_access import AccessArguments
 from hf_abkd.cli.workload import Workload, from_flags
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.models.arguments import ModelArguments
@@ -78,7 +79,7 @@ def described_by_flags(
     )
 
 
-def described_by_recipe(recipe: Recipe, access: recipe_run.AccessArguments) -> DescribedRun:
+def described_by_recipe(recipe: Recipe, access: AccessArguments) -> DescribedRun:
     """Return the run that a recipe describes.
 
     Args:
@@ -88,20 +89,14 @@ def described_by_recipe(recipe: Recipe, access: recipe_run.AccessArguments) -> D
     Raises:
         ValueError: If it leaves open what it runs on, or makes its images first, which takes more than a look.
     """
-    recipe_run.check_complete(recipe)
+    run = recipe_run.RecipeRun(recipe, access)
     if recipe.synthesis() is not None:
         raise ValueError(
             "the recipe makes its images out of the teacher, which takes long and is no part of an examination: make "
             "them with hf-abkd synthesize, and name their folder as data.dataset_name in the place of data.synthesize"
         )
-    models = recipe_run.models_of(recipe, access)
-    return DescribedRun(
-        models,
-        recipe_run.training_arguments(recipe),
-        load=lambda args: recipe_run.workload(recipe, args, models),
-        stages=lambda student, work: recipe_run.stages_on(recipe, access, student, work),
-        trainer=lambda student, work, args, stages: recipe_run.trainer_on(recipe, student, work, args, stages),
-    )
+    arguments = recipe_run.training_arguments(recipe)
+    return DescribedRun(run.models(), arguments, load=run.workload, stages=run.stages, trainer=run.trainer)
 
 
 def examine_run(run: DescribedRun) -> Iterator[Finding]:
