@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import ModelCard, try_to_load_from_cache
+from huggingface_hub.constants import REPOCARD_NAME
 from torch import nn
-
-_CARD = "README.md"
 
 
 def license_of(model: nn.Module) -> str | None:
@@ -22,7 +21,7 @@ def license_of(model: nn.Module) -> str | None:
     name = str(getattr(config, "_name_or_path", "") or "")
     if not name:
         return None
-    card = Path(name).expanduser() / _CARD
+    card = Path(name).expanduser() / REPOCARD_NAME
     if not card.is_file():
         cached = _cached(name, getattr(config, "_commit_hash", None))
         if cached is None:
@@ -35,7 +34,7 @@ def license_of(model: nn.Module) -> str | None:
 def _cached(name: str, revision: str | None) -> Path | None:
     """Return the card of a model on the Hub, if it was downloaded."""
     try:
-        found = try_to_load_from_cache(name, _CARD, revision=revision)
+        found = try_to_load_from_cache(name, REPOCARD_NAME, revision=revision)
     except ValueError:
         # A name that no repository can have, as that of a folder that is gone.
         return None

@@ -1,5 +1,6 @@
 """`hf-abkd push`: what a finished run left is published, whatever the Hub and the connection do meanwhile."""
 
+import json
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from loopback_hub import TOKEN, HubError, LoopbackHub
 from transformers import ViTImageProcessorPil
 
 from hf_abkd.cli.main import main
+from hf_abkd.models.published_files import student_files
 from hf_abkd.models.saving import save_student
 from hf_abkd.training.publishing import upload
 
@@ -72,6 +74,19 @@ def test_the_student_is_published_and_nothing_else_of_its_folder(hub, folder, ca
     # Once more is no other commit.
     before = len(hub.commits("user/student"))
     assert pushed(folder) == 0 and len(hub.commits("user/student")) == before
+
+
+@pytest.mark.parametrize("config", ["config.json", "preprocessor_config.json"])
+def test_own_code_goes_along_and_no_other_script(folder, config):
+    """A model without its code does not load; and a script that lies there may be anything of its owner's."""
+    own = json.loads((folder / config).read_text())
+    own["auto_map"] = {"AutoModel": "modeling.Net", "AutoOther": ["other/name--far.Away", None]}
+    (folder / config).write_text(json.dumps(own))
+    (folder / "modeling.py").write_text("from .parts import Part\n")
+    for name in ("parts.py", "private.py"):
+        (folder / name).write_text("")
+    code = [path.name for path in student_files(folder) if path.suffix == ".py"]
+    assert code == ["modeling.py", "parts.py"]
 
 
 @pytest.mark.parametrize(
