@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,10 +39,15 @@ def as_others(path: Path) -> None:
     """Give a file the rights that any new file has here; safetensors lets its owner alone read what it writes."""
     if os.name == "nt":
         return
-    # There is no other way to ask for the mask than to set it.
-    mask = os.umask(0)
+    path.chmod(0o666 & ~_mask())
+
+
+@cache
+def _mask() -> int:
+    # There is no other way to ask for it than to set it, for all threads: once is enough.
+    mask = os.umask(0o077)
     os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    return mask
 
 
 def leftovers(folder: Path, name: str = "*") -> list[Path]:

@@ -75,6 +75,21 @@ class PairedDifference:
         return f"{self.value:+.1f} points (95 % interval {self.low:+.1f} to {self.high:+.1f})"
 
 
+def disagreements(ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return on how many of the same images the one alone is right, and the other alone.
+
+    Args:
+        ones: Whether the one is right, for each image, (N,).
+        others: Likewise the other.
+
+    Raises:
+        ValueError: If they are not as many.
+    """
+    if ones.shape != others.shape:
+        raise ValueError(f"shares of the same images have as many answers, got {ones.shape} and {others.shape}")
+    return int((ones & ~others).sum()), int((others & ~ones).sum())
+
+
 def paired_difference(ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> PairedDifference:
     """Return by how much one share is above another, image by image; images on which both agree tell nothing.
 
@@ -93,9 +108,7 @@ def paired_difference(ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> Pai
         >>> str(paired_difference(right, np.array([True] * 90 + [False] * 10)))
         '+5.0 points (95 % interval +0.3 to +9.5)'
     """
-    if ones.shape != others.shape:
-        raise ValueError(f"shares of the same images have as many answers, got {ones.shape} and {others.shape}")
-    better, worse = int((ones & ~others).sum()), int((others & ~ones).sum())
+    better, worse = disagreements(ones, others)
     images = len(ones) + 2
     middle = (better - worse) / images
     deviation = math.sqrt(better + worse + 1 - (better - worse) ** 2 / images) / images

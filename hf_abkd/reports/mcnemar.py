@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from hf_abkd.reports.intervals import disagreements
 from hf_abkd.wording import counted
 
 
@@ -47,9 +48,7 @@ def mcnemar(ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> McNemar:
         >>> mcnemar(right, ~right)
         McNemar(only_one=8, only_other=2, p_value=0.109375)
     """
-    if ones.shape != others.shape:
-        raise ValueError(f"models that answered the same images have as many answers, got {ones.shape}, {others.shape}")
-    only_one, only_other = int((ones & ~others).sum()), int((others & ~ones).sum())
+    only_one, only_other = disagreements(ones, others)
     split = only_one + only_other
     # Of no split there is nothing to be surprised at.
     p_value = float(stats.binomtest(only_one, split, 0.5).pvalue) if split else 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from hf_abkd.cli.asking import AskedModel, Asking
 from hf_abkd.cli.evaluation import evaluation_of
 from hf_abkd.cli.evaluation_text import evaluation_text
 from hf_abkd.cli.flags import FlagParser, first_word_as
+from hf_abkd.cli.one_process import check_one_process
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.corruptions import CORRUPTIONS, Corruption
@@ -133,8 +133,7 @@ def _parse(words: Sequence[str]) -> tuple[EvaluateArguments, MeasureArguments, D
         raise ValueError(f"--boundary_images must not be negative, got {measure.boundary_images}")
     if measure.plan is not None and wanted.teacher is None:
         raise ValueError("--plan pairs layers of a student with those of a teacher: give --teacher, too")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RuntimeError("evaluate runs in one process: call it without a launcher")
+    check_one_process("evaluate")
     return wanted, measure, data
 
 

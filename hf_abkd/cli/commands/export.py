@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from hf_abkd.cli.flags import FlagParser, first_word_as
+from hf_abkd.cli.one_process import check_one_process
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.evaluated import load_evaluated_images
@@ -60,8 +60,7 @@ def run(words: Sequence[str]) -> int:
     wanted, data = FlagParser(sections, prog="hf-abkd export", description=__doc__).fill(
         first_word_as("--student", words)
     )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RuntimeError("export runs in one process: call it without a launcher")
+    check_one_process("export")
     form, folder = ExportForm(wanted.format, wanted.dtype, wanted.quantize), Path(wanted.output_dir)
     check_export(form, wanted.student, folder, is_calibrated=_names_training(data))
     hub = HubOptions(wanted.revision, wanted.token, wanted.cache_dir, wanted.trust_remote_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_abkd.cli.flags import FlagParser, first_word_as
+from hf_abkd.cli.one_process import check_one_process
 from hf_abkd.cli.output import write_line
 from hf_abkd.models.published_files import student_files
 from hf_abkd.training.publishing.upload import upload
@@ -55,6 +55,5 @@ def _parse(words: Sequence[str]) -> PushArguments:
     wanted: PushArguments
     (wanted,) = parser.fill(words)
     validate_repo_id(wanted.repo_id)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RuntimeError("push runs in one process: call it without a launcher")
+    check_one_process("push")
     return wanted
