@@ -8,8 +8,10 @@ from documented import DOCS, blocks
 from hf_abkd import Recipe
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.objectives import OBJECTIVES
+from hf_abkd.recipes.image_parts import data_part
 from hf_abkd.recipes.json_schema import json_schema, to_json
-from hf_abkd.recipes.sections import StudentPart, TeacherPart, data_part, recipe_parts
+from hf_abkd.recipes.model_parts import StudentPart, TeacherPart
+from hf_abkd.recipes.sections import recipe_parts
 from hf_abkd.recipes.values import known
 from hf_abkd.stages.stage import Stage
 from hf_abkd.stages.term import Term
