@@ -23,8 +23,29 @@ def json_schema() -> dict[str, Any]:
         for written in definition.get("properties", {}).values():
             # Made of the names of the keys, they say nothing.
             written.pop("title", None)
+    _in_one_order(schema)
     head = {"$schema": GenerateJsonSchema.schema_dialect, "title": "Recipe of hf_abkd"}
     return {**head, **schema}
+
+
+def _in_one_order(written: Any) -> None:
+    """Put the alternatives of a value in one order.
+
+    Python keeps the first of two unions that are equal but for their order, so which one a process writes is decided
+    by what it has imported.
+    """
+    if isinstance(written, list):
+        for each in written:
+            _in_one_order(each)
+    elif isinstance(written, dict):
+        for each in written.values():
+            _in_one_order(each)
+        for name in {"anyOf", "oneOf"} & set(written):
+            written[name].sort(key=_null_last)
+
+
+def _null_last(alternative: dict[str, Any]) -> tuple[bool, str]:
+    return alternative == {"type": "null"}, json.dumps(alternative, sort_keys=True)
 
 
 def to_json(schema: dict[str, Any]) -> str:

@@ -22,3 +22,9 @@ def test_editors_are_offered_every_objective_method_and_training_argument_that_a
     assert to_json(schema).startswith("{\n")
     # Which of two parts of one name would be the first differs from process to process.
     assert not [name for name in defined if "__" in name]
+
+
+def test_alternatives_stand_in_one_order_whatever_the_process_has_imported():
+    """Python keeps the first of two unions that are equal but for their order, for the whole process."""
+    layers = json_schema()["$defs"]["ActivationBoundaryTerm"]["properties"]["teacher"]["oneOf"]
+    assert [one["type"] for one in layers] == ["array", "string", "null"]
