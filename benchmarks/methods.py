@@ -117,7 +117,11 @@ def result(args, way, rows, seed):
     if not path.exists() and claimed(path):
         # The same command with the one run that it is to make.
         words = [sys.executable, __file__, *sys.argv[1:], "--one", way, str(rows), str(seed), str(path)]
-        subprocess.run(words, check=True)
+        try:
+            subprocess.run(words, check=True)
+        except BaseException:
+            Path(f"{path}.claim").unlink()
+            raise
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
