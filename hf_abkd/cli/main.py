@@ -33,8 +33,6 @@ COMMANDS = {
 }
 #: Those that, given again, go on where they were interrupted.
 GOES_ON = {"cache", "push", "synthesize", "train"}
-# Those that need no library that could speak out of turn.
-_SILENT = {"recipes"}
 _WIDTH = 100
 
 
@@ -66,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run_command(name: str, words: Sequence[str], *, quiet: bool) -> int:
     command = import_module(f"hf_abkd.cli.commands.{name}")
-    if quiet and name not in _SILENT:
+    if quiet:
         quiet_libraries()
     status: int = command.run(words)
     return status

@@ -35,6 +35,9 @@ def recipe_of_flags(
         "model": models.teacher_name_or_path,
         "revision": models.teacher_revision,
         "image_processor": models.teacher_image_processor_name,
+        "dtype": None if models.teacher_dtype == "float32" else models.teacher_dtype,
+        "device_map": models.teacher_weights.device_map,
+        "bits": models.teacher_bits,
     }
     factors = models.student_factors
     student = {

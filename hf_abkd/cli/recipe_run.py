@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel, set_seed
@@ -103,6 +104,7 @@ class RecipeRun:
         return ModelArguments(
             teacher_name_or_path=None if alone else named,
             teacher_revision=teacher.get("revision", "main"),
+            **({} if alone else _held(teacher)),
             teacher_image_processor_name=None if alone else teacher.get("image_processor"),
             student_name_or_path=student.get("model"),
             student_from_teacher=None if factors is None else str(Factors(**factors)),
@@ -200,6 +202,14 @@ def _needs_model_that_teaches(recipe: Recipe) -> bool:
 
 def _routes(stages: Sequence[Stage] | None) -> list[TeacherRoute]:
     return [stage.route for stage in stages or () if stage.route is not None]
+
+
+def _held(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a recipe says that the teacher's weights are held, as flags say it."""
+    found = {f"teacher_{name}": teacher[name] for name in ("dtype", "device_map", "bits") if name in teacher}
+    if isinstance(found.get("teacher_device_map"), Mapping):
+        found["teacher_device_map"] = json.dumps(found["teacher_device_map"])
+    return found
 
 
 def _with_anchors(stages: Sequence[Stage] | None, access: AccessArguments) -> Sequence[Stage] | None:

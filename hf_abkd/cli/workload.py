@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -22,6 +22,7 @@ from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.models.expected_images import channels_of, check_same_channels
 from hf_abkd.models.processors import load_processor, own_processor
 from hf_abkd.models.teacher import load_teacher
+from hf_abkd.models.teacher_weights import TeacherWeights
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.mean_source import MeanTeacher
@@ -153,15 +154,31 @@ def _load_teacher(models: ModelArguments, labels: list[str]) -> nn.Module | Teac
     name, hub = models.teacher_name_or_path, models.hub(models.teacher_revision)
     if name is None:
         return None
+    weights = models.teacher_weights
     if is_local_cache(name):
+        _refuse_weights(name, weights)
         return TeacherCache.load(name)
     try:
-        return load_teacher(name, labels=labels, **hub.for_models())
+        return load_teacher(name, labels=labels, **asdict(weights), **hub.for_models())
     except OSError as error:
         # Looked for only now: most teachers are models, and asking the Hub takes time, most if it does not answer.
         if not _is_out_of_reach(error) and is_hub_cache(name, **hub.for_files()):
+            _refuse_weights(name, weights)
             return TeacherCache.load(name, **hub.for_files())
         raise
+
+
+def _refuse_weights(name: str, weights: TeacherWeights) -> None:
+    """Refuse to say of a cache how weights are held.
+
+    Raises:
+        ValueError: If that is said.
+    """
+    if not weights.as_usual:
+        raise ValueError(
+            f"the teacher {name!r} is a cache of its answers, without weights: leave --teacher_dtype, "
+            "--teacher_device_map and --teacher_bits out"
+        )
 
 
 def _is_out_of_reach(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from hf_abkd.layers.passed_tensors import only_tensor
 from hf_abkd.layers.sums import row_sums
 from hf_abkd.layers.uncompiled import Uncompiled
 from hf_abkd.layers.wrong_calls import why_not_one
+from hf_abkd.models.placement import needs_whole_passes
 
 
 @dataclass(frozen=True)
@@ -184,17 +185,15 @@ class Capture:
             forward: Runs the model.
             stop: End the pass when the last tensor is recorded, and the blocks whose calls are numbered are done; the
                 output is then None. The pass goes on to its end where its rest cannot be left out: while a graph is
-                traced (a compiler drops what is not used), and under hooks of accelerate, which put the weights of a
-                layer away after its call.
+                traced (a compiler drops what is not used), under hooks of accelerate, which put the weights of a layer
+                away after its call, and where processes hold parts of a model and wait for each other.
 
         Raises:
             RuntimeError: If a named module or call gave no tensor, was called twice, or its tensor was overwritten; or
                 if there are more or fewer calls than when they were named. What is called or overwritten after a stop
                 is not seen, and the tensors are right without it.
         """
-        self._stopping = (
-            stop and not torch.compiler.is_compiling() and not any("_hf_hook" in vars(part) for part in self._parts)
-        )
+        self._stopping = stop and not torch.compiler.is_compiling() and not needs_whole_passes(self._parts)
         try:
             output = self._run(forward)
         finally:

@@ -39,4 +39,4 @@ def normalized_by(model: nn.Module) -> Iterator[Callable[[Tensor], nn.Module | N
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first.to(second.device), second)

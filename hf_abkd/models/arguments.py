@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.smaller.factors import Factors
+from hf_abkd.models.teacher_weights import TeacherWeights
 
 
 @dataclass
@@ -36,6 +37,23 @@ class ModelArguments:
         },
     )
     teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher on the Hub."})
+    teacher_dtype: str = field(
+        default="float32", metadata={"help": "Precision of the teacher's weights: float32, bfloat16 or float16."}
+    )
+    teacher_device_map: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the layers of a teacher lie that is too large for one device: auto, a device, or layers and "
+            'devices as JSON, {"": "disk"} for example.'
+        },
+    )
+    teacher_bits: int | None = field(
+        default=None,
+        metadata={
+            "help": "8 or 4: hold the weights of the teacher's linear layers but the last one in so many bits (needs "
+            "bitsandbytes)."
+        },
+    )
     student_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the student on the Hub."})
     image_processor_name: str | None = field(
         default=None,
@@ -65,7 +83,18 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        """Refuse two students, and factors that are not possible."""
+        """Refuse two students, factors that are not possible, and weights that are held in no possible way."""
+        weights = self.teacher_weights
+        if self.teacher_name_or_path is None and not weights.as_usual:
+            raise ValueError(
+                "--teacher_dtype, --teacher_device_map and --teacher_bits say how a teacher's weights are held: name "
+                "it, --teacher_name_or_path, or leave them out"
+            )
+        if self.student_from_teacher is not None and not weights.as_usual:
+            raise ValueError(
+                f"--student_from_teacher {self.student_from_teacher} makes a student of the teacher's weights, which "
+                "it needs whole and in float32: leave --teacher_dtype, --teacher_device_map and --teacher_bits out"
+            )
         if self.student_factors is not None and self.student_name_or_path is not None:
             raise ValueError(
                 f"--student_from_teacher {self.student_from_teacher} makes a student, and --student_name_or_path "
@@ -81,6 +110,14 @@ class ModelArguments:
             return Factors.read(self.student_from_teacher)
         except ValueError as error:
             raise ValueError(f"--student_from_teacher: {error}") from error
+
+    @property
+    def teacher_weights(self) -> TeacherWeights:
+        """How the teacher's weights are held."""
+        try:
+            return TeacherWeights.of_flags(self.teacher_dtype, self.teacher_device_map, self.teacher_bits)
+        except ValueError as error:
+            raise ValueError(f"--teacher_dtype, --teacher_device_map, --teacher_bits: {error}") from error
 
     def hub(self, revision: str = "main") -> HubOptions:
         """Return how the flags say to fetch from the Hub.

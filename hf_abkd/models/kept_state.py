@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
+
+from hf_abkd.models.placement import device_of
 
 
 @contextmanager
@@ -89,8 +90,7 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def leaving_no_trace(module: nn.Module) -> Iterator[None]:
     """Put back the modes and buffers of a module, and the random states of torch that it draws from."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    device = device_of(module)
     forked = torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type)
     with forked, modes_kept(module), buffers_kept(module):
         yield

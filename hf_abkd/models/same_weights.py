@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hf_abkd.models.placement import held_tensor
+
 #: What is said of a student that is its own teacher.
 SAME_WEIGHTS = (
     "the student is its teacher: all of its weights are equal to the teacher's, so there is nothing to learn from it. "
@@ -16,8 +18,13 @@ SAME_WEIGHTS = (
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
     """Whether two models have tensors of the same names, and each of them is equal bit by bit."""
     ours, theirs = one.state_dict(), other.state_dict()
-    return bool(ours) and ours.keys() == theirs.keys() and all(_equal(ours[name], theirs[name]) for name in ours)
+    return (
+        bool(ours)
+        and ours.keys() == theirs.keys()
+        and all(ours[name].shape == theirs[name].shape and ours[name].dtype == theirs[name].dtype for name in ours)
+        and all(_equal(held_tensor(one, name, ours[name]), held_tensor(other, name, theirs[name])) for name in ours)
+    )
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other.to(one.device))
+    return torch.equal(one, other.to(one.device))

@@ -1,4 +1,4 @@
-"""Stored models: from a local folder or the Hub, in float32 and from safetensors only, with all that did not fit."""
+"""Stored models: from a local folder or the Hub, from safetensors only, with all that did not fit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -123,9 +124,22 @@ def load_config(what: str, source: str, hub: HubOptions, task: Task = IMAGE_CLAS
 
 
 def load_weights(
-    what: str, source: str, config: PreTrainedConfig, hub: HubOptions, task: Task = IMAGE_CLASSIFICATION
+    what: str,
+    source: str,
+    config: PreTrainedConfig,
+    hub: HubOptions,
+    task: Task = IMAGE_CLASSIFICATION,
+    **held: Any,
 ) -> tuple[PreTrainedModel, Misfits]:
     """Return a model in float32 with its stored weights, and what did not fit, which the caller has to judge.
+
+    Args:
+        what: What to call it in errors.
+        source: Its folder, or its Hub id.
+        config: Its config.
+        hub: How it is fetched from the Hub.
+        task: What it does.
+        held: How its weights are held otherwise, as `from_pretrained` takes it.
 
     Raises:
         ValueError: If the weights cannot be read.
@@ -141,12 +155,12 @@ def load_weights(
                 source,
                 config=config,
                 use_safetensors=True,
-                # Half-precision checkpoints would otherwise be trained in half precision, without loss scaling.
-                dtype=torch.float32,
                 # Only so that mismatches are listed here: they are refused by the callers.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **hub.for_models(),
+                # Half-precision checkpoints would otherwise be trained in half precision, without loss scaling.
+                **{"dtype": torch.float32, **held},
             )
     except OSError as error:
         raise OSError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,17 @@ class TeacherPart(Part):
     ] = None
     revision: Annotated[Text, Field(description="Branch, tag or commit on the Hub.")] = "main"
     image_processor: Annotated[Text | None, Field(description="Its image processor, if not stored with it.")] = None
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Field(description="The precision of its weights.")] = (
+        "float32"
+    )
+    device_map: Annotated[
+        Text | dict[str, str | int] | None,
+        Field(description="Where its layers lie if it is too large for one device: auto, a device, or each by name."),
+    ] = None
+    bits: Annotated[
+        Literal[8, 4] | None,
+        Field(description="Hold the weights of its linear layers but the last one in so many bits (bitsandbytes)."),
+    ] = None
     mean: Annotated[
         Mean,
         Field(description="The moving average of the student's own weights, in the place of a model."),
@@ -38,7 +49,7 @@ class TeacherPart(Part):
             ValueError: If it is.
         """
         if self.mean is not None and self.model_fields_set - {"mean"}:
-            raise ValueError("mean is the student's own average: leave model, revision and image_processor out")
+            raise ValueError("mean is the student's own average: leave model, revision and the rest out")
         if self.mean is None and self.model is None:
             raise ValueError("say who teaches: a model, or mean: {} for the average of the student itself")
 

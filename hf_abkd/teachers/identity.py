@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from hf_abkd.models.placement import class_of, held_tensor
 from hf_abkd.wording import public_name
 
 
@@ -18,10 +19,13 @@ def fingerprint(model: nn.Module | Mapping[str, Any]) -> str:
     """Return a digest of the state of a model, its saved buffers included: names, types, shapes and bytes.
 
     What is no tensor counts too: packed weights in 8 bits, and the extra state of a module. Of an object that is
-    neither a number, a text nor made of such, only the type counts.
+    neither a number, a text nor made of such, only the type counts. Where weights lie makes no difference: of a model
+    in parts all processes have to call it.
     """
     digest = hashlib.sha256()
     for name, value in sorted((model.state_dict() if isinstance(model, nn.Module) else model).items()):
+        if isinstance(model, nn.Module) and isinstance(value, Tensor):
+            value = held_tensor(model, name, value)
         _add(digest, name, value)
     return digest.hexdigest()
 
@@ -66,7 +70,7 @@ def reference(model: nn.Module) -> dict[str, str]:
     """Return what identifies a teacher without copying it: class, source and fingerprint; nothing that is private."""
     config = getattr(model, "config", None)
     return {
-        "class": type(model).__name__,
+        "class": class_of(model).__name__,
         "name_or_path": public_name(str(getattr(config, "_name_or_path", "") or "")),
         "fingerprint": fingerprint(model),
     }

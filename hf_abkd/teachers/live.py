@@ -18,6 +18,7 @@ from hf_abkd.layers.sums import row_sums
 from hf_abkd.models.kept_state import freeze
 from hf_abkd.models.lent_inputs import Lender
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.placement import device_of
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.models.usable import check_usable
@@ -110,7 +111,8 @@ class LiveTeacher:
             captured = capture.probe(lambda: logits.append(self.logits(inputs)))
         self.overwritten |= capture.overwritten
         self._capture = self._make_capture()
-        return {LOGITS: logits[-1], **{name: captured[point] for name, point in self._points.items()}}
+        device = inputs[self.task.inputs].device
+        return {LOGITS: logits[-1], **{name: captured[point].to(device) for name, point in self._points.items()}}
 
     def optimize(
         self, inputs: Mapping[str, Any], points: Mapping[str, CapturePoint], speed_ups: SpeedUps | None = None
@@ -130,8 +132,7 @@ class LiveTeacher:
         self._compile = speed_ups is not None and speed_ups.compile
         self._quantize = speed_ups is not None and speed_ups.quantize
         self._compiled.clear()
-        device = next((tensor.device.type for tensor in self.model.parameters()), "cpu")
-        with torch.autocast(device, enabled=False), torch.no_grad():
+        with torch.autocast(device_of(self.model).type, enabled=False), torch.no_grad():
             self._fast = prepare(
                 self.model,
                 lambda model, channels_last: self._answer(model, inputs, channels_last),
@@ -205,10 +206,13 @@ class LiveTeacher:
                 logits, captured = self._run(prepared)
                 seen = self._capture.sums
         targets: dict[str, Tensor] = {}
+        # A layer may lie on another device than the first one, where the student is.
+        device = prepared[self.task.inputs].device
         if logits is not None:
+            logits = logits.to(device)
             targets[LOGITS] = logits.clone() if logits.is_inference() else logits
         for name, point in self._points.items():
-            tensor = captured[point]
+            tensor = captured[point] = captured[point].to(device)
             if name in self._boundaries:
                 # Where they lie together is left: a student that gains from it does so too, and is compared faster.
                 targets[name] = tensor if tensor.dtype == torch.bool else above_zero(tensor)
@@ -217,7 +221,7 @@ class LiveTeacher:
                 targets[name] = tensor.contiguous() if self._fast.channels_last else tensor
         self.sums = {LOGITS: row_sums(logits)} if logits is not None else {}
         for name, point in self._points.items():
-            self.sums[name] = seen[point] if point in seen else row_sums(captured[point])
+            self.sums[name] = seen[point].to(device) if point in seen else row_sums(captured[point])
         return targets
 
     def _run(self, prepared: Mapping[str, Any]) -> tuple[Tensor | None, dict[CapturePoint, Tensor]]:

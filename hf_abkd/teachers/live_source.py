@@ -8,15 +8,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_abkd.data.batch import Batch
-from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.placement import is_sharded
 from hf_abkd.teachers.identity import fingerprint, reference
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
+from hf_abkd.teachers.table.columns import Column
 
 
 class LiveSource(TeacherSource):
@@ -33,10 +34,12 @@ class LiveSource(TeacherSource):
         self._points: dict[str, CapturePoint] = {}
         self._inputs: Mapping[str, Any] | None = None
         self._wanted = Wanted()
+        # Here all processes are; later one alone asks, for a card or a checkpoint, and the others would not answer.
+        self._in_parts = reference(teacher.model) if is_sharded(teacher.model) else None
 
     def identify(self) -> dict[str, Any]:
         """Return class, name and fingerprint of the model."""
-        return dict(reference(self.live.model))
+        return dict(reference(self.live.model) if self._in_parts is None else self._in_parts)
 
     def begin_run(self, labels: LabelMatch | None, *, tells: bool) -> dict[str, Any]:
         """Identify the teacher, and make its faster copy again if somebody changed its weights since."""
@@ -45,7 +48,9 @@ class LiveSource(TeacherSource):
         return self.identify()
 
     def changed(self, identity: Mapping[str, Any]) -> str | None:
-        """Return the fingerprint of weights that the model was given since."""
+        """Return the fingerprint of weights that the model was given since; of one in parts that is not looked for."""
+        if self._in_parts is not None:
+            return None
         now = fingerprint(self.live.model)
         return None if now == identity["fingerprint"] else now
 

@@ -16,6 +16,7 @@ from transformers.trainer_utils import has_length
 from hf_abkd.layers.capture import refuse_compiled
 from hf_abkd.models import adapters
 from hf_abkd.models.loadable import check_loadable
+from hf_abkd.models.placement import is_dispatched
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.models.usable import check_usable
@@ -115,8 +116,12 @@ def refuse_reentrant(student: nn.Module) -> None:
             )
 
 
-def check_launch(args: DistillationArguments) -> None:
+def check_launch(args: DistillationArguments, teacher: object = None) -> None:
     """Refuse arguments of another trainer, and a run whose processes are not what was asked for.
+
+    Args:
+        args: The training arguments.
+        teacher: The teacher; one that lies on several GPUs is why one process sees them.
 
     Raises:
         TypeError: If the arguments are no `DistillationArguments`.
@@ -125,6 +130,9 @@ def check_launch(args: DistillationArguments) -> None:
     if not isinstance(args, DistillationArguments):
         raise TypeError(f"args must be DistillationArguments, got {type(args).__name__}; it takes the same flags")
     script = shown_command([os.path.relpath(sys.argv[0]) if sys.argv[0] else "script.py", *sys.argv[1:]])
+    if args.n_gpu > 1 and isinstance(teacher, nn.Module) and is_dispatched(teacher):
+        # As transformers does for a model of its own that lies on several: the student is on the first one.
+        args._n_gpu = 1
     if args.n_gpu > 1:
         raise RuntimeError(
             f"{args.n_gpu} GPUs are visible and there is one process: torch.nn.DataParallel would break the capture of "

@@ -120,12 +120,9 @@ def set_up(given: Given) -> Setup:
     teacher_inputs = None if compared is None else given.batch.teacher()
     images = given.batch.images
     teacher = None if compared is None else given.source.model
-    if (
-        teacher is not None
-        and given.classes.tells
-        and not given.source.of_student
-        and same_weights(given.student, teacher)
-    ):
+    # All processes compare: the weights may lie in parts in them.
+    is_same = teacher is not None and not given.source.of_student and same_weights(given.student, teacher)
+    if is_same and given.classes.tells:
         logger.warning("%s.", SAME_WEIGHTS)
     with random_state_kept():
         torch.manual_seed(given.seed)

@@ -18,6 +18,7 @@ from hf_abkd.data.preprocessing import Preprocessing, same_preprocessing
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.models.expected_images import channels_of, check_same_channels
 from hf_abkd.models.kept_state import random_state_kept
+from hf_abkd.models.placement import is_dispatched, is_quantized, is_sharded, put_on
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.extension import refuse_unextendable
@@ -85,7 +86,19 @@ def teacher_source(
     live = None
     if isinstance(teacher, nn.Module):
         live = _live_teacher(teacher, student, _precision(arguments, autocast), task)
-        teacher.to(args.device)
+        refuse_unspeedable(teacher, args)
+        put_on(teacher, args.device)
+        for stage in stages:
+            if stage.route is not None:
+                refuse_fixed_weights(f"stage {stage.name!r} gives the teacher other weights (teacher=...)", teacher)
+            if stage.teacher_terms:
+                refuse_fixed_weights(f"stage {stage.name!r} trains the teacher", teacher)
+            if stage.extension is not None and is_sharded(teacher):
+                raise ValueError(
+                    f"stage {stage.name!r} has {type(stage.extension).__name__}, for which each process asks the "
+                    "teacher as often as its images need, and one that lies in parts in the processes has to be "
+                    "asked by all together: load it as a whole"
+                )
     cache = teacher if isinstance(teacher, TeacherCache) else None
     routes = [(stage.name, stage.route) for stage in stages]
     with random_state_kept():
@@ -102,6 +115,42 @@ def teacher_source(
     learns = any(term.wants_teacher for term in own_terms)
     source = AdaptingSource(live, speed_ups, is_taught=not learns) if own_terms else LiveSource(live, speed_ups)
     return source if follower is None else RouteSource(source, follower)
+
+
+def refuse_unspeedable(teacher: nn.Module, args: DistillationArguments) -> None:
+    """Check that a teacher can have the speed-ups that were asked for by name.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    what = f"the teacher {type(teacher).__name__}"
+    if args.teacher_compile and (is_dispatched(teacher) or is_sharded(teacher)):
+        how = "its weights are loaded layer by layer or lie in parts in the processes"
+        raise ValueError(f"teacher_compile compiles a whole pass, and of {what} {how}: leave it out")
+    if args.teacher_quantize and is_quantized(teacher):
+        raise ValueError(f"{what} is quantised already: leave teacher_quantize out")
+
+
+def refuse_fixed_weights(what: str, teacher: nn.Module) -> None:
+    """Check that a teacher can be given other weights.
+
+    Args:
+        what: What gives them, the beginning of a sentence.
+        teacher: The teacher.
+
+    Raises:
+        ValueError: If its weights are quantised, put away, or lie in parts in the processes.
+    """
+    kinds = {
+        "quantised": is_quantized(teacher),
+        "placed by a device_map, or put away": is_dispatched(teacher),
+        "in parts in the processes": is_sharded(teacher),
+    }
+    if found := [kind for kind, is_so in kinds.items() if is_so]:
+        raise ValueError(
+            f"{what}, and the weights of {type(teacher).__name__} are {' and '.join(found)}: load it as a whole on one "
+            "device"
+        )
 
 
 def refuse_no_mean(stages: Sequence[Stage]) -> None:

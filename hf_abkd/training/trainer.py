@@ -148,7 +148,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         stages = checked_stages(stages, teacher, trainer_arguments)
-        check_launch(args)
+        check_launch(args, teacher)
         student = None if model is None else checked_student(model, task)
         super().__init__(model=student, args=args, **trainer_arguments)
         check_parallelism(fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)

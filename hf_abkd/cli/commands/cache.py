@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,17 +18,19 @@ from hf_abkd.cli.output import write_line
 from hf_abkd.cli.workload import tell_unlabelled
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
-from hf_abkd.data.table.manifest import MANIFEST_NAME
 from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.hub_options import HubOptions
+from hf_abkd.models.placement import put_on
 from hf_abkd.models.processors import load_processor
 from hf_abkd.models.teacher import load_teacher
+from hf_abkd.models.teacher_weights import TeacherWeights
 from hf_abkd.teachers.cache.accuracy import accuracy
 from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.verification import Deviation, verify
 from hf_abkd.teachers.cache.writing import write_cache
 from hf_abkd.teachers.chance import is_near_chance
+from hf_abkd.teachers.table.manifest import MANIFEST_NAME
 from hf_abkd.wording import by, counted
 
 # How many samples are computed again after a cache was written.
@@ -78,6 +80,16 @@ class CacheArguments:
         },
     )
     teacher_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the teacher."})
+    teacher_dtype: str = field(
+        default="float32", metadata={"help": "Precision of the teacher's weights: float32, bfloat16 or float16."}
+    )
+    teacher_device_map: str | None = field(
+        default=None,
+        metadata={"help": 'Where the layers of a large teacher lie: auto, a device, or as JSON, {"": "disk"}.'},
+    )
+    teacher_bits: int | None = field(
+        default=None, metadata={"help": "8 or 4: hold the weights of its linear layers in so many bits."}
+    )
     token: str | None = field(default=None, repr=False, metadata={"help": "Hub token."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
     trust_remote_code: bool = field(
@@ -111,7 +123,7 @@ def run(words: Sequence[str]) -> int:
             name=images.name,
         )
     if state.is_main_process:
-        for line in _report(cache, teacher.to(state.device), images, settings, stored, data):
+        for line in _report(cache, put_on(teacher, state.device), images, settings, stored, data):
             write_line(line)
     return 0
 
@@ -130,7 +142,8 @@ def _parse(words: Sequence[str]) -> tuple[CacheArguments, DataArguments]:
 def _load(stored: CacheArguments, labels: list[str]) -> tuple[nn.Module, BaseImageProcessor]:
     """Return the teacher and its image processor."""
     hub = HubOptions(stored.teacher_revision, stored.token, stored.cache_dir, stored.trust_remote_code)
-    teacher = load_teacher(stored.teacher, labels=labels, **hub.for_models())
+    weights = TeacherWeights.of_flags(stored.teacher_dtype, stored.teacher_device_map, stored.teacher_bits)
+    teacher = load_teacher(stored.teacher, labels=labels, **asdict(weights), **hub.for_models())
     flag = "--teacher_image_processor_name"
     if stored.teacher_image_processor_name is None:
         return teacher, load_processor(stored.teacher, flag=flag, **hub.for_models())

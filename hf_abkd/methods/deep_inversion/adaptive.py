@@ -23,6 +23,7 @@ from hf_abkd.methods.deep_inversion.image_shards import ImageShards
 from hf_abkd.methods.deep_inversion.norm_statistics import batch_norms
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
 from hf_abkd.methods.deep_inversion.sight import channels_of
+from hf_abkd.models.placement import put_on
 from hf_abkd.settings import whole_number
 from hf_abkd.training.progress import Span
 
@@ -105,7 +106,7 @@ class AdaptiveDeepInversion(TrainerCallback):
         if not settings.adaptive_weight:
             raise ValueError("adaptive_weight is 0, so nothing depends on the student: use `synthesize` before the run")
         batch_norms(teacher)
-        teacher.to(args.device)
+        put_on(teacher, args.device)
         names = class_names(teacher, processor)
         self.show_progress = show_progress
         #: How many batches this process has made.

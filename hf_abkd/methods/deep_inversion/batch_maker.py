@@ -15,8 +15,9 @@ from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.methods.deep_inversion.image_shards import ImageShards
 from hf_abkd.methods.deep_inversion.inversion import invert
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
-from hf_abkd.methods.deep_inversion.sight import Sight, channels_of, device_of, of_pixels
+from hf_abkd.methods.deep_inversion.sight import Sight, channels_of, of_pixels
 from hf_abkd.models.kept_state import frozen
+from hf_abkd.models.placement import device_of
 from hf_abkd.teachers.identity import reference
 
 # Separates the random numbers of a batch from those of its labels.

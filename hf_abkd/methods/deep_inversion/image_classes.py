@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from transformers import BaseImageProcessor
 
-from hf_abkd.methods.deep_inversion.sight import Sight, channels_of, device_of
+from hf_abkd.methods.deep_inversion.sight import Sight, channels_of
 from hf_abkd.models.kept_state import frozen
+from hf_abkd.models.placement import device_of
 
 # Separates the random numbers of the labels from those of a batch.
 _LABELS = 1

@@ -16,8 +16,9 @@ from hf_abkd.methods.deep_inversion.image_priors import moved
 from hf_abkd.methods.deep_inversion.inversion_loss import inversion_loss
 from hf_abkd.methods.deep_inversion.norm_statistics import NormStatistics, batch_norms
 from hf_abkd.methods.deep_inversion.settings import DeepInversion
-from hf_abkd.methods.deep_inversion.sight import BRIGHTEST, DARKEST, Sight, channels_of, device_of, to_pixels
+from hf_abkd.methods.deep_inversion.sight import BRIGHTEST, DARKEST, Sight, channels_of, to_pixels
 from hf_abkd.models.kept_state import frozen
+from hf_abkd.models.placement import device_of
 from hf_abkd.teachers.live import refuse_without_gradient
 
 # Points of the curve that is kept of each batch.

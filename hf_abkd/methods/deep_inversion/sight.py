@@ -45,11 +45,6 @@ def channels_of(model: nn.Module) -> int:
     return expected_images.channels_of(getattr(model, "config", None)) or 3
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device where a model is; the CPU for one without parameters."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
 def to_pixels(images: Tensor) -> Tensor:
     """Return images in our units as 8-bit pixels, uint8, of the same shape."""
     return (images.detach() * UNIT + GREY).round().clamp(0, 255).to(torch.uint8)

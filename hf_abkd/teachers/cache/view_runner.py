@@ -14,14 +14,10 @@ from hf_abkd.data.batch import read_batch
 from hf_abkd.data.draws import Draws
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.layers.capture import CapturePoint
+from hf_abkd.models.placement import device_of
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.teachers.cache.settings import PRECISIONS
 from hf_abkd.teachers.live import LiveTeacher
-
-
-def device_of(teacher: nn.Module) -> torch.device:
-    """Return the device where a teacher runs."""
-    return next((parameter.device for parameter in teacher.parameters()), torch.device("cpu"))
 
 
 class ViewRunner:

@@ -20,15 +20,12 @@ from hf_abkd.data.augment import augmentation_name
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.reloading import backend_of
 from hf_abkd.data.shared_images import SharedImages
-from hf_abkd.data.table.manifest import FORMAT, MANIFEST_NAME, Manifest, as_json, manifest_differences
-from hf_abkd.data.table.shards import Shard
-from hf_abkd.data.table.table_writer import TableWriter
-from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.models.label_spaces import id2label_of
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.placement import device_of, is_sharded, put_on
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.teachers.cache.encoding import encode
 from hf_abkd.teachers.cache.processor import PROCESSOR_NAME, check_reloadable, processor_json
@@ -36,8 +33,12 @@ from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.stored_layers import StoredLayers
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.teacher_images import batches_of, pixel_hashes, prepared_for_teacher, spread_places
-from hf_abkd.teachers.cache.view_runner import ViewRunner, check_repeatable, device_of
+from hf_abkd.teachers.cache.view_runner import ViewRunner, check_repeatable
 from hf_abkd.teachers.identity import reference
+from hf_abkd.teachers.table.manifest import FORMAT, MANIFEST_NAME, Manifest, as_json, manifest_differences
+from hf_abkd.teachers.table.shards import Shard
+from hf_abkd.teachers.table.table_writer import TableWriter
+from hf_abkd.teachers.table.target_table import TargetTable
 from hf_abkd.wording import by, listed
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def write_cache(
 
     Args:
         folder: Where the cache will be. Until it is complete there is only `<folder>.incomplete`.
-        teacher: The teacher; it is moved to the device, and otherwise left as it is.
+        teacher: The teacher; it is moved to the device, if it has no `device_map`, and otherwise left as it is.
         processor: Its image processor, which needs one fixed size.
         dataset: The images, as `datasets` decodes them.
         settings: What is stored; by default all logits and the boundaries of the last activation of each stage.
@@ -77,7 +78,7 @@ def write_cache(
     Raises:
         FileExistsError: If the folder holds a complete cache of something else, or no cache; what differs is named.
         ValueError: If a name, the processor, the augmentation or the images are not possible, another cache was begun
-            there, or the teacher's answers cannot be stored (not finite, or beyond float16).
+            there, or the teacher's answers cannot be stored (not finite, or beyond float16), or it is sharded.
 
     Example:
         cache = write_cache(
@@ -92,8 +93,14 @@ def write_cache(
             "a cache is written of a datasets.Dataset with rows: one split, and no stream (leave out --streaming); "
             f"got {f'{type(dataset).__name__} without any' if isinstance(dataset, Dataset) else type(dataset)}"
         )
+    if is_sharded(teacher):
+        raise ValueError(
+            f"the teacher {type(teacher).__name__} lies in parts in the processes, which have to see every batch "
+            "together, and each of them writes a share of the cache by itself. Load it in each with a device_map or in "
+            "fewer bits, or train with it live"
+        )
     with frozen(teacher):
-        teacher.to(state.device if device is None else device)
+        put_on(teacher, state.device if device is None else device)
         images = _Images(dataset, processor, image_column, num_channels, name)
         writer = _Writer(Path(folder), teacher, images, settings or CacheSettings(), state)
         return writer.written_before() or writer.run()

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.boundary_points import resolve_boundaries, resolve_tensors
 from hf_abkd.layers.capture import Capture, CapturePoint, NotOneTensorError
 from hf_abkd.layers.connection import Side
@@ -21,10 +20,12 @@ from hf_abkd.models.costs import Cost, cost_of
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.lent_inputs import refuse_changes, versions
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.placement import check_readable
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Names
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.teachers.table.columns import Column
 from hf_abkd.training.terms.run_term import RunTerm, Tensors
 from hf_abkd.training.wiring.trial import first_run, last_layer, layouts_of
 
@@ -120,6 +121,7 @@ def observed_teacher(
         head = None
         if any(term.needs("teacher_head") for term in terms):
             head = last_layer(teacher.model, lambda: teacher.logits(inputs))
+            check_readable(head, f"the last layer of the teacher {type(teacher.model).__name__}")
     teacher.select(points)
     asked = any("normalizations" in term.objective.asks for term in terms)
     try:
@@ -134,6 +136,8 @@ def observed_teacher(
             'teacher_precision="fp32".'
         ) from error
     norms = {name: norm for name in points if (norm := norm_behind(targets[name])) is not None}
+    for name, norm in norms.items():
+        check_readable(norm, f"the BatchNorm before {name!r} of the teacher {type(teacher.model).__name__}")
     observed = Observed(points, targets, targets[LOGITS].shape[1], head=head, normalizations=norms, cost=cost)
     if connects_layers(terms):
         known = None if traces is None else traces[1]

@@ -1,0 +1,1 @@
+"""Tables of a teacher's targets on disk, which know their columns and rows and nothing of the teacher."""
