@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     )
     from hf_abkd.recipes.recipe import Recipe
     from hf_abkd.reports import metrics
+    from hf_abkd.reports.evaluation_text import run_text
     from hf_abkd.reports.metrics import classification_metrics
     from hf_abkd.stages import schedules
     from hf_abkd.stages.arguments import DistillationArguments
@@ -196,6 +197,7 @@ __all__ = [
     "one_for_all",
     "prepare",
     "route_constrained",
+    "run_text",
     "schedules",
     "student_from_teacher",
     "synthesize",
@@ -295,6 +297,7 @@ _HOMES = {
     "one_for_all": "hf_abkd.methods:one_for_all",
     "prepare": "hf_abkd.data.transform:prepare",
     "route_constrained": "hf_abkd.methods:route_constrained",
+    "run_text": "hf_abkd.reports.evaluation_text:run_text",
     "schedules": "hf_abkd.stages.schedules",
     "student_from_teacher": "hf_abkd.models.smaller.from_teacher:student_from_teacher",
     "synthesize": "hf_abkd.methods:synthesize",

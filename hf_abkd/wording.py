@@ -51,6 +51,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def scaled(number: int) -> str:
+    """Return a number in thousands, millions or billions, ready for a unit.
+
+    Example:
+        >>> scaled(40_813_184), scaled(12)
+        ('40.8 M', '12 ')
+    """
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,} "
+
+
 def by(sizes: Sequence[int]) -> str:
     """Return sizes as they are spoken of: "32x32"."""
     return "x".join(map(str, sizes))

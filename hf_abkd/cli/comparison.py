@@ -19,10 +19,13 @@ from hf_abkd.cli.runs import make_trainer
 from hf_abkd.cli.verdict import verdict
 from hf_abkd.cli.workload import Workload
 from hf_abkd.files import write_json
+from hf_abkd.reports.evaluation import stored_evaluation
+from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.terminal import shown_table
 from hf_abkd.training.life.run_folder import AUTO
+from hf_abkd.training.measurement import MeasuredRun
 from hf_abkd.training.trainer import DistillationTrainer
 
 
@@ -179,18 +182,23 @@ def seeded_trainer(
     return make_trainer(work.make_student(), work, args, run, stages)
 
 
-def finished(model: str, trainer: DistillationTrainer, work: Workload, **measured: Any) -> Outcome:
+def finished(
+    model: str, trainer: DistillationTrainer, work: Workload, *, beside: Sequence[MeasuredRun] = (), **measured: Any
+) -> Outcome:
     """Train, save the student with its model card, push it if the arguments ask for that, and return what became of it.
 
     Args:
         model: What the method is called in tables.
         trainer: The trainer.
         work: What it trains on, for the card.
+        beside: Other runs that it is measured beside.
         measured: What else was measured.
     """
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
+    if args.measure_run:
+        _measure(trainer, work, beside)
     card: dict[str, Any] = {
         "dataset": work.name,
         "dataset_tags": work.dataset_id,
@@ -203,6 +211,18 @@ def finished(model: str, trainer: DistillationTrainer, work: Workload, **measure
     teacher = work.teacher if isinstance(work.teacher, nn.Module) else None
     size = None if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
     return Outcome(model, args.seed, trainer.model.num_parameters(), trainer.state.log_history, measured, size)
+
+
+def _measure(trainer: DistillationTrainer, work: Workload, beside: Sequence[MeasuredRun]) -> None:
+    """Measure what a run came to, and write it into its folder; of a run that was over before nothing changes."""
+    folder = Path(trainer.args.output_dir)
+    if trainer.was_over:
+        stored = stored_evaluation(folder)
+        trainer.measured = None if stored is None else MeasuredRun(stored, None)
+        return
+    found = trainer.measure(images=work.name, baselines=beside).evaluation
+    if trainer.args.process_index == 0:
+        write_json(folder / EVALUATION_NAME, found.content())
 
 
 def percent(shares: Sequence[float | None]) -> str:

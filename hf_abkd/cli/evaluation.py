@@ -21,15 +21,10 @@ from hf_abkd.models.latency import Latency, latencies
 from hf_abkd.models.machine import this_machine
 from hf_abkd.models.stored_size import stored_bytes
 from hf_abkd.reports.agreement import agreement
-from hf_abkd.reports.calibration import expected_calibration_error
-from hf_abkd.reports.class_accuracy import class_accuracy, class_changes
 from hf_abkd.reports.evaluation import Against, Boundaries, Evaluation, ModelEvaluation
-from hf_abkd.reports.intervals import paired_difference, share
-from hf_abkd.reports.mcnemar import mcnemar
+from hf_abkd.reports.intervals import share
+from hf_abkd.reports.judging import against, judged
 from hf_abkd.teachers.live import LiveTeacher
-
-# In so many classes two models differ most.
-_CHANGES = 3
 
 
 def evaluation_of(
@@ -91,12 +86,8 @@ def evaluation_of(
 
 def _told(answers: Answers, teacher: Answers | None, labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
     """Return what the answers of a model tell, by the names of `ModelEvaluation`."""
-    return {
-        "accuracy": share(answers.right),
-        "calibration_error": expected_calibration_error(answers.confidences(), answers.right),
-        "class_accuracy": class_accuracy(labels, answers.right, classes),
-        "agreement": None if teacher is None or teacher is answers else agreement(answers.logits, teacher.logits),
-    }
+    agreed = None if teacher is None or teacher is answers else agreement(answers.logits, teacher.logits)
+    return {**judged(labels, answers.right, answers.confidences(), classes), "agreement": agreed}
 
 
 def _against(models: Sequence[AskedModel], found: Sequence[Answers | None], labels: NDArray[np.int64]) -> list[Against]:
@@ -104,9 +95,7 @@ def _against(models: Sequence[AskedModel], found: Sequence[Answers | None], labe
     student, compared = found[0], []
     for asked, answers in zip(models[1:], found[1:], strict=True):
         if student is not None and answers is not None:
-            pair = student.right, answers.right
-            changes = class_changes(labels, *pair, most=_CHANGES)
-            compared.append(Against(asked.role, asked.name, paired_difference(*pair), mcnemar(*pair), changes))
+            compared.append(against(asked.role, asked.name, labels, student.right, answers.right))
     return compared
 
 

@@ -28,7 +28,7 @@ SETTINGS_NAME, OUTCOME_NAME = "runs.json", "outcome.json"
 _FREE = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seeds", "method", "compare", "adaptive"),
     *("token", "cache_dir", "push_to_hub", "report_to", "run_name", "project", "disable_tqdm", "debug", "local_rank"),
-    *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers"),
+    *("measure_run", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers"),
     *("dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
 }
 _FREE_KINDS = ("hub_", "log_", "logging_", "trackio_", "ddp_")
@@ -133,6 +133,8 @@ class KeptRuns:
         # What is published is the students.
         changes: dict[str, Any] = {"output_dir": str(folder), "push_to_hub": False}
         self.result(name, replace(args, **changes), trained, numbered=False)
+        # Where it lies, as of a model that was loaded from there.
+        model.config.name_or_path = str(folder)
         return model
 
     def outcome(self, folder: Path) -> dict[str, Any] | None:

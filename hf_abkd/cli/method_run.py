@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -12,11 +13,19 @@ from torch import nn
 
 from hf_abkd.cli import comparison, demonstration, run_flags, runs
 from hf_abkd.cli.kept_recipe import keep_recipe
+from hf_abkd.cli.measured import measured_in
+from hf_abkd.cli.measured_table import measured_table
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.recipe_of_flags import recipe_of_flags, training_section
 from hf_abkd.cli.workload import Workload, from_flags
+from hf_abkd.reports.evaluation import stored_evaluation
+from hf_abkd.reports.evaluation_text import run_text
 from hf_abkd.stages.arguments import DistillationArguments
+from hf_abkd.terminal import shown_table
+from hf_abkd.training.measurement import MeasuredRun
 from hf_abkd.training.trainer import DistillationTrainer
+
+_AGREEMENT = "boundary agreement per layer, before -> after AB"
 
 
 def run_methods(
@@ -54,25 +63,55 @@ def run_methods(
         work = from_flags(models, data, seed=args.seed)
     comparison.check(jobs, lambda method, args: comparison.seeded_trainer(work, args, run, runs.stages_of(method, run)))
 
+    # What was measured of the runs of each seed, with which those that follow are compared.
+    beside: dict[int, list[MeasuredRun]] = {}
+
     def train(method: str, args: DistillationArguments) -> comparison.Outcome:
         training, stages = training_section(args), runs.stages_of(method, run)
         trainer = comparison.seeded_trainer(work, args, run, stages)
         if not demo:
             # The demonstration's teacher and digits are made here, and no file names them.
             keep_recipe(recipe_of_flags(stages, models, data, training, trainer.augmentation), trainer)
-        return _trained(method, trainer, work, run)
+        outcome = _trained(method, trainer, work, run, beside.setdefault(args.seed, []))
+        beside[args.seed] += [] if trainer.measured is None else [trainer.measured]
+        return outcome
 
     outcomes = comparison.outcomes_of(jobs, run_flags.titles(run), kept, train)
     if args.process_index == 0:
-        first = _teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
-        columns = {"boundary agreement per layer, before -> after AB": _agreement}
-        write_line(comparison.report(outcomes, columns, first))
+        teacher = _teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
+        for line in _told(outcomes, [Path(one.output_dir) for _, one in jobs], teacher, len(methods)):
+            write_line(line)
         write_line(f"The student is in {jobs[-1][1].output_dir}, with its model card.")
     return 0
 
 
+def _told(
+    outcomes: Sequence[comparison.Outcome], folders: Sequence[Path], teacher: list[list[str]], methods: int
+) -> Iterator[str]:
+    """Return what came out: over seeds, and of the first seed what was measured, the last method beside the others."""
+    last = stored_evaluation(folders[methods - 1])
+    if len(outcomes) == 1 and last is not None:
+        yield run_text(last)
+        if agreement := _agreement(outcomes):
+            yield f"{_AGREEMENT}: {agreement}"
+        return
+    yield comparison.report(outcomes, {_AGREEMENT: _agreement}, teacher)
+    found = [measured_in(folder) for folder in folders]
+    known = [(outcome.model, one) for outcome, one in zip(outcomes, found, strict=True) if one is not None]
+    if len(known) > 1:
+        yield ""
+        yield shown_table(*measured_table(known))
+    if last is not None:
+        yield ""
+        yield run_text(last)
+
+
 def _trained(
-    method: str, trainer: DistillationTrainer, work: Workload, run: run_flags.RunArguments
+    method: str,
+    trainer: DistillationTrainer,
+    work: Workload,
+    run: run_flags.RunArguments,
+    beside: Sequence[MeasuredRun],
 ) -> comparison.Outcome:
     """Run one method with one seed; return what became of the student."""
     args = trainer.args
@@ -81,7 +120,7 @@ def _trained(
     if method == "ab" and named and is_first and trainer.plan is not None:
         write_line(trainer.plan.table())
     before = trainer.evaluate() if method == "ab" and args.eval_agreement and work.validation is not None else {}
-    outcome = comparison.finished(run_flags.titles(run)[method], trainer, work)
+    outcome = comparison.finished(run_flags.titles(run)[method], trainer, work, beside=beside)
     scores = [entry for entry in outcome.log if "eval_accuracy" in entry]
     after = next((entry for entry in scores if entry["step"] >= trainer.spans[0].stop), {})
     layers = [name for name in before if name.startswith("eval_boundary_agreement/") and name in after]

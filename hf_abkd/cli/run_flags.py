@@ -100,6 +100,7 @@ class TrainingArguments(DistillationArguments):
     save_strategy: str = _other_default("save_strategy", "epoch")
     save_total_limit: int | None = _other_default("save_total_limit", 1)
     eval_agreement: bool = _other_default("eval_agreement", True)
+    measure_run: bool = _other_default("measure_run", True)
     logging_steps: float = _other_default("logging_steps", 50)
     per_device_train_batch_size: int = _other_default("per_device_train_batch_size", 32)
     per_device_eval_batch_size: int = _other_default("per_device_eval_batch_size", 64)

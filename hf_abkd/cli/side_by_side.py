@@ -94,8 +94,8 @@ def found_runs(folders: Sequence[Path]) -> list[FoundRun]:
     return named
 
 
-def joined(folders: Sequence[Path]) -> list[Outcome]:
-    """Return what became of the students in several folders, named as by `found_runs`.
+def joined(folders: Sequence[Path]) -> list[FoundRun]:
+    """Return the runs in several folders, all of which were evaluated, named as by `found_runs`.
 
     Args:
         folders: Folders of runs and of comparisons.
@@ -104,11 +104,11 @@ def joined(folders: Sequence[Path]) -> list[Outcome]:
         FileNotFoundError: If there is no such folder.
         ValueError: If one holds no finished run, a run was not evaluated, or two are of one method and seed.
     """
-    outcomes = [run.outcome for run in found_runs(folders)]
-    blind = [f"{one.model}, seed {one.seed}" for one in outcomes if one.accuracy is None]
+    runs = found_runs(folders)
+    blind = [f"{one.outcome.model}, seed {one.outcome.seed}" for one in runs if one.outcome.accuracy is None]
     if blind:
         raise ValueError(f"not evaluated: {listed(blind)}. Give such runs validation data, or `hf-abkd evaluate` them")
-    return outcomes
+    return runs
 
 
 def compared(outcomes: Sequence[Outcome], against: str) -> list[list[str]]:

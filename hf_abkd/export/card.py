@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from huggingface_hub import ModelCard
 from transformers import BaseImageProcessor
 
@@ -10,6 +12,7 @@ from hf_abkd.export.form import ONNX, ExportForm
 from hf_abkd.export.onnx_file import ONNX_NAME
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.outputs import LOGITS
+from hf_abkd.models.published_files import CARD_PICTURE_NAME
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 
 _ONNX = """## As ONNX
@@ -40,6 +43,9 @@ The weights are stored in {dtype}, and the model computes in it: give it images 
 `processor(image, return_tensors="pt").to(model.dtype)`, or load it with `dtype="float32"`.
 """
 
+# It stays with the student.
+_PICTURE = re.compile(rf"^!\[[^\]\n]*\]\({re.escape(CARD_PICTURE_NAME)}\)\n+", re.MULTILINE)
+
 
 def exported_card(card: str | None, form: ExportForm, processor: BaseImageProcessor) -> str | None:
     """Return the model card of an export; None if the student has none and there is nothing to say.
@@ -50,6 +56,7 @@ def exported_card(card: str | None, form: ExportForm, processor: BaseImageProces
         processor: Its image processor.
     """
     section = _section(form, processor)
+    card = None if card is None else _PICTURE.sub("", card)
     if card is None:
         if not section:
             return None

@@ -11,9 +11,12 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from hf_abkd.models.weight_files import INDEX_NAME, weight_files
 
+#: The picture of a model card, which links to it.
+CARD_PICTURE_NAME = "model_card.png"
+
 
 def student_files(folder: Path) -> list[Path]:
-    """Return the files that belong to a student: weights, configuration, image processor, own code, card.
+    """Return the files that belong to a student: weights, configuration, image processor, own code, card with picture.
 
     A list of what is published, and not of what stays: a folder of a run also holds checkpoints, logs and whatever its
     owner keeps there.
@@ -31,7 +34,7 @@ def student_files(folder: Path) -> list[Path]:
     if not weights or not (folder / CONFIG_NAME).is_file():
         lacking = CONFIG_NAME if weights else "weights in safetensors"
         raise ValueError(f"{folder} holds no student: it has no {lacking}. Name the folder that a run saved it in")
-    names = [CONFIG_NAME, IMAGE_PROCESSOR_NAME, INDEX_NAME, REPOCARD_NAME]
+    names = [CONFIG_NAME, IMAGE_PROCESSOR_NAME, INDEX_NAME, REPOCARD_NAME, CARD_PICTURE_NAME]
     described = [folder / name for name in names if (folder / name).is_file()]
     return [*weights, *described, *_own_code(folder)]
 

@@ -21,14 +21,14 @@ class Agreement:
     Attributes:
         top_1: The share of images to which both give one class.
         top_5: The share of images on which the teacher's class is among the five most likely ones of the model; None
-            of five classes or fewer, where it always is.
+            of five classes or fewer, where it always is, and where only the classes that were said are known.
         divergence: The mean Kullback-Leibler divergence of the model's probabilities from the teacher's, in nats: sum
-            p_T log(p_T / p). 0 where they are equal.
+            p_T log(p_T / p). 0 where they are equal; None where only the classes that were said are known.
     """
 
     top_1: Share
     top_5: float | None
-    divergence: float
+    divergence: float | None
 
 
 def agreement(logits: NDArray[np.float32], teacher: NDArray[np.float32]) -> Agreement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -13,6 +13,10 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.wording import public_name
+
+if TYPE_CHECKING:
+    # Statistics take a second to load, and most cards of a run are written without.
+    from hf_abkd.reports.evaluation import Evaluation
 
 
 @dataclass
@@ -53,6 +57,10 @@ class CardFacts:
         seconds: How long training took, if it is over.
         machine: What it ran on, in words.
         recipe: The recipe that runs it again, if there is one.
+        evaluation: What was measured of it beside its teacher and other runs, if it was.
+        curve: Its score at each evaluation, with the step; before the first step, too, if that is known.
+        spans: The stages, each with its name, its first step and the step behind its last one.
+        picture: The file of the picture beside the card; None without one.
     """
 
     name: str
@@ -86,6 +94,10 @@ class CardFacts:
     seconds: float | None = None
     machine: str = ""
     recipe: str | None = None
+    evaluation: Evaluation | None = None
+    curve: Sequence[tuple[int, float]] = ()
+    spans: Sequence[tuple[str, int, int]] = ()
+    picture: str | None = None
 
     @property
     def dataset_names(self) -> list[str]:

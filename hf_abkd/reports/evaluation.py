@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hf_abkd.models.latency import Latency
 from hf_abkd.models.machine import Machine
 from hf_abkd.reports.agreement import Agreement
 from hf_abkd.reports.class_accuracy import ClassChange
+from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.reports.intervals import PairedDifference, Share
 from hf_abkd.reports.mcnemar import McNemar
+from hf_abkd.schema import checked, read_json
 
 #: The number of the form of the JSON; it changes when a reader of today would misread it.
 FORM = 1
-#: What an evaluation is called in the folder of the student.
-EVALUATION_NAME = "evaluation.json"
+#: The role of a student as it was before its run.
+START = "start"
+_REMEDY = "Measure the student again by `hf-abkd evaluate --save`, or delete the file"
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class ModelEvaluation:
     """What was measured of a model; None for what is not known or not defined.
 
     Attributes:
-        role: "student", "teacher" or "baseline".
+        role: "student", "teacher", "baseline", or "start": the student before its run, of which no costs are told.
         name: Where it comes from.
         parameters: How many parameters it has.
         multiply_adds: How many multiply-adds its convolutions and linear layers take for an image.
@@ -124,7 +128,7 @@ class Evaluation:
 
     Attributes:
         images: What the images are called.
-        count: How many there are.
+        count: How many there are; none where only costs are known.
         class_names: The names of their classes.
         class_counts: How many images each class has.
         models: The models, the student first.
@@ -157,3 +161,22 @@ class Evaluation:
                 kept["images_per_second"] = latency.images_per_second
             models.append(told | {"ratios_to_teacher": None if teacher is None else model.ratios_to(teacher)})
         return {"form": FORM, **asdict(self), "models": models}
+
+
+def stored_evaluation(folder: Path) -> Evaluation | None:
+    """Return what was measured of the student in a folder; None if nothing was.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If the file is damaged, or another version wrote it in another form.
+    """
+    path = folder / EVALUATION_NAME
+    if not path.is_file():
+        return None
+    content = read_json(path, remedy=_REMEDY)
+    form = checked(content, dict[str, Any], origin=path, remedy=_REMEDY).get("form")
+    if form != FORM:
+        raise ValueError(f"{path} is of the form {form}, and this version reads {FORM}. {_REMEDY}")
+    return checked(content, Evaluation, origin=path, remedy=_REMEDY)

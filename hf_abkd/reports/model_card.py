@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.card_facts import CardFacts, hub_id, is_repo_id
+from hf_abkd.reports.card_picture import picture_link
 from hf_abkd.reports.card_training import code, link, training_sections
 from hf_abkd.wording import markdown_table, public_name
+
+if TYPE_CHECKING:
+    from hf_abkd.reports.evaluation import Evaluation
 
 CARD_NAME = "README.md"
 
@@ -72,7 +77,9 @@ def _body(facts: CardFacts) -> str:
 
 def _results(facts: CardFacts) -> list[str]:
     """Return what was measured: the student beside its teacher first, then every score with its meaning."""
-    beside = _beside_teacher(facts)
+    beside = _beside_teacher(facts) if facts.evaluation is None else _measured(facts.evaluation)
+    if facts.picture is not None:
+        beside.append(picture_link(facts))
     if not facts.scores and not beside:
         return []
     step = "" if facts.scores_step is None else f"Evaluated after {facts.scores_step:,} training steps"
@@ -80,6 +87,16 @@ def _results(facts: CardFacts) -> list[str]:
     rows = [(f"`{name}`", f"{value:.4f}", _meaning(name, facts.task)) for name, value in facts.scores.items()]
     scores = [markdown_table(("metric", "value", "meaning"), rows)] if rows else []
     return ["## Results", *beside, *([f"{step}{on}."] if step else []), *scores]
+
+
+def _measured(found: Evaluation) -> list[str]:
+    """Return the table of what was measured, and what the differences are worth."""
+    from hf_abkd.reports.evaluation_text import run_differences, run_rows
+
+    notes = ["In brackets: the ratio to the teacher's number."] if found.teacher is not None else []
+    notes += [f"Times on {found.machine}."] if found.machine is not None else []
+    lines = "\n".join(f"- {line}" for line in run_differences(found))
+    return [markdown_table(*run_rows(found)), *filter(None, [" ".join(notes), lines])]
 
 
 def _beside_teacher(facts: CardFacts) -> list[str]:

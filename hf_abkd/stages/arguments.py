@@ -53,6 +53,8 @@ class DistillationArguments(TrainingArguments):
             their sum.
         decay_norm_and_bias: Apply weight decay to tensors of one dimension too (biases, normalisation weights).
         evaluate_teacher: Measure the teacher's accuracy on the evaluation data before the first step.
+        measure_run: Ask the student about the evaluation images before the first step, too, for
+            `DistillationTrainer.measure`. The command line calls that at the end of a run.
         eval_agreement: Run the teacher during evaluation too, and report how often the student predicts the
             teacher's class and, per layer, lies on the teacher's side of the activation boundaries.
         teacher_precision: `auto` (as the student: the training precision), `fp32`, `bf16` or `fp16`.
@@ -114,6 +116,13 @@ class DistillationArguments(TrainingArguments):
     )
     evaluate_teacher: bool = field(
         default=True, metadata={"help": "Measure the teacher on the evaluation data before the first step."}
+    )
+    measure_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Ask the student about the evaluation images before the first step, too, and measure at the end "
+            "how good student and teacher are and what they cost: one pass more, and some seconds."
+        },
     )
     eval_agreement: bool = field(
         default=False,

@@ -24,6 +24,11 @@ def first_dataset(dataset: Any) -> Any:
     return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
 
 
+def first_prefix(dataset: Any) -> str:
+    """Return what the metrics of a data set begin with where a run evaluates on it, or on the first of several."""
+    return f"eval_{next(iter(dataset))}" if isinstance(dataset, dict) and dataset else "eval"
+
+
 def number_of_images(dataset: Any) -> int | None:
     """Return how many different images a training set has at most; None for a stream, or without one."""
     if isinstance(dataset, PairedDomains):

@@ -17,6 +17,7 @@ from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.tasks.task import NO_LABEL, Task
+from hf_abkd.reports.given_answers import GivenAnswers
 from hf_abkd.teachers.chance import is_near_chance
 from hf_abkd.teachers.class_order import check_order
 from hf_abkd.teachers.route.divergence import divergence
@@ -54,6 +55,8 @@ class Evaluation:
         self.reader = reader
         self.accelerator = accelerator
         self.classes = classes
+        #: What the teacher said when `teacher_scores` last measured it, in the student's classes.
+        self.taught: GivenAnswers | None = None
         self._agreement: _Agreement | None = None
         # How many rows without a label were seen, on the device: reading it would hold up every batch.
         self._missing = torch.zeros((), dtype=torch.long, device=accelerator.device)
@@ -191,7 +194,7 @@ class Evaluation:
         if (dataset := first_dataset(dataset)) is None:
             raise ValueError("give an eval_dataset to evaluate the teacher on")
         self.source.begin(_LOGITS_ALONE)
-        gathered: tuple[list[Tensor], ...] = ([], [], [], [])
+        gathered: tuple[list[Tensor], ...] = ([], [], [], [], [])
         for inputs in loader(dataset):
             batch = self.reader.read(inputs)
             if batch.labels is None:
@@ -203,16 +206,18 @@ class Evaluation:
                 raise ValueError(f"the teacher's accuracy is not defined: {match.describe()}")
             prediction = match.teacher_in_student_space(logits)
             hits = self.task.right(prediction, batch.labels)
-            parts = hits, batch.labels, self.task.answers(prediction), logits.isfinite().all(1)
+            answers, sure = self.task.answers(prediction), self.task.confidences(prediction)
+            parts = hits, batch.labels, answers, sure, logits.isfinite().all(1)
             for found, part in zip(gathered, self.accelerator.gather_for_metrics(parts), strict=True):
                 found.append(part)
-        right, truth, said, finite = map(torch.cat, gathered)
+        right, truth, said, confidences, finite = map(torch.cat, gathered)
         check_none_missing(truth)
         if broken := int((~finite).sum()):
             raise RuntimeError(
                 f"the teacher's logits are not finite for {broken} of {len(finite)} evaluation images. Look at its "
                 "weights, its precision (teacher_precision='fp32') and the images."
             )
+        self.taught = GivenAnswers(*(one.cpu().numpy() for one in (truth.long(), said, confidences, right)))
         measured, chance = right.float().mean().item(), self.task.chance(truth)
         if checks_order:
             check_order(truth, said, match)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,13 @@ from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.data.few_rows import rows_of
 from hf_abkd.layers.plan import Plan
-from hf_abkd.models.kept_state import random_state_kept
+from hf_abkd.models.kept_state import evaluating, random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.saving import restore_student
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.card_facts import CardFacts
+from hf_abkd.reports.given_answers import GivenAnswers
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
@@ -40,9 +41,10 @@ from hf_abkd.training.checks import (
     checked_student,
 )
 from hf_abkd.training.classes import RunClasses
-from hf_abkd.training.data_checks import CheckedBatches, first_dataset, sampled_dataset
+from hf_abkd.training.data_checks import CheckedBatches, first_dataset, first_prefix, sampled_dataset
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.guessing import Guessing
+from hf_abkd.training.kept_answers import KeptAnswers
 from hf_abkd.training.life import checkpoints
 from hf_abkd.training.life.make_up import make_up
 from hf_abkd.training.life.run_life import RunLife, RunStart
@@ -52,6 +54,7 @@ from hf_abkd.training.progress import FollowStudent, Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
+from hf_abkd.training.run_costs import RunCosts, run_costs
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import GivenTeacher, check_cached_run, check_stages, shared_images_of, teacher_source
@@ -60,6 +63,9 @@ from hf_abkd.training.stage_runner import StageLength, StageRunner
 from hf_abkd.training.step import Step, StepParts, asked_meanwhile
 from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.run_stage import named_terms, run_stages
+
+if TYPE_CHECKING:
+    from hf_abkd.training.measurement import MeasuredRun
 
 
 class DistillationTrainer(Trainer):
@@ -195,6 +201,9 @@ class DistillationTrainer(Trainer):
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._guessing = Guessing(self.task)
+        self._answers = KeptAnswers(self.task)
+        #: What `measure` found last; its card shows it.
+        self.measured: MeasuredRun | None = None
         self._publisher = Publisher(arguments)
         self._publisher.check(self.model, self.processing_class, self.task, self.train_dataset, self.eval_dataset)
         self._life = RunLife(arguments, self.accelerator)
@@ -344,6 +353,8 @@ class DistillationTrainer(Trainer):
 
     def _train(self, trial: Any, ignore_keys: list[str] | None) -> TrainOutput:
         """Begin or go on, run the stages that are left, and note the end; the arguments are those of `train`."""
+        # What was found out of an earlier call is not of this one.
+        self._answers, self.measured, self._evaluation.taught = KeptAnswers(self.task), None, None
         start, life = self._start_run(), self._life
         if life.ended is not None:
             return life.tell_end(life.ended)
@@ -393,6 +404,9 @@ class DistillationTrainer(Trainer):
             return start
         life.check_folder()
         scores = self._measured_teacher() if start.checkpoint is None else None
+        if self.args.measure_run and (start.checkpoint is None or start.is_inside):
+            # The weights of a checkpoint inside of a stage are read when the stage goes on.
+            self._answers.start = self._ask_student()
         # Only now, when nothing can be wrong any more: this may delete what another run left.
         life.take_folder()
         early_logs = self._before_first_step(scores) if start.checkpoint is None else []
@@ -560,7 +574,10 @@ class DistillationTrainer(Trainer):
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         with asked_meanwhile(self.source, self._step):
-            return self._evaluation.teacher_scores(self.model, dataset, self._eval_batches, checks_order=checks_order)
+            scores = self._evaluation.teacher_scores(self.model, dataset, self._eval_batches, checks_order=checks_order)
+        if first_dataset(dataset) is not first_dataset(self.eval_dataset):
+            self._evaluation.taught = None
+        return scores
 
     def _eval_batches(self, dataset: Any) -> Iterator[dict[str, Any]]:
         """Return the batches of a data set to evaluate on, on the device."""
@@ -601,10 +618,17 @@ class DistillationTrainer(Trainer):
             self._evaluation.warn_of_guessing(scores)
         return list(self.state.log_history[-1:])
 
-    def _teacher_scores(self, *, checks_order: bool = True) -> dict[str, float] | None:
-        """Evaluate the teacher with the weights that it has now; None if that is not asked for or not defined."""
+    def _teacher_scores(self, *, checks_order: bool = True, learns: bool = False) -> dict[str, float] | None:
+        """Evaluate the teacher with the weights that it has now; None if that is not asked for or not defined.
+
+        Args:
+            checks_order: As that of `evaluate_teacher`.
+            learns: Whether one that learns from the student has learned by now.
+        """
         dataset = first_dataset(self.eval_dataset)
-        if not self.args.evaluate_teacher or self.source.live is None or not self.source.is_taught or dataset is None:
+        if not self.args.evaluate_teacher or self.source.live is None or dataset is None:
+            return None
+        if not self.source.is_taught and not learns:
             return None
         defined = self._evaluation.defines_teacher_scores(self.model, self._read_rows(dataset))
         return self.evaluate_teacher(checks_order=checks_order) if defined else None
@@ -628,6 +652,8 @@ class DistillationTrainer(Trainer):
             with asked_meanwhile(self.source, self._step):
                 output = self._evaluation.with_agreement(run, self.model, self.setup, metric_key_prefix)
         self._guessing.see(output, metric_key_prefix)
+        if self.is_in_train and metric_key_prefix == first_prefix(self.eval_dataset):
+            self._answers.see(output, self.model, self.state.global_step)
         return output
 
     def prediction_step(
@@ -640,6 +666,92 @@ class DistillationTrainer(Trainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, outputs["logits"].float(), inputs.get(self.label_names[0])
+
+    # ---- What the run came to ----
+
+    @property
+    def was_over(self) -> bool:
+        """Whether the last call of `train` found the run over and trained nothing."""
+        return self._life.ended is not None
+
+    def measure(
+        self,
+        *,
+        images: str = "evaluation images",
+        batch_sizes: Sequence[int] = (1, 32),
+        baselines: Sequence[MeasuredRun] = (),
+    ) -> MeasuredRun:
+        """Measure what the run came to: the student beside its teacher, how good both are and what they cost.
+
+        Of the evaluation images it takes what the last evaluation of the run found, or asks the student once more; what
+        the teacher says was found out before the first step. With `args.measure_run` the student was asked before the
+        first step, too. Costs take a few seconds, and only the first process measures them; call it in all of them.
+        What was measured stands in the model card from then on.
+
+        Args:
+            images: What the evaluation images are called.
+            batch_sizes: The sizes of the batches that are timed; none for no times.
+            baselines: Other runs that this one is compared with, as this method returned them.
+
+        Example:
+            trainer.train()
+            trainer.save_model()
+            print(run_text(trainer.measure().evaluation))
+        """
+        # What statistics need takes a second to load, and is not needed to train.
+        from hf_abkd.training.measurement import MeasuredRun, RunAnswers, evaluation_of_run
+
+        best, step = self.state.best_global_step, self.state.global_step
+        ends_with_last = not self.args.load_best_model_at_end or best in (None, step)
+        after = self._answers.at(self.model, step) if ends_with_last else None
+        after = self._ask_student() if after is None else after
+        said = RunAnswers(after, self._answers.start, None if after is None else self._asked_teacher())
+        costs = self._costs(batch_sizes)
+        names = self.task.class_names(self.model) or {}
+        teacher = self._life.teacher or {}
+        found = evaluation_of_run(
+            said,
+            costs,
+            [names.get(number, f"class {number}") for number in range(self.task.classes(self.model.config))],
+            images=images,
+            student=Path(self.hub_model_id or self.args.output_dir).absolute().name,
+            teacher=teacher.get("name_or_path") or "teacher",
+            baselines=baselines,
+        )
+        self.measured = MeasuredRun(found, after)
+        return self.measured
+
+    def _ask_student(self) -> GivenAnswers | None:
+        """Return what the student says of the evaluation images as it is now, in every process; None without labels."""
+        if (dataset := first_dataset(self.eval_dataset)) is None:
+            return None
+        self.synchronize_buffers()
+        self._keep_forward()
+        with random_state_kept(), evaluating(self.model):
+            run = partial(super().evaluation_loop, self.get_eval_dataloader(dataset), "Evaluation", False)
+            return self._answers.answers_in(self._evaluation.of_labelled(run)())
+
+    def _asked_teacher(self) -> GivenAnswers | None:
+        """Return what the teacher, as it is now, says of the evaluation images; None if that is not defined."""
+        learns = bool(self.source.modules())
+        if learns or self._evaluation.taught is None:
+            self._evaluation.taught = None
+            self._teacher_scores(checks_order=False, learns=learns)
+        return self._evaluation.taught
+
+    def _costs(self, batch_sizes: Sequence[int]) -> list[RunCosts]:
+        """Return what student and teacher cost; no times and sizes in other processes than the first."""
+        dataset = first_dataset(self.eval_dataset)
+        # Others rest meanwhile, and nobody's work falls on the times.
+        self.accelerator.wait_for_everyone()
+        try:
+            if not self.is_world_process_zero():
+                return [RunCosts(self.model.num_parameters())]
+            rows = [*range(min(max(batch_sizes, default=1), self.args.eval_batch_size))]
+            batch = self.sample_batch() if dataset is None else self._read_rows(dataset, rows)
+            return run_costs(self.model, self.source, batch, batch_sizes, self._publisher.weight_bytes)
+        finally:
+            self.accelerator.wait_for_everyone()
 
     def synchronize_buffers(self) -> None:
         """Give every process the buffers of the first: those of the student and of what is checkpointed beside it."""
@@ -690,6 +802,7 @@ class DistillationTrainer(Trainer):
                 balance=self._balance.factors,
                 multiplications={} if self._setup is None else self._setup.wiring.multiplications,
                 recipe=self.recipe,
+                measured=None if self.measured is None else self.measured.evaluation,
             )
         )
 

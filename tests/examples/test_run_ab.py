@@ -35,8 +35,11 @@ def test_first_command_prints_one_table_and_leaves_a_model_that_loads(tmp_path: 
     code, output = forked(EXAMPLES / "run_ab.py", "--output_dir", tmp_path / "out", *QUICK, "--seeds", "3")
     assert code == 0, output[-3000:]
     rows = rows_of(output)
-    assert [row[0] for row in rows] == ["model", "teacher", "student alone", "KD", "AB, then KD"]
-    assert rows[-1][3].count("->") == 3  # the boundary agreement of each layer, before and after
+    methods = ["teacher", "student alone", "KD", "AB, then KD"]
+    assert [row[0] for row in rows[:5]] == [row[0] for row in rows[5:10]] == ["model", *methods]
+    assert rows[4][3].count("->") == 3  # the boundary agreement of each layer, before and after
+    assert rows[10][1:] == ["teacher", "ab-seed3 before the run", "ab-seed3", "alone-seed3", "kd-seed3"]
+    assert rows[11][0] == "accuracy" and "ab-seed3 against kd-seed3: " in output
     folder = tmp_path / "out" / "ab-seed3"
     _, info = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
@@ -47,7 +50,12 @@ def test_first_command_prints_one_table_and_leaves_a_model_that_loads(tmp_path: 
 def test_own_models_and_files_are_distilled(distilled: tuple[Path, str]) -> None:
     """The main job on real input: the flags of the README must reach the trainer."""
     workspace, printed = distilled
-    assert "| AB, then KD | " in printed
+    rows = {row[0]: row[1:] for row in rows_of(printed, "")}
+    assert rows[""] == ["teacher", "out before the run", "out"] and all("%" in cell for cell in rows["accuracy"])
+    assert [bool(cell) for cell in rows["weights on the disk"]] == [True, False, True]
+    assert "out against teacher: " in printed and "before -> after AB: 0." in printed
+    stored = json.loads((workspace / "out" / "evaluation.json").read_text())
+    assert [model["role"] for model in stored["models"]] == ["student", "teacher", "start"]
     state = json.loads((workspace / "out" / "checkpoint-2" / "trainer_state.json").read_text())
     assert state["global_step"] == state["max_steps"] == 2
     assert AutoModelForImageClassification.from_pretrained(workspace / "out").config.id2label[3] == "3"

@@ -76,6 +76,15 @@ def test_what_was_measured_lies_beside_the_export(student, images, tmp_path):
     assert any("1 thread of" in line for line in report)
 
 
+def test_the_picture_of_the_card_stays_with_the_student(student, tmp_path):
+    """It is no file of the export, and a link to what is not there is a broken picture on the Hub."""
+    card = (student / "README.md").read_text()
+    (student / "README.md").write_text(card + "\n![Accuracy](model_card.png)\n\nEvaluated [here](model_card.png).\n")
+    exported = export_student(student, tmp_path / "shipped", dtype="bf16")
+    text = (exported.folder / "README.md").read_text()
+    assert "![Accuracy]" not in text and "Evaluated [here](model_card.png)." in text
+
+
 def test_without_images_accuracy_is_said_to_be_unknown(student, tmp_path):
     """A table without the column reads as if nothing had been lost."""
     exported = export_student(student, tmp_path / "new" / "shipped", dtype="fp16")

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from hf_abkd.models.latency import latencies
+from hf_abkd.models.latency import brief_latencies, latencies
 
 
 class Clock:
@@ -75,3 +75,16 @@ def test_garbage_is_not_collected_meanwhile_and_is_afterwards():
     assert gc.isenabled()
     with pytest.raises(ValueError, match="no model"):
         latencies([], 1)
+
+
+def test_what_is_timed_in_passing_takes_a_second_or_is_left_out():
+    """A teacher that takes a second for a batch would hold up the end of every run for a minute."""
+    clock = Clock()
+    small, large = brief_latencies([clock.run("small", 0.001), clock.run("large", 0.004)], 1, clock=clock)
+    assert (small.milliseconds, large.milliseconds, small.turns) == (pytest.approx(1), pytest.approx(4), 20)
+    slow = Clock()
+    [found] = brief_latencies([slow.run("slow", 0.6, 0.2)], 1, clock=slow)
+    assert (found.milliseconds, found.turns) == (pytest.approx(200), 5) and slow.now < 4
+    slower = Clock()
+    assert brief_latencies([slower.run("first", 0.5), slower.run("slower", 0.5)], 1, clock=slower) is None
+    assert slower.order == ["first", "slower"]

@@ -54,10 +54,10 @@ def few_digits(train=64, validation=32):
 
 
 def rows_of(printed, first="model"):
-    """The rows of a Markdown table that was printed, each as a list of cells, without the line below the header."""
+    """The rows of a Markdown table that was printed and of those behind it, as lists of cells, without their lines."""
     lines = printed[printed.index(f"| {first} |") :].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [rows[0], *rows[2:]]
+    return [row for row in rows if set(row) != {"---"}]
 
 
 def small_resnet(widths, **settings):

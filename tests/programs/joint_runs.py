@@ -37,6 +37,7 @@ def shared(processes, **settings):
         "eval_strategy": "steps",
         "eval_agreement": True,
         "evaluate_teacher": True,
+        "measure_run": True,
         "seed": 11,
         "optim": "sgd",
         "learning_rate": 0.1,
@@ -56,6 +57,7 @@ def run(kind, folder, processes, callbacks=(), resume=None, **settings):
     return {
         **outcome(trainer),
         "before": before,
+        "measured": trainer.measure(batch_sizes=()).evaluation.content(),
         "metrics": trainer.evaluate(),
         # Twenty-two rows are neither a multiple of the batch nor of the processes.
         "uneven": trainer.evaluate(images(22, seed=8)),

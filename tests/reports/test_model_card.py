@@ -30,11 +30,14 @@ from transformers import (
 
 from hf_abkd import DistillationTrainer, Objective, Stage, Term, knowledge_distillation
 from hf_abkd.models.machine import this_machine
+from hf_abkd.models.published_files import student_files
 from hf_abkd.models.saving import save_student
 from hf_abkd.objectives import OBJECTIVES, CrossEntropy
+from hf_abkd.reports import card_picture
 from hf_abkd.reports import model_card as hub
 from hf_abkd.stages.arguments import OPEN_ARGUMENTS
 from hf_abkd.stages.schedules import Linear
+from hf_abkd.training.publishing import publisher
 from hf_abkd.wording import duration
 
 COMMON = {"num_labels": tiny.CLASSES}
@@ -565,3 +568,53 @@ def test_the_snippet_loads_from_the_branch_that_was_pushed_to(tmp_path):
     text = card_of(run)[1]
     assert 'AutoImageProcessor.from_pretrained("user/model", revision="v2", backend="pil")' in text
     assert 'AutoModelForImageClassification.from_pretrained("user/model", revision="v2")' in text
+
+
+# ---- What was measured ----
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """A run that was measured, and the lists of files that it uploads."""
+    run = boundary_run(tmp_path / "mine", arguments={"measure_run": True, "eval_steps": 2})
+    run.train()
+    run.save_model()
+    run.measure(images=str(tmp_path / "secret" / "flowers"), batch_sizes=(1,))
+    uploads = []
+    monkeypatch.setattr(publisher, "upload", lambda files, *_, **__: uploads.append([path.name for path in files]))
+    return run, uploads
+
+
+def test_what_was_measured_stands_on_the_card_with_its_picture(measured, tmp_path):
+    """Whoever chooses a model wants to know what it costs beside its teacher, and broken pictures do not help."""
+    run, uploads = measured
+    metadata, text = card_of(run)
+    table = rows(text, "")
+    assert list(table["accuracy"]) == ["", "teacher", "mine before the run", "mine"]
+    student = run.measured.evaluation.models[0]
+    assert table["accuracy"]["mine"].startswith(f"{100 * student.accuracy.value:.2f} % (")
+    assert re.fullmatch(r"[\d.]+ ms \([\d.]+x\)", table["latency, batch of 1"]["mine"])
+    assert "- mine against mine before the run: " in text and f"Times on {this_machine()}." in text
+    [accuracy_result] = [
+        one for one in metadata["model-index"][0]["results"][0]["metrics"] if one["type"] == "accuracy"
+    ]
+    assert accuracy_result["value"] == pytest.approx(student.accuracy.value, abs=1e-6)
+    assert "](model_card.png)" in text and str(tmp_path) not in text
+    with Image.open(tmp_path / "mine" / "model_card.png") as picture:
+        assert picture.format == "PNG" and picture.width > 500
+    run.hub_model_id = "user/mine"
+    run._publisher.push("user/mine", message=None, token=None, revision=None, wait=True)
+    assert uploads == [["config.json", "model.safetensors", "preprocessor_config.json", "README.md", "model_card.png"]]
+    assert tmp_path / "mine" / "model_card.png" in student_files(tmp_path / "mine")
+
+
+def test_without_matplotlib_the_card_is_as_right_and_links_to_nothing(measured, tmp_path, monkeypatch):
+    """The extra is not part of the package, and a picture of an older run would stay beside the card."""
+    run, uploads = measured
+    card_of(run)
+    monkeypatch.setattr(card_picture, "find_spec", lambda _: None)
+    _, text = card_of(run)
+    assert "model_card.png" not in text and "accuracy" in rows(text, "")
+    assert not (tmp_path / "mine" / "model_card.png").exists()
+    run._publisher.push("user/mine", message=None, token=None, revision=None, wait=True)
+    assert uploads[0][-1] == "README.md"

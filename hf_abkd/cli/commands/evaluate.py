@@ -10,7 +10,6 @@ import torch
 
 from hf_abkd.cli.asking import AskedModel, Asking
 from hf_abkd.cli.evaluation import evaluation_of
-from hf_abkd.cli.evaluation_text import evaluation_text
 from hf_abkd.cli.flags import FlagParser, first_word_as
 from hf_abkd.cli.one_process import check_one_process
 from hf_abkd.cli.output import write_line
@@ -25,7 +24,9 @@ from hf_abkd.models.processors import load_processor
 from hf_abkd.models.stored_models import has_weights, local_path
 from hf_abkd.models.student import load_student
 from hf_abkd.models.teacher import load_teacher
-from hf_abkd.reports.evaluation import EVALUATION_NAME, Evaluation
+from hf_abkd.reports.evaluation import Evaluation
+from hf_abkd.reports.evaluation_text import evaluation_text
+from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.wording import public_name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from hf_abkd.cli import comparison
 from hf_abkd.cli.method_run import run_methods
@@ -15,6 +16,8 @@ from hf_abkd.cli.named_recipe import RecipeWords, named_recipe
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.recipe_access import AccessArguments, access_flags
 from hf_abkd.cli.recipe_run import train_recipe
+from hf_abkd.reports.evaluation import stored_evaluation
+from hf_abkd.reports.evaluation_text import run_text
 
 
 def run(words: Sequence[str]) -> int:
@@ -30,7 +33,9 @@ def run(words: Sequence[str]) -> int:
     recipe = named_recipe(given.name, given.overrides)
     outcome = train_recipe(recipe, AccessArguments(**given.flags))
     if os.environ.get("RANK", "0") == "0":
-        accuracy = "" if outcome.accuracy is None else f", accuracy {comparison.percent([outcome.accuracy])}"
         folder = recipe.section("training")["output_dir"]
+        if (measured := stored_evaluation(Path(folder))) is not None:
+            write_line(run_text(measured))
+        accuracy = "" if outcome.accuracy is None else f", accuracy {comparison.percent([outcome.accuracy])}"
         write_line(f"The student is in {folder}, with its model card and its recipe{accuracy}.")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_abkd.cli.comparison import Outcome
-from hf_abkd.cli.run_report.measured import Measured, measured_in
+from hf_abkd.cli.measured import Measured, measured_in
 from hf_abkd.cli.side_by_side import FoundRun
 from hf_abkd.reports.figures.line_chart import Span
 from hf_abkd.stages.term import may_name_term

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hf_abkd.cli.run_report.measured import MeasuredModel
+from hf_abkd.cli.measured import MeasuredModel
 from hf_abkd.cli.run_report.run_log import RunLog
-from hf_abkd.reports.evaluation import EVALUATION_NAME
 from hf_abkd.reports.figures.trade_off import Candidate, pareto_front, trade_off
+from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.reports.page.parts import Part, Picture, Section
 from hf_abkd.wording import listed
 

@@ -134,6 +134,10 @@ class ImageClassification(Task):
         """Return the place of the largest logit, (N,)."""
         return prediction.argmax(1)
 
+    def confidences(self, prediction: Tensor) -> Tensor:
+        """Return the largest probability, (N,)."""
+        return prediction.float().softmax(1).amax(1)
+
     def chance(self, labels: Tensor) -> float:
         """Return the share of the commonest class."""
         return (labels.bincount().max() / len(labels)).item()

@@ -210,6 +210,10 @@ class Task(ABC):
         """Return the number of the class that each prediction names, int64, (N,)."""
 
     @abstractmethod
+    def confidences(self, prediction: Tensor) -> Tensor:
+        """Return the probability that each prediction gives its answer, in [0, 1], (N,)."""
+
+    @abstractmethod
     def chance(self, labels: Tensor) -> float:
         """Return the mean of `right` for whoever gives the same commonest answer for every sample, in [0, 1]."""
 

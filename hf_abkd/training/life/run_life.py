@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
+from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.teachers.source import TeacherSource
 from hf_abkd.training.life import checkpoints
@@ -147,12 +148,14 @@ class RunLife:
         on_first(lambda: self._claim(check_folder), self._accelerator)
 
     def take_folder(self) -> None:
-        """Delete what killed runs left in the folder, and what was noted of an end; refuse a folder of another run."""
+        """Delete what killed runs left in the folder, and what was told of an end; refuse a folder of another run."""
 
         def take() -> None:
             self._claim(claim_folder)
             sweep(self.folder)
             forget_end(self.folder)
+            # It was measured of a student that will be another one.
+            (self.folder / EVALUATION_NAME).unlink(missing_ok=True)
 
         on_first(take, self._accelerator)
         self._owns_folder = True

@@ -13,9 +13,11 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_abkd.layers.plan import PLAN_NAME, Plan
+from hf_abkd.models.published_files import CARD_PICTURE_NAME
 from hf_abkd.models.saving import save_student
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.card_facts import CardFacts
+from hf_abkd.reports.card_picture import draw_card_picture
 from hf_abkd.reports.model_card import CARD_NAME, model_card
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.publishing.published_form import PublishedForm, published_form
@@ -33,12 +35,14 @@ class Publisher:
 
     Attributes:
         saved: The names of the files that the student was last saved as.
+        weight_bytes: The size of those that hold weights; None before it was saved.
         form: How it is loaded from them.
     """
 
     def __init__(self, arguments: Callable[[], DistillationArguments]) -> None:
         self._arguments = arguments
         self.saved: list[str] = []
+        self.weight_bytes: int | None = None
         self.form = PublishedForm()
 
     @property
@@ -78,18 +82,26 @@ class Publisher:
     def save(self, student: PreTrainedModel, processor: object, plan: Plan | None, folder: Path) -> None:
         """Write a student and its processor whole, and which layers were paired."""
         self.saved = save_student(student, processor, folder)
+        weights = [folder / name for name in self.saved if name.endswith(".safetensors")]
+        self.weight_bytes = sum(path.stat().st_size for path in weights)
         if plan is not None:
             plan.save(folder / PLAN_NAME)
 
     def write_card(self, facts: CardFacts) -> None:
-        """Write `README.md` into the folder of the run."""
+        """Write `README.md` into the folder of the run and, of a run that was measured, a picture beside it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        picture = self.folder / CARD_PICTURE_NAME
+        if facts.evaluation is not None and draw_card_picture(facts, picture):
+            facts = replace(facts, picture=picture.name)
+        else:
+            # One of another run, or of this one before it went on.
+            picture.unlink(missing_ok=True)
         model_card(facts).save(self.folder / CARD_NAME)
 
     def push(self, repo_id: str, *, message: str | None, token: str | None, revision: str | None, wait: bool) -> Any:
         """Upload the student as it was last saved, and its card; return the commit or, without waiting, a future."""
-        names = (*self.saved, CARD_NAME)
-        files = [self.folder / name for name in names]
+        picture = self.folder / CARD_PICTURE_NAME
+        files = [*(self.folder / name for name in (*self.saved, CARD_NAME)), *([picture] if picture.is_file() else [])]
         revision = self.args.hub_revision if revision is None else revision
         message = message or "End of training"
         return upload(files, repo_id, message=message, token=token, revision=revision, wait=wait)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 from transformers.trainer_callback import TrainerState
@@ -24,6 +24,9 @@ from hf_abkd.training.optimization import Optimization
 from hf_abkd.training.progress import Span
 from hf_abkd.training.publishing.published_form import PublishedForm
 from hf_abkd.training.terms.run_stage import RunStage
+
+if TYPE_CHECKING:
+    from hf_abkd.reports.evaluation import Evaluation
 
 # Measurements of cost, not of the model.
 _COST = ("runtime", "per_second", "preparation_time", "_delta", "_peaked")
@@ -50,6 +53,7 @@ class RunRecord:
         balance: The factors that balance the terms, by stage.
         multiplications: How many "student" and "teacher" take for an image, where that is known.
         recipe: The recipe of the run, if it has one.
+        measured: What was measured of it, if it was.
     """
 
     student: PreTrainedModel
@@ -68,6 +72,7 @@ class RunRecord:
     balance: Mapping[int, Sequence[float]]
     multiplications: Mapping[str, int] = field(default_factory=dict)
     recipe: str | None = None
+    measured: Evaluation | None = None
 
 
 def card_facts(record: RunRecord) -> CardFacts:
@@ -106,7 +111,18 @@ def card_facts(record: RunRecord) -> CardFacts:
         seconds=_seconds(history),
         machine=str(this_machine()),
         recipe=None if record.recipe is None else public_recipe(record.recipe),
+        evaluation=record.measured,
+        curve=_curve(record),
+        spans=[(stage.name, span.start, span.stop) for stage, span in zip(record.stages, record.spans, strict=False)],
     )
+
+
+def _curve(record: RunRecord) -> list[tuple[int, float]]:
+    """Return the accuracies of the evaluations of a run, and that before its first step where it was measured."""
+    start = next((one for one in record.measured.models if one.role == "start"), None) if record.measured else None
+    first = [] if start is None or start.accuracy is None else [(0, start.accuracy.value)]
+    logged = {entry["step"]: entry["eval_accuracy"] for entry in record.state.log_history if "eval_accuracy" in entry}
+    return [*first, *((step, value) for step, value in logged.items() if step)]
 
 
 def _seconds(history: Sequence[Mapping[str, Any]]) -> float | None:

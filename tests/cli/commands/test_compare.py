@@ -101,3 +101,35 @@ def test_mistakes_are_told_in_a_line(note, tmp_path, words, told, capsys):
         cli.main(["compare", *words])
     shown = capsys.readouterr().err
     assert end.value.code == 2 and told in shown and shown.count("\n") == 1
+
+
+def measured(folder, *, agreement=None, milliseconds=2.0, teacher=True):
+    """Writes what was measured of a run into its folder."""
+
+    def one(role, parameters, time, **more):
+        latencies = [{"batch_size": 1, "milliseconds": time}]
+        return {"role": role, "name": role, "parameters": parameters, "latencies": latencies, **more}
+
+    agreed = None if agreement is None else {"top_1": {"value": agreement}}
+    student = one("student", 10, milliseconds, agreement=agreed, weight_bytes=400, multiply_adds=1000)
+    others = [one("teacher", 40, 8.0, weight_bytes=1600, multiply_adds=4000)] if teacher else []
+    Path(folder, "evaluation.json").write_text(json.dumps({"form": 1, "models": [student, *others]}))
+
+
+@pytest.mark.usefixtures("comparison")
+def test_what_runs_cost_stands_in_a_table_over_seeds(capsys):
+    """The better of two students may be the one that is too large or too slow."""
+    for seed in range(3):
+        measured(f"one/kd-seed{seed}", agreement=0.8 + seed / 100, milliseconds=2.0 + seed)
+    measured("one/alone-seed0", teacher=False)
+    assert cli.main(["compare", "one", "--json", "found.json"]) == 0
+    cells, rest = rows(capsys)
+    header, _, teacher, alone, kd = cells[4:]
+    assert header == ["model", "same class as the teacher", "multiply-adds", "weights", "latency, batch of 1"]
+    assert teacher == ["teacher", "", "4 k", "1.6 kB", "8 ms"]
+    assert alone == ["student alone", "", "1 k (0.25x)", "400 B (0.25x)", "2 ms"]
+    assert kd == ["KD", "81.00 % ± 1.00", "1 k (0.25x)", "400 B (0.25x)", "3 ms (0.38x)"]
+    assert rest == ["", "not measured: student alone, seed 1; student alone, seed 2. `hf-abkd evaluate --save` does it"]
+    found = {(one["model"], one["seed"]): one for one in json.loads(Path("found.json").read_text())["runs"]}
+    assert found["KD", 2]["milliseconds"] == {"1": 4.0} and found["KD", 2]["same_class_as_teacher"] > 0.81
+    assert found["student alone", 1]["weight_bytes"] is None and found["student alone", 1]["milliseconds"] == {}

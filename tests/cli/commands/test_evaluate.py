@@ -10,7 +10,7 @@ from datasets import load_dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_abkd.cli import main as cli
-from hf_abkd.cli.run_report.measured import measured_in
+from hf_abkd.cli.measured import measured_in
 from hf_abkd.reports.intervals import paired_difference, share
 
 IMAGES = ["--validation_files", "rows.parquet"]

@@ -37,7 +37,7 @@ def test_a_page_with_the_table_and_its_pictures_is_written(tmp_path, capsys):
     )
     assert pictures == ["accuracy.png", "kd-1.png", "loss-0.png", "loss-1.png", "student-alone-0.png"]
     page = Path("out/page/report.html").read_text(encoding="utf-8")
-    _, rows = comparison_table(joined([Path("runs")]), "student alone")
+    _, rows = comparison_table([run.outcome for run in joined([Path("runs")])], "student alone")
     assert all(cell in page for row in rows for cell in row)
     assert "difference to student alone" in page and page.count("<svg") == len(pictures)
     assert str(tmp_path) not in page and "http" not in page

@@ -11,11 +11,11 @@ from PIL import Image as PILImage
 from hf_abkd.cli.answers import Answers
 from hf_abkd.cli.asking import Asking
 from hf_abkd.cli.comparison import Outcome
+from hf_abkd.cli.measured import Measured, MeasuredModel
 from hf_abkd.cli.run_report.asked import Asked, AskedRun
 from hf_abkd.cli.run_report.class_part import ClassAccuracies, asked_classes, class_section, measured_classes
 from hf_abkd.cli.run_report.disagreement_part import disagreement_section
 from hf_abkd.cli.run_report.layers_part import layers_section
-from hf_abkd.cli.run_report.measured import Measured, MeasuredModel
 from hf_abkd.cli.run_report.run_log import RunLog
 from hf_abkd.data.evaluated import EvaluatedImages
 from hf_abkd.reports.page.parts import Gallery

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 
 from hf_abkd.reports.calibration import BINS
 from hf_abkd.reports.class_accuracy import weakest_classes
-from hf_abkd.reports.evaluation import Boundaries, Evaluation, ModelEvaluation
+from hf_abkd.reports.evaluation import START, Against, Boundaries, Evaluation, ModelEvaluation
 from hf_abkd.terminal import shown_table
-from hf_abkd.wording import counted, public_name
+from hf_abkd.wording import counted, public_name, scaled
 
 # More columns do not fit into a terminal.
 _COLUMNS = 4
+# The names of runs are shorter.
+_RUN_COLUMNS = 5
 # So many of the classes on which the student is worst are shown.
 _CLASSES = 5
 # A difference that chance makes more often than this may be chance.
@@ -35,10 +37,7 @@ def evaluation_text(found: Evaluation) -> Iterator[str]:
         yield shown_table(["", *titles[some]], _rows(found, found.models[some]))
     if found.teacher is not None:
         yield "(0.50x): half of the teacher's number"
-    if found.machine is not None:
-        yield f"timed on {found.machine}"
-        if any(one.high > _UNEVEN * one.low for model in found.models for one in model.latencies):
-            yield "the times are far apart, as on a machine that does other work: time again when it rests"
+    yield from _about_times(found)
     if len(found.models) > 1:
         yield ""
         yield from _in_short(found)
@@ -46,6 +45,79 @@ def evaluation_text(found: Evaluation) -> Iterator[str]:
     if found.boundaries is not None:
         yield from _layers(found.boundaries)
     yield from _classes(found, titles)
+
+
+def run_text(found: Evaluation) -> str:
+    """Return what a run came to: a table of its student before and after, its teacher and other runs, and differences.
+
+    Args:
+        found: What was measured, as by `DistillationTrainer.measure`.
+    """
+    return "\n".join(_of_run(found))
+
+
+def _of_run(found: Evaluation) -> Iterator[str]:
+    if found.count:
+        yield f"{found.images}: {counted(found.count, 'image')} of {len(found.class_names)} classes"
+    models = run_order(found)
+    titles = _run_titles(models)
+    for some in _parts(titles, _RUN_COLUMNS):
+        yield shown_table(["", *titles[some]], _rows(found, models[some], brief=True))
+    yield from _about_times(found)
+    yield from _in_short(found)
+    yield from run_differences(found)
+
+
+def _about_times(found: Evaluation) -> Iterator[str]:
+    if found.machine is not None:
+        yield f"timed on {found.machine}"
+        if any(one.high > _UNEVEN * one.low for model in found.models for one in model.latencies):
+            yield "the times are far apart, as on a machine that does other work: time again when it rests"
+
+
+def run_differences(found: Evaluation) -> Iterator[str]:
+    """Return the student of a run against each of the others, in a line.
+
+    Args:
+        found: What was measured.
+    """
+    models = run_order(found)
+    called = {(model.role, model.name): title for model, title in zip(models, _run_titles(models), strict=True)}
+    student = found.models[0]
+    for one in found.against:
+        unclear = ", which may be chance" if _may_be_chance(one) else ""
+        told = f"{one.difference}; McNemar's test: {one.test}{unclear}"
+        yield f"{called[student.role, student.name]} against {called[one.role, one.name]}: {told}"
+
+
+def run_order(found: Evaluation) -> list[ModelEvaluation]:
+    """Return the models in the order in which a run is told: the teacher, the student before and after, the others."""
+    told = ("teacher", START, "student")
+    return sorted(found.models, key=lambda model: told.index(model.role) if model.role in told else len(told))
+
+
+def run_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Return the titles and the rows of the table of a run, in which models stand beside each other.
+
+    Args:
+        found: What was measured.
+    """
+    models = run_order(found)
+    return ["", *_run_titles(models)], _rows(found, models, brief=True)
+
+
+def _run_titles(models: Sequence[ModelEvaluation]) -> list[str]:
+    """Return what the models of a run are called: all but the teacher by the name of their run."""
+    beside = {"teacher": "teacher {}", START: "{} before the run"}
+    names = [public_name(model.name) for model in models]
+    return [
+        name if name == model.role else beside.get(model.role, "{}").format(name)
+        for name, model in zip(names, models, strict=True)
+    ]
+
+
+def _may_be_chance(one: Against) -> bool:
+    return bool(one.difference.value) and one.test.p_value >= _CLEAR
 
 
 def _titles(models: Sequence[ModelEvaluation]) -> list[str]:
@@ -57,12 +129,26 @@ def _titles(models: Sequence[ModelEvaluation]) -> list[str]:
     ]
 
 
-def _rows(found: Evaluation, models: Sequence[ModelEvaluation]) -> list[list[str]]:
+def _rows(found: Evaluation, models: Sequence[ModelEvaluation], *, brief: bool = False) -> list[list[str]]:
     """Return the rows of the table for some of the models; without those that say nothing of any model."""
     columns = [dict(_cells(model, found.teacher)) for model in models]
-    names = list(dict.fromkeys(name for column in columns for name in column))
+    # The student has all rows that there are, in their order.
+    names = list(dict(_cells(found.models[0], found.teacher)))
+    if brief:
+        columns = [
+            {name: cell for name, cell in column.items() if _is_brief(name, model)}
+            for column, model in zip(columns, models, strict=True)
+        ]
+    names = list(dict.fromkeys([*names, *(name for column in columns for name in column)]))
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
-    return [row for row in rows if any(row[1:])]
+    return [row for row in rows if any(row[1:]) and not (brief and set(row[1:]) <= {"", _NOTHING})]
+
+
+def _is_brief(name: str, model: ModelEvaluation) -> bool:
+    """Whether a row belongs into the table of a run; costs of the student as it began are those that it has."""
+    if model.role == START and name.startswith(("parameters", "multiply-adds", "weights", "latency")):
+        return False
+    return not name.startswith(("  quartiles", "  images/s"))
 
 
 def _cells(model: ModelEvaluation, teacher: ModelEvaluation | None) -> Iterator[tuple[str, str]]:
@@ -84,12 +170,12 @@ def _cells(model: ModelEvaluation, teacher: ModelEvaluation | None) -> Iterator[
     if agreed is not None:
         yield "same class as the teacher", _percent(agreed.top_1.value)
         yield "teacher's class among 5", "" if agreed.top_5 is None else _percent(agreed.top_5)
-        yield "divergence from the teacher", f"{agreed.divergence:.3f} nats"
+        yield "divergence from the teacher", "" if agreed.divergence is None else f"{agreed.divergence:.3f} nats"
     yield "parameters", of_teacher(f"{model.parameters:,}", "parameters")
     adds = model.multiply_adds
-    yield "multiply-adds of an image", _NOTHING if adds is None else of_teacher(_scaled(adds).strip(), "multiply_adds")
+    yield "multiply-adds of an image", _NOTHING if adds is None else of_teacher(scaled(adds).strip(), "multiply_adds")
     size = model.weight_bytes
-    yield "weights on the disk", _NOTHING if size is None else of_teacher(f"{_scaled(size)}B", "weight_bytes")
+    yield "weights on the disk", _NOTHING if size is None else of_teacher(f"{scaled(size)}B", "weight_bytes")
     for timed in model.latencies:
         size_of = f"batch of {timed.batch_size}"
         yield f"latency, {size_of}", of_teacher(f"{timed.milliseconds:.3g} ms", f"latency_{timed.batch_size}")
@@ -106,7 +192,7 @@ def _in_short(found: Evaluation) -> Iterator[str]:
     costs = {"parameters": "of the parameters", "multiply_adds": "of the multiply-adds"}
     costs |= {f"latency_{one.batch_size}": f"of the time (batch of {one.batch_size})" for one in student.latencies[:1]}
     told = [f"{ratios[name]:.2f} {noun}" for name, noun in costs.items() if name in ratios]
-    if "accuracy" in ratios:
+    if "accuracy" in ratios and told:
         yield f"the student has {ratios['accuracy']:.2f} of its teacher's accuracy at {', '.join(told)}"
 
 
@@ -118,7 +204,7 @@ def _differences(found: Evaluation, titles: Sequence[str]) -> Iterator[str]:
             yield f"the {title} knows other classes than the student: there is nothing to compare"
     called = {(model.role, model.name): title for model, title in zip(found.models, titles, strict=True)}
     for one in found.against:
-        unclear = ", which may be chance" if one.difference.value and one.test.p_value >= _CLEAR else ""
+        unclear = ", which may be chance" if _may_be_chance(one) else ""
         yield f"student against {called[one.role, one.name]}: {one.difference}{unclear}"
         yield f"  McNemar's test: {one.test}"
         if len(found.class_names) > 2 and one.changes:
@@ -161,18 +247,10 @@ def _classes(found: Evaluation, titles: Sequence[str]) -> Iterator[str]:
         yield shown_table(["the student's weakest classes", "images", *titles[some]], rows)
 
 
-def _parts(titles: Sequence[str]) -> Iterator[slice]:
+def _parts(titles: Sequence[str], most: int = _COLUMNS) -> Iterator[slice]:
     """Return which models share a table."""
-    yield from (slice(first, first + _COLUMNS) for first in range(0, len(titles), _COLUMNS))
+    yield from (slice(first, first + most) for first in range(0, len(titles), most))
 
 
 def _percent(value: float | None) -> str:
     return _NOTHING if value is None else f"{100 * value:.2f} %"
-
-
-def _scaled(number: int) -> str:
-    """Return a number in thousands, millions or billions: "40.8 M"."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:,} "

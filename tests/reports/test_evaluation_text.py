@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hf_abkd.cli.evaluation_text import evaluation_text
 from hf_abkd.models.latency import Latency
 from hf_abkd.models.machine import Machine
 from hf_abkd.reports.agreement import Agreement
 from hf_abkd.reports.class_accuracy import class_changes
-from hf_abkd.reports.evaluation import Against, Boundaries, Evaluation, ModelEvaluation, PairedBoundary
+from hf_abkd.reports.evaluation import START, Against, Boundaries, Evaluation, ModelEvaluation, PairedBoundary
+from hf_abkd.reports.evaluation_text import evaluation_text, run_text
 from hf_abkd.reports.intervals import paired_difference, share
 from hf_abkd.reports.mcnemar import mcnemar
 
@@ -128,3 +128,38 @@ def test_a_student_alone_is_told_without_comparisons(found):
     told = lines(replace(found, models=[replace(found.models[0], agreement=None)], against=[], machine=None))
     assert "| accuracy | 50.00 % |" in told
     assert not any(word in line for line in told for word in ("teacher's", "against", "x)", "timed"))
+
+
+def test_a_run_is_told_in_one_table_with_its_teacher_first(found):
+    """At the end of a run nobody reads six tables; what it began with and what else was tried stand beside it."""
+    start = ModelEvaluation(START, "./runs/ab-seed0", 270_000, accuracy=share(np.arange(60) < 6))
+    other = replace(found.models[0], role="baseline", name="alone-seed0", latencies=(), agreement=None)
+    compared = [
+        *found.against,
+        against(START, "./runs/ab-seed0", np.arange(60) < 6),
+        against("baseline", "alone-seed0", OURS),
+    ]
+    told = run_text(replace(found, models=[*found.models, start, other], against=compared)).splitlines()
+    assert told[:2] == [
+        "some: 60 images of 3 classes",
+        "|  | teacher owner/large | ab-seed0 before the run | ab-seed0 | alone-seed0 |",
+    ]
+    for row in (
+        "| accuracy | 90.00 % | 10.00 % (0.11x) | 50.00 % (0.56x) | 50.00 % (0.56x) |",
+        "| same class as the teacher |  |  | 50.00 % |  |",
+        "| parameters | 1,080,000 |  | 270,000 (0.25x) | 270,000 (0.25x) |",
+        "| latency, batch of 1 | 8 ms |  | 2 ms (0.25x) |  |",
+    ):
+        assert row in told
+    assert any(line.startswith("ab-seed0 against alone-seed0: +0.0 points") for line in told)
+    assert any(line.startswith("ab-seed0 against ab-seed0 before the run: +40.0 points") for line in told)
+    assert not any("quartiles" in line or "weakest" in line for line in told)
+
+
+def test_a_run_without_images_is_told_by_its_costs(found):
+    """Rows of dashes, and a count of no images, are read as a failure."""
+    models = [
+        replace(one, accuracy=None, calibration_error=None, class_accuracy=None, agreement=None) for one in found.models
+    ]
+    told = run_text(replace(found, count=0, class_names=[], class_counts=[], models=models, against=[]))
+    assert told.startswith("|  | teacher owner/large | ab-seed0 |") and "accuracy" not in told and "parameters" in told

@@ -1,4 +1,4 @@
-"""What `hf-abkd evaluate --save` left in the folder of a student: costs, and accuracies class by class."""
+"""What a run, or `hf-abkd evaluate --save`, left in the folder of a student: costs, agreement, accuracies by class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_abkd.reports.evaluation import EVALUATION_NAME, FORM
+from hf_abkd.reports.evaluation import FORM
+from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.schema import checked, read_json
 
 _REMEDY = "Measure the student again by `hf-abkd evaluate --save`, or delete the file"
@@ -28,15 +29,25 @@ class MeasuredLatency:
 
 
 @dataclass(frozen=True)
+class MeasuredAgreement:
+    """How far a model agrees with its teacher: on which share of images both say one class."""
+
+    top_1: MeasuredShare
+
+
+@dataclass(frozen=True)
 class MeasuredModel:
     """What was measured of a model; None for what is not known.
 
     Attributes:
-        role: "student", "teacher" or "baseline".
+        role: "student", "teacher", "baseline" or, for the student before its run, "start".
         name: Where it comes from.
         parameters: How many parameters it has.
         multiply_adds: How many multiply-adds it takes for an image.
+        weight_bytes: The size of the files of its weights.
         accuracy: The share of images on which it is right.
+        calibration_error: How far its confidences are from its accuracy, in [0, 1].
+        agreement: How far it agrees with its teacher.
         class_accuracy: The accuracy on the images of each class, in their order.
         latencies: How long it took, for several sizes of batches.
     """
@@ -45,7 +56,10 @@ class MeasuredModel:
     name: str
     parameters: int
     multiply_adds: int | None = None
+    weight_bytes: int | None = None
     accuracy: MeasuredShare | None = None
+    calibration_error: float | None = None
+    agreement: MeasuredAgreement | None = None
     class_accuracy: Sequence[float | None] | None = None
     latencies: Sequence[MeasuredLatency] = field(default_factory=list)
 
