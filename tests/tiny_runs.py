@@ -50,11 +50,11 @@ def taught() -> list[Term]:
     return [Term(KnowledgeDistillation(), weight=0.9), Term(CrossEntropy(), weight=0.1)]
 
 
-def boundaries(layers: Sequence[tuple[str, str]], connectors: Iterable[nn.Module] = ()) -> list[Term]:
+def boundaries(layers: Sequence[tuple[str, str]], connectors: Iterable[nn.Module] = (), **settings: Any) -> list[Term]:
     """A term for each pair of layers, with the connectors that are proposed unless some are given."""
     given = list(connectors) or ["auto"] * len(layers)
     return [
-        Term(ActivationBoundary(), student=student, teacher=teacher, connector=connector)
+        Term(ActivationBoundary(**settings), student=student, teacher=teacher, connector=connector)
         for (student, teacher), connector in zip(layers, given, strict=True)
     ]
 

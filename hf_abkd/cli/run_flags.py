@@ -42,6 +42,13 @@ class RunArguments:
     boundary_weight: float = field(
         default=BOUNDARY_WEIGHT, metadata={"help": "Weight of the boundary objective per layer."}
     )
+    unit_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the teacher's units that a step compares by their boundaries, other ones in each "
+            "step. Default: 1, which is all, but where they are more than 8 times the student's channels."
+        },
+    )
     boundaries_fall: bool = field(
         default=False,
         metadata={"help": "Keep the boundaries beside KD after the first stage, with a weight that falls to 0."},

@@ -70,14 +70,19 @@ class LinearMap:
 class HasLinearMap(ABC):
     """A connector that can say of itself that it is a linear map, and inherits this class to say so.
 
-    Not by a method of this name alone: a user's connector may have a layer that is called so.
+    Not by a method of this name alone: a user's connector may have a layer that is called so. Its `forward` takes
+    `units`, too, and makes no others.
     """
 
     @abstractmethod
-    def linear_map(self, student: Tensor) -> LinearMap | None:
+    def linear_map(self, student: Tensor, units: Tensor | None = None) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor; None if it is none.
 
         As `forward` does, this moves the statistics of a BatchNorm in training: call one of the two.
+
+        Args:
+            student: The student's tensor.
+            units: Which units of the teacher it is to give, (U,), int64; None for all.
         """
 
 
@@ -113,32 +118,33 @@ class MapConnector(nn.Module, HasLinearMap):
         nn.init.normal_(self.convolution.weight, std=math.sqrt(2 / teacher_channels))
         self.normalization = nn.BatchNorm2d(teacher_channels)
 
-    def forward(self, student: Tensor) -> Tensor:
-        """Return a map on the teacher's grid, (N, C_teacher, H, W)."""
+    def forward(self, student: Tensor, units: Tensor | None = None) -> Tensor:
+        """Return a map on the teacher's grid, (N, C_teacher, H, W), or (N, U, H, W) of some units alone."""
         maps, grid = self._pooled(student)
-        if self._is_linear:
-            weight, bias = self._weights(maps)
+        if self._is_linear(units):
+            weight, bias = self._weights(maps, units)
             maps = functional.conv2d(maps, weight[:, :, None, None], bias)
         else:
             maps = self.normalization(self.convolution(maps))
+            maps = maps if units is None else maps[:, units]
         if grid != (maps.shape[2], maps.shape[3]):
             maps = functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
         return maps
 
-    def linear_map(self, student: Tensor) -> LinearMap | None:
+    def linear_map(self, student: Tensor, units: Tensor | None = None) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor, for channels last; None if it is none."""
         if type(self).forward is not MapConnector.forward:
             return None
         maps, grid = self._pooled(student)
-        if not self._is_linear or grid != (maps.shape[2], maps.shape[3]):
+        if not self._is_linear(units) or grid != (maps.shape[2], maps.shape[3]):
             return None
-        return LinearMap(maps.movedim(1, -1), *self._weights(maps), channel_dim=1)
+        return LinearMap(maps.movedim(1, -1), *self._weights(maps, units), channel_dim=1)
 
-    @property
-    def _is_linear(self) -> bool:
+    def _is_linear(self, units: Tensor | None) -> bool:
         # Another one may have been put in its place, which counts over all processes.
         plain = type(self.normalization) is nn.BatchNorm2d
-        return plain and pays(self.convolution.in_channels, self.convolution.out_channels)
+        # For some units alone it always pays: the others are not made for their statistics.
+        return plain and (units is not None or pays(self.convolution.in_channels, self.convolution.out_channels))
 
     def _pooled(self, student: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return a map on the coarser of the two grids, and the teacher's grid."""
@@ -148,8 +154,8 @@ class MapConnector(nn.Module, HasLinearMap):
         coarser = (min(student_grid[0], grid[0]), min(student_grid[1], grid[1]))
         return maps if student_grid == coarser else functional.adaptive_avg_pool2d(maps, coarser), grid
 
-    def _weights(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        return normalized_map(maps.movedim(1, -1), self.convolution.weight.flatten(1), self.normalization)
+    def _weights(self, maps: Tensor, units: Tensor | None) -> tuple[Tensor, Tensor]:
+        return normalized_map(maps.movedim(1, -1), self.convolution.weight.flatten(1), self.normalization, units)
 
     def extra_repr(self) -> str:
         """Return what does not show in the parts."""
@@ -169,24 +175,26 @@ class TokenConnector(nn.Module, HasLinearMap):
         nn.init.normal_(self.linear.weight, std=math.sqrt(2 / teacher_features))
         self.normalization = nn.BatchNorm1d(teacher_features)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens of the teacher's width, shape (N, L, D_teacher)."""
-        as_map = self._as_map(tokens)
+    def forward(self, tokens: Tensor, units: Tensor | None = None) -> Tensor:
+        """Return tokens of the teacher's width, shape (N, L, D_teacher), or (N, L, U) of some units alone."""
+        as_map = self._as_map(tokens, units)
         if as_map is not None:
             return functional.linear(tokens, as_map.weight, as_map.bias)
         mapped = self.linear(tokens)
-        normalized: Tensor = self.normalization(mapped.flatten(0, 1))
-        return normalized.view_as(mapped)
+        normalized: Tensor = self.normalization(mapped.flatten(0, 1)).view_as(mapped)
+        return normalized if units is None else normalized[..., units]
 
-    def linear_map(self, tokens: Tensor) -> LinearMap | None:
+    def linear_map(self, tokens: Tensor, units: Tensor | None = None) -> LinearMap | None:
         """Return the linear map that `forward` is for these tokens; None if it is none."""
-        return self._as_map(tokens) if type(self).forward is TokenConnector.forward else None
+        return self._as_map(tokens, units) if type(self).forward is TokenConnector.forward else None
 
-    def _as_map(self, tokens: Tensor) -> LinearMap | None:
+    def _as_map(self, tokens: Tensor, units: Tensor | None) -> LinearMap | None:
         linear, norm = self.linear, self.normalization
-        if type(norm) is not nn.BatchNorm1d or not pays(linear.in_features, linear.out_features):
+        if type(norm) is not nn.BatchNorm1d:
             return None
-        return LinearMap(tokens, *normalized_map(tokens, linear.weight, norm), channel_dim=-1)
+        if units is None and not pays(linear.in_features, linear.out_features):
+            return None
+        return LinearMap(tokens, *normalized_map(tokens, linear.weight, norm, units), channel_dim=-1)
 
 
 class EachLayer(nn.ModuleList):

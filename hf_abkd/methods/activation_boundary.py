@@ -30,6 +30,7 @@ def activation_boundary(
     *,
     margin: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
+    unit_share: float | None = None,
     weight: float = BOUNDARY_WEIGHT,
     layer_weights: Sequence[float] | None = None,
     initialization_share: float | None = INITIALIZATION_SHARE,
@@ -60,6 +61,8 @@ def activation_boundary(
             response directly. None pairs layers automatically.
         margin: How far past the boundary counts as safe (mu in the paper).
         reduction: "mean" over elements, or the authors' "sum" over elements and mean over samples.
+        unit_share: Which share of the teacher's units a step compares, in (0, 1]. None draws some where they are many
+            times the student's channels (see `ActivationBoundary`), and compares all of them elsewhere.
         weight: The weight of the boundary objective of every layer.
         layer_weights: A factor for each pair of names; 1 by default. The authors' are 1/4, 1/2, 1 with "sum". A plan
             has its own.
@@ -91,7 +94,8 @@ def activation_boundary(
         layers = Plan.of_names(layers, layer_weights)
     elif layer_weights is not None:
         raise ValueError("layer_weights belong to named layers; a plan has the weights of its pairs in it")
-    paired = PairedTerms(ActivationBoundary(margin=margin, reduction=reduction), plan=layers, weight=weight)
+    objective = ActivationBoundary(margin=margin, reduction=reduction, unit_share=unit_share)
+    paired = PairedTerms(objective, plan=layers, weight=weight)
     boundaries = [paired] if layers is None else paired.terms(layers)
     head = ExtraHead(CenteredLogits(), transfer_weight)
     named = transfer_head not in (None, "auto")

@@ -17,6 +17,11 @@ from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.settings import number
 
+# Where a teacher's layer has more than so many units for a channel of the student's, a step draws some of them.
+_MANY_UNITS = 8
+# It draws so many for a channel.
+_DRAWN_UNITS = 4
+
 
 class ActivationBoundary(Objective):
     """Put every student unit on the teacher unit's side of its activation boundary.
@@ -51,10 +56,14 @@ class ActivationBoundary(Objective):
     Args:
         margin: How far past the boundary counts as safe, in units of the student's response (mu in the paper).
         reduction: "mean" over all elements, or "sum" over the elements of a sample and mean over samples.
+        unit_share: Which share of the teacher's units a step of training compares, in (0, 1]. Each step draws others,
+            every unit once in as many steps as that takes; the expected value and gradient are those of all units.
+            None compares all of them, unless there are more than 8 for a channel of the student's: then 4 for a
+            channel. The objective itself compares what it is given; a run draws (see `hf_abkd.layers.unit_draws`).
 
     Raises:
-        ValueError: If `margin` is not positive and finite or `reduction` is neither of the two; if the target of a
-            batch does not fit the student's responses.
+        ValueError: If `margin` is not positive and finite, `reduction` is neither of the two or `unit_share` no share;
+            if the target of a batch does not fit the student's responses.
         TypeError: If the target is none of the three.
         RuntimeError: If a second derivative is asked for.
 
@@ -69,12 +78,19 @@ class ActivationBoundary(Objective):
     boundary: ClassVar[bool] = True
     citation: ClassVar[str] = HEO_2019
 
-    def __init__(self, *, margin: float = 1.0, reduction: Literal["mean", "sum"] = "mean") -> None:
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        reduction: Literal["mean", "sum"] = "mean",
+        unit_share: float | None = None,
+    ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.margin = number("margin", margin, above=0)
         self.reduction = reduction
+        self.unit_share = None if unit_share is None else number("unit_share", unit_share, above=0, most=1)
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the squared shortfall, reduced over elements and averaged over samples, shape ()."""
@@ -113,9 +129,21 @@ class ActivationBoundary(Objective):
             return None
         return self.mapped(connector.values, connector.weight, connector.bias, sides)
 
+    def compared_units(self, channels: int, units: int) -> int:
+        """Return how many units of the teacher's tensor a step compares."""
+        if self.unit_share is None:
+            return _DRAWN_UNITS * channels if units > _MANY_UNITS * channels else units
+        return max(1, round(self.unit_share * units))
+
+    @property
+    def sums_units(self) -> bool:
+        """Whether the value of more units is a larger one."""
+        return self.reduction == "sum"
+
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
-        return f"margin={self.margin}, reduction={self.reduction!r}"
+        share = "" if self.unit_share is None else f", unit_share={self.unit_share}"
+        return f"margin={self.margin}, reduction={self.reduction!r}{share}"
 
 
 def boundary_agreement(student: Tensor, teacher: Tensor) -> Tensor:

@@ -202,6 +202,22 @@ class Objective(nn.Module):
             ValueError: If it cannot do with that.
         """
 
+    def compared_units(self, channels: int, units: int) -> int:
+        """Return how many units of the teacher's tensor a step compares; by default all of them.
+
+        Of fewer than all, each step draws others, and the objective is given the tensors of these alone.
+
+        Args:
+            channels: How many channels the student's tensor has.
+            units: How many units, that is channels, the teacher's has.
+        """
+        return units
+
+    @property
+    def sums_units(self) -> bool:
+        """Whether the value of more units is a larger one; of drawn ones it is then scaled to that of all."""
+        return False
+
     def in_one_pass(
         self, student: Tensor, linear_map: Callable[[Tensor], LinearMap | None], target: Tensor
     ) -> tuple[Tensor, Tensor] | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_abkd.boundaries.packing import pack_signs, unpack_signs
+from hf_abkd.boundaries.packing import pack_signs, unpack_signs, unpack_units
 from hf_abkd.boundaries.sides import above_zero
 
 SHAPES = [(3, 5), (2, 8), (2, 3, 7, 5), (4, 16, 4, 4), (1, 1), (5,)]
@@ -146,3 +146,26 @@ def test_sides_are_those_of_a_comparison(dtype, monkeypatch):
             inside = values * 2
             with torch.inference_mode(False):
                 assert not above_zero(inside).is_inference()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((3, 5, 2), 1), ((3, 5, 7), 2), ((2, 4, 8), 1), ((2, 9), 1), ((2, 16, 3, 3), 1)]
+)
+def test_some_units_are_unpacked_as_of_all_of_them(shape, dim, compiled):
+    """A bit of another place would be the side of another unit, and train like any other."""
+    torch._dynamo.reset()
+    responses = make_responses(shape)
+    units = torch.tensor([0, 2, shape[dim] - 1])
+    run = torch.compile(unpack_units, fullgraph=True, backend="aot_eager") if compiled else unpack_units
+    got = run(pack_signs(responses), shape[1:], units, dim)
+    assert torch.equal(got, (responses > 0).index_select(dim, units))
+
+
+def test_some_units_of_something_else_are_refused():
+    """They would be read from beyond the end, or from another sample."""
+    packed, units = pack_signs(make_responses((2, 9))), torch.tensor([0])
+    with pytest.raises(ValueError, match="Give the shape of the responses that were packed"):
+        unpack_units(packed, (19,), units, 1)
+    with pytest.raises(TypeError, match="what pack_signs returns"):
+        unpack_units(packed.float(), (9,), units, 1)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from hf_abkd.boundaries.packing import unpack_signs
+from hf_abkd.boundaries.packing import unpack_signs, unpack_units
 from hf_abkd.layers.connection import Connection, Kind, Side
-from hf_abkd.layers.connectors import ClassPositions, ClassSelection, HasLinearMap
+from hf_abkd.layers.connectors import AsMap, ClassPositions, ClassSelection, HasLinearMap
 from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.plan import Plan
+from hf_abkd.layers.unit_draws import drawn_units
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import Objective, boundary_agreement
@@ -42,6 +44,7 @@ class RunTerm(nn.Module):
         balance: The factor that `balance_terms` has found; 1 otherwise.
         factor: That of the stage that runs, over the stage; None for none.
         layer_pairs: The pairs of layers that are compared, once they were connected; none for logits and labels.
+        drawn: How many of the teacher's units a step compares; None for all of them.
     """
 
     def __init__(self, term: Term, copied: dict[int, Any] | None = None) -> None:
@@ -57,6 +60,9 @@ class RunTerm(nn.Module):
         self.balance = 1.0
         self.factor: Schedule | None = None
         self.layer_pairs: tuple[LayerPair, ...] = ()
+        self.drawn: int | None = None
+        # How many units the teacher's tensor has, and in which dimension.
+        self._units, self._unit_dim = 0, 1
         self._teacher_shapes: tuple[tuple[int, ...], ...] = ()
         # How many classes are compared, where it is not all of the teacher's in its order.
         self._classes = 0
@@ -183,10 +189,20 @@ class RunTerm(nn.Module):
         self._check_weights()
         self._may_be_linear = isinstance(self.connector, HasLinearMap)
         if connection is not None and teacher and LOGITS not in (*self.student_names, *self.teacher_names):
+            self._draw_units(student, teacher)
             self.layer_pairs = tuple(
                 self._layer_pair(number, one, other, connection, description)
                 for number, (one, other) in enumerate(zip(student, teacher, strict=True))
             )
+
+    def _draw_units(self, student: Sequence[Side], teacher: Sequence[Side]) -> None:
+        """Find out how many units of the teacher's tensor a step compares."""
+        if len(student) != 1 or len(teacher) != 1:
+            return
+        ours, theirs = student[0].layout_or_plain.channel_dim, teacher[0].layout_or_plain.channel_dim
+        self._units, self._unit_dim = teacher[0].shape[theirs], theirs
+        count = self.objective.compared_units(student[0].shape[ours], self._units)
+        self.drawn = count if count < self._units else None
 
     def _layer_pair(
         self, number: int, student: Side, teacher: Side, connection: Connection, description: str
@@ -201,6 +217,7 @@ class RunTerm(nn.Module):
             self.connector_kind or connection.connector,
             description,
             connection.parameters,
+            self.drawn,
         )
 
     def _check_weights(self) -> None:
@@ -257,29 +274,62 @@ class RunTerm(nn.Module):
         except ValueError as error:
             raise ValueError(f"term {self.name!r} ({self.term.pair}): {error}") from error
 
+    def drawn_units(self, seed: int, step: int) -> Tensor | None:
+        """Return the units that are compared in a step, (drawn,), int64; None for all of them.
+
+        Args:
+            seed: The seed of the run.
+            step: How many steps of the run are done.
+        """
+        if self.drawn is None:
+            return None
+        return drawn_units(self._units, self.drawn, seed=seed, name=self.name, step=step)
+
     # ---- What it computes ----
 
-    def adapt(self, student: Tensors) -> Tensors:
-        """Return the student's tensor behind the connector, in float32; of several layers all of them."""
+    def adapt(self, student: Tensors, units: Tensor | None = None) -> Tensors:
+        """Return the student's tensor behind the connector, in float32; of several layers all of them.
+
+        Args:
+            student: The student's tensor.
+            units: Which units of the teacher's it is to give; None for all.
+        """
+        if units is not None:
+            return self._adapted_units(student, units).float()
         adapted = student if self.connector is None else self.connector(student)
         return adapted.float() if isinstance(adapted, Tensor) else tuple(tensor.float() for tensor in adapted)
 
-    def form(self, target: Tensors) -> Tensors:
+    def _adapted_units(self, student: Tensors, units: Tensor) -> Tensor:
+        """Return some units of what is behind the connector, which makes no others if it can do without."""
+        if self._may_be_linear:
+            made: Tensor = cast(nn.Module, self.connector)(student, units)
+            return made
+        adapted = _first(student if self.connector is None else self.connector(student))
+        return adapted.index_select(1 if isinstance(self.target_form, AsMap) else self._unit_dim, units)
+
+    def form(self, target: Tensors, units: Tensor | None = None) -> Tensors:
         """Return the teacher's tensor, detached, in the form in which it is compared.
 
         Packed signs (uint8) become bools; other values become float32 where they are compared, or before weights of the
         run's own, which are in float32, change them.
+
+        Args:
+            target: The teacher's tensor.
+            units: Which of its units; None for all.
         """
         given = (target,) if isinstance(target, Tensor) else tuple(target)
         shapes = self._teacher_shapes or tuple(tuple(tensor.shape[1:]) for tensor in given)
-        detached = [
-            unpack_signs(tensor, shape) if tensor.dtype == torch.uint8 else tensor.detach()
-            for tensor, shape in zip(given, shapes, strict=True)
-        ]
+        detached = [self._detached(tensor, shape, units) for tensor, shape in zip(given, shapes, strict=True)]
         if next(self.target_form.parameters(), None) is not None:
             detached = [tensor.float() if tensor.is_floating_point() else tensor for tensor in detached]
         formed: Tensors = self.target_form(detached[0] if isinstance(target, Tensor) else detached)
         return formed
+
+    def _detached(self, tensor: Tensor, shape: tuple[int, ...], units: Tensor | None) -> Tensor:
+        """Return a tensor of the teacher, or some of its units, without a graph and not packed."""
+        if tensor.dtype != torch.uint8:
+            return tensor.detach() if units is None else tensor.detach().index_select(self._unit_dim, units)
+        return unpack_signs(tensor, shape) if units is None else unpack_units(tensor, shape, units, self._unit_dim)
 
     def forward(self, student: Tensors, **given: Any) -> Tensor:
         """Return the value of the objective, without its weight, shape ().
@@ -342,30 +392,39 @@ class RunTerm(nn.Module):
             )
         return target
 
-    def compare(self, student: Tensors, given: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    def compare(
+        self, student: Tensors, given: Mapping[str, Any], units: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the value and, of a boundary, the agreement per sample, (N,), without a graph.
 
-        The same as `forward` behind `adapt` and `form`, where it can be in one pass with the connector.
+        The same as `forward` behind `adapt` and `form`, where it can be in one pass with the connector. Of drawn units
+        both are estimates of what they are of all.
 
         Args:
             student: The student's tensor.
             given: What the objective needs beside it, by name, as the teacher and the batch give it.
+            units: Which of the teacher's units are compared, (U,), int64; None for all.
 
         Raises:
             ValueError: If the two do not fit.
         """
-        formed = self.formed(given)
-        together = self._in_one_pass(student, formed)
-        if together is not None:
-            return together
-        adapted = self.adapt(student)
-        return self(adapted, **formed), self.agreement(adapted, formed)
+        formed = self.formed(given, units)
+        value: Tensor
+        agreement: Tensor | None
+        if (together := self._in_one_pass(student, formed, units)) is not None:
+            value, agreement = together
+        else:
+            adapted = self.adapt(student, units)
+            value, agreement = self(adapted, **formed), self.agreement(adapted, formed)
+        if units is not None and self.objective.sums_units:
+            value = value * (self._units / len(units))
+        return value, agreement
 
-    def formed(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the objective needs in the form in which it is given to it."""
+    def formed(self, given: Mapping[str, Any], units: Tensor | None = None) -> dict[str, Any]:
+        """Return what the objective needs in the form in which it is given to it, of the teacher these units."""
         formed = dict(given)
         if "teacher" in formed:
-            formed["teacher"] = self.form(formed["teacher"])
+            formed["teacher"] = self.form(formed["teacher"], units)
         if "labels" in formed:
             formed["labels"] = self.label_form(formed["labels"])
         if self.needs("teacher_head"):
@@ -379,7 +438,9 @@ class RunTerm(nn.Module):
         with torch.no_grad():
             return boundary_agreement(_first(adapted), _first(formed["teacher"]))
 
-    def _in_one_pass(self, student: Tensors, formed: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    def _in_one_pass(
+        self, student: Tensors, formed: Mapping[str, Any], units: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
         """Return value and agreement if connector and objective can be taken together; None if they cannot."""
         connector, target = self.connector, formed.get("teacher")
         if connector is None or not self._may_be_linear:
@@ -389,7 +450,8 @@ class RunTerm(nn.Module):
         # A hook wants to see what the connector returns.
         if connector._forward_hooks or connector._forward_pre_hooks:
             return None
-        return self.objective.in_one_pass(student, cast(HasLinearMap, connector).linear_map, target)
+        linear_map = partial(cast(HasLinearMap, connector).linear_map, units=units)
+        return self.objective.in_one_pass(student, linear_map, target)
 
     def _head(self, features: Tensor) -> Tensor:
         """Return what the teacher's last layer makes of some features, (N, K), in float32; its weights stay."""

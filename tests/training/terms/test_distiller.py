@@ -18,11 +18,11 @@ def batch(count=4):
     return {"pixel_values": images}, torch.arange(count) % tiny.CLASSES
 
 
-def build(student=None, *, frozen=(), layers=tiny.RESNET_LAYERS, teacher=None):
+def build(student=None, *, frozen=(), layers=tiny.RESNET_LAYERS, teacher=None, **settings):
     """A distiller with a boundary term per layer, knowledge distillation and cross-entropy; and its targets."""
     torch.manual_seed(0)
     student = tiny.resnet() if student is None else student
-    terms = [Term(ActivationBoundary(), student=a, teacher=b) for a, b in layers]
+    terms = [Term(ActivationBoundary(**settings), student=a, teacher=b) for a, b in layers]
     terms += [Term(KnowledgeDistillation()), Term(CrossEntropy())]
     teacher = LiveTeacher(tiny.resnet(8, seed=1) if teacher is None else teacher)
     inputs, labels = batch()
@@ -263,7 +263,7 @@ def test_compiled_training_without_logits_equals_eager():
     torch.testing.assert_close(results[True], results[False])
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit", "overwritten"])
+@pytest.mark.parametrize("family", ["resnet", "vit", "overwritten", "drawn"])
 def test_compiled_equals_eager(family):
     """A graph break makes `torch_compile` useless, and a hook that is not traced captures nothing."""
     torch._dynamo.reset()
@@ -275,14 +275,18 @@ def test_compiled_equals_eager(family):
             names = [f"resnet.encoder.stages.{stage}.layers.0.layer.1.normalization:output" for stage in range(2)]
             parts = build(layers=[(name, name) for name in names])
             assert len(parts[0].capture.overwritten) == 2
+        elif family == "drawn":
+            parts = build(unit_share=0.5)
         else:
             parts = build()
         distiller, inputs, targets, labels = parts
         distiller.train()
         run = torch.compile(distiller, fullgraph=True, backend="aot_eager") if compiled else distiller
-        for _ in range(2):
+        for step in range(2):
             distiller.zero_grad()
-            result = run(inputs, targets, labels, WEIGHTS)
+            units = [term.drawn_units(0, step) for term in distiller.terms]
+            assert (units[0] is not None) == (family == "drawn")
+            result = run(inputs, targets, labels, WEIGHTS, None, None, units)
             result["loss"].backward()
         gradients = {name: parameter.grad for name, parameter in distiller.named_parameters()}
         results[compiled] = result, gradients, dict(distiller.named_buffers())
