@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_abkd.boundaries.sides import mirrored, parts
+from hf_abkd.boundaries.sides import mirrored, parts, sum_of_squares
 
 
 def fits(values: Tensor, target: Tensor) -> bool:
@@ -86,8 +86,7 @@ class _MappedShortfall(torch.autograd.Function):
             mirrored(one.expand_as(here), here, out=both)
             balances.append(torch.mv(both, ones[:units]).view(len(on), -1).sum(1))
             here.sub_(margin).clamp_max_(0)
-            flat = here.view(-1)
-            total += torch.dot(flat, flat)
+            total += sum_of_squares(here)
             if trained:
                 # Half the slope of the summed squares.
                 mirrored(here, sign, out=here)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_abkd.boundaries.mapped_boundary import fits, mapped_boundary
 from hf_abkd.boundaries.packing import unpack_signs
-from hf_abkd.boundaries.sides import PART, mirrored, parts
+from hf_abkd.boundaries.sides import mirrored, parts, sum_of_squares
 from hf_abkd.layers.connectors import LinearMap
 from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
@@ -190,7 +190,7 @@ class _SquaredShortfall(torch.autograd.Function):
             mirrored(part, aligned, out=part)
         ctx.save_for_backward(shortfall)
         ctx.scale = 2 / count if count else math.nan
-        return _sum_of_squares(shortfall) / count
+        return sum_of_squares(shortfall) / count
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -232,13 +232,3 @@ def _sides(target: Tensor, student: Tensor) -> Tensor:
     aligned = torch.empty_like(student, dtype=torch.promote_types(student.dtype, sides.dtype))
     # The same bytes as numbers: a copy of bools to floats is not vectorised.
     return aligned.copy_(sides.view(torch.uint8) if sides.dtype == torch.bool else sides)
-
-
-def _sum_of_squares(dense: Tensor) -> Tensor:
-    """Return the sum over all elements of a tensor without gaps in memory, shape ()."""
-    if not dense.is_cpu:
-        norm: Tensor = torch.linalg.vector_norm(dense)
-        return norm.square()
-    # One pass without a temporary; over all elements at once, float32 would lose a part in 10,000 at 100 million.
-    flat = torch.split(dense.as_strided((dense.numel(),), (1,)), PART)
-    return torch.stack([torch.dot(part, part) for part in flat]).sum()
