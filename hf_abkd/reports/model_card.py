@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 CARD_NAME = "README.md"
 
 # What the trainer measures in every task.
-_MEANINGS = {"boundary_agreement": "share of hidden units on the teacher's side of the activation boundary"}
+_MEANINGS = {
+    "boundary_agreement": "share of hidden units on the teacher's side of the activation boundary",
+    "int8_accuracy": "share of the images that are classified right with weights and activations rounded to 8 bits",
+}
 
 
 def model_card(facts: CardFacts) -> ModelCard:

@@ -69,6 +69,11 @@ class DistillationArguments(TrainingArguments):
         teacher_compile: Compile the teacher: minutes at the beginning of each stage, less time per step.
         teacher_quantize: Compute the teacher's linear layers in 8-bit integers, on a CPU: faster for transformers, and
             answers that are some per cent off. Refused where they are more than a quarter of their spread off.
+        quantize_aware: "int8" trains the student as it will compute after `hf-abkd export --quantize int8`: the weights
+            and inputs of its linear layers and convolutions are rounded to 8 bits by torchao (the extra
+            `quantization`), while the weights that are trained and published stay in float32. An evaluation then gives
+            the accuracy in floating point and, as `int8_accuracy`, in 8 bits. A stage may say otherwise
+            (`arguments={"quantize_aware": ...}`); see `docs/export.md`.
         student_start: What the student counts as where settings are chosen for it: `random` or `trained` weights.
             `auto` reads it from its tensors, which look trained also where they are slices of trained ones and do best
             as `random` (`student_from_teacher(width=...)`).
@@ -160,6 +165,10 @@ class DistillationArguments(TrainingArguments):
     teacher_quantize: bool = field(
         default=False, metadata={"help": "Compute the teacher's linear layers in 8-bit integers, on a CPU."}
     )
+    quantize_aware: str | None = field(
+        default=None,
+        metadata={"help": "int8 trains the student as it will compute in 8 bits (export --quantize int8)."},
+    )
     student_start: str = field(
         default="auto",
         metadata={
@@ -208,6 +217,7 @@ class DistillationArguments(TrainingArguments):
                 raise ValueError(
                     f"{name} must be True, False, or None to let it be chosen, got {getattr(self, name)!r}"
                 )
+        self.quantize_aware = quantization_grid(self.quantize_aware)
         for name in ("teacher_compile", "teacher_quantize"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -282,6 +292,17 @@ def _check_numbers(args: DistillationArguments) -> None:
         setattr(args, name, checked(name, value, **bounds))  # type: ignore[arg-type]
     if args.max_steps == 0:
         raise ValueError("max_steps is 0, which trains nothing: give steps, or leave it out to go by epochs")
+
+
+def quantization_grid(value: str | None) -> str | None:
+    """Return what a student is trained for, if it is possible: "int8", or None for floating point.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if value not in (None, "int8"):
+        raise ValueError(f"quantize_aware must be int8, or None for floating point, got {value!r}")
+    return value
 
 
 def rising_shares(milestones: Sequence[float]) -> list[float]:

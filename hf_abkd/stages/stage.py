@@ -19,7 +19,7 @@ from transformers.training_args import OptimizerNames
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.settings import number, whole_number
-from hf_abkd.stages.arguments import rising_shares
+from hf_abkd.stages.arguments import quantization_grid, rising_shares
 from hf_abkd.stages.extension import Extension
 from hf_abkd.stages.extra_head import ExtraHead, without_shared_classes
 from hf_abkd.stages.schedules import Schedule
@@ -72,6 +72,7 @@ STAGE_ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "per_device_train_batch_size": _number(int, 1),
     "gradient_accumulation_steps": _number(int, 1),
     "logging_steps": _number(float, 0, or_lowest=False),
+    "quantize_aware": quantization_grid,
 }
 
 

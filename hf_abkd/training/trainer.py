@@ -43,6 +43,7 @@ from hf_abkd.training.checks import (
 from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.data_checks import CheckedBatches, first_dataset, first_prefix, sampled_dataset
 from hf_abkd.training.evaluation import Evaluation
+from hf_abkd.training.fake_quantization import FakeQuantization, quantized_layers
 from hf_abkd.training.guessing import Guessing
 from hf_abkd.training.kept_answers import KeptAnswers
 from hf_abkd.training.life import checkpoints
@@ -198,6 +199,7 @@ class DistillationTrainer(Trainer):
         )
         self.stages = run_stages(self._given_stages, self.args)
         self._arguments = self.optimization.arguments(self.args, self._given_stages)
+        self._quantization = FakeQuantization(quantized_layers(self.model, self._arguments))
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._guessing = Guessing(self.task)
@@ -394,6 +396,8 @@ class DistillationTrainer(Trainer):
         self._balance = TermBalance(self.args.term_gradient_steps, balance=self.args.balance_terms)
         self.optimization.go_on(life.checkpoint)
         self._arguments = self.optimization.arguments(self.args, self._given_stages)
+        # It knows ranges of what this run has shown, and no other.
+        self._quantization = FakeQuantization(quantized_layers(self.model, self._arguments))
         self._runner.place(self.stages, self._arguments, self._measure_length)
         views = self.augmentation, self.augmentation_seed
         life.made_of = make_up(self.args, self.train_dataset, self._read_rows, views, self.processing_class)
@@ -457,8 +461,9 @@ class DistillationTrainer(Trainer):
         channels_last = takes_channels_last(self.model, self.args.student_channels_last)
         how = {"channels_last": channels_last, "apart": arguments.momentum_delta is not None}
         module_of = partial(stage_module, self.model, self.setup, self.source, stage, **how)
+        in_8_bits = partial(self._quantization.in_training, self.model) if arguments.quantize_aware else nullcontext
         try:
-            with self._arguments_of(arguments), module_of() as module:
+            with self._arguments_of(arguments), module_of() as module, in_8_bits():
                 parts = StepParts(
                     stage=stage,
                     span=self.spans[index],
@@ -595,7 +600,8 @@ class DistillationTrainer(Trainer):
     def _divergence(self, dataset: Any) -> float:
         """Return the mean divergence of the student from the teacher on a data set, in nats, as both are now."""
         self.synchronize_buffers()
-        return self._evaluation.divergence(self.model, map(self._prepare_inputs, self.get_test_dataloader(dataset)))
+        with self._quantization.off():
+            return self._evaluation.divergence(self.model, map(self._prepare_inputs, self.get_test_dataloader(dataset)))
 
     def _measured_teacher(self) -> dict[str, float] | None:
         """Measure the teacher before the first step: a teacher that guesses is the commonest silent mistake."""
@@ -642,19 +648,30 @@ class DistillationTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate the same student in every process; with `eval_agreement` also how far it agrees with the teacher."""
+        """Evaluate the same student in every process; see `transformers.Trainer.evaluation_loop`.
+
+        With `eval_agreement` it is also told how far it agrees with the teacher, and once a stage has trained it for 8
+        bits, how good it is in these.
+        """
         self.synchronize_buffers()
         self._keep_forward()
         arguments = dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         run = self._evaluation.of_labelled(partial(super().evaluation_loop, *arguments))
-        if not self.args.eval_agreement or self.source.live is None:
-            output: EvalLoopOutput = run()
-        else:
-            with asked_meanwhile(self.source, self._step):
-                output = self._evaluation.with_agreement(run, self.model, self.setup, metric_key_prefix)
+        with self._quantization.off():
+            if not self.args.eval_agreement or self.source.live is None:
+                output: EvalLoopOutput = run()
+            else:
+                with asked_meanwhile(self.source, self._step):
+                    output = self._evaluation.with_agreement(run, self.model, self.setup, metric_key_prefix)
         self._guessing.see(output, metric_key_prefix)
         if self.is_in_train and metric_key_prefix == first_prefix(self.eval_dataset):
             self._answers.see(output, self.model, self.state.global_step)
+        if self._quantization.has_seen:
+            with self._quantization.in_evaluation(self.model):
+                in_8_bits = run().metrics
+            for name in (self.task.score, "loss"):
+                if (key := f"{metric_key_prefix}_{name}") in in_8_bits:
+                    output.metrics[f"{metric_key_prefix}_int8_{name}"] = in_8_bits[key]
         return output
 
     def prediction_step(
@@ -763,7 +780,8 @@ class DistillationTrainer(Trainer):
 
     def stage_modules(self) -> dict[str, nn.Module]:
         """Return what a checkpoint holds beside the student, by name: the terms, and a teacher that is trained."""
-        return {**named_terms(self.stages), **self.source.modules()}
+        quantization = {"quantization": self._quantization} if self._quantization.layers else {}
+        return {**named_terms(self.stages), **self.source.modules(), **quantization}
 
     def run_state(self, index: int | None = None) -> dict[str, Any]:
         """Return the position and the make-up of the run, for the checkpoint's state file.

@@ -24,6 +24,7 @@ def test_defaults_change_nothing_of_a_training_run(tmp_path):
         "teacher_quantize",
         "student_channels_last",
         "student_start",
+        "quantize_aware",
         "augmentation_seed",
         "augmentation_views",
         "momentum_delta",

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -201,7 +201,8 @@ def synchronize_buffers(*models: nn.Module) -> None:
     evaluate different models, none of them the one that is saved.
     """
     for model in models:
-        for buffer in model.buffers():
+        # Some are without content until there is some, in every process alike.
+        for buffer in filter(Tensor.numel, model.buffers()):
             torch.distributed.broadcast(buffer, src=0)
 
 

@@ -224,6 +224,7 @@ def settings(args: DistillationArguments) -> dict[str, Any]:
         "weight_decay": args.weight_decay,
         "max_grad_norm": args.max_grad_norm,
         "total_train_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **({} if args.quantize_aware is None else {"quantize_aware": args.quantize_aware}),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "seed": args.seed,
     }
