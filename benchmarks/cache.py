@@ -33,11 +33,11 @@ from transformers import ViTImageProcessorPil, set_seed
 from transformers.utils import logging as transformers_logging
 
 from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip
+from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.table_writer import TableWriter
+from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.writing import write_cache
-from hf_abkd.teachers.table.columns import Column
-from hf_abkd.teachers.table.table_writer import TableWriter
-from hf_abkd.teachers.table.target_table import TargetTable
 
 BATCH = 64
 NEURONS = 16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8

@@ -1,5 +1,6 @@
 """CIFAR-10 for benchmarks: its images, a ResNet-56 that teaches, students of a ResNet-20, and trainers for them."""
 
+import tempfile
 from pathlib import Path
 
 from datasets import load_dataset
@@ -38,6 +39,8 @@ class Cifar:
 
     def __init__(self, args):
         self.weights, self.folder, self.train = args.weights, args.folder, args.train
+        # Runs of several processes do not share a folder.
+        self._scratch = tempfile.TemporaryDirectory(prefix="scratch-", dir=args.folder)
         self.processor = cifar_weights.cifar_processor()
         self.column = {"image_column": args.image_column}
         test = load_dataset("parquet", data_files=str(args.test), split="train")
@@ -76,7 +79,7 @@ class Cifar:
         """
         transform = teacher.transform if isinstance(teacher, TeacherCache) else ImageTransform
         arguments = DistillationArguments(
-            output_dir=str(self.folder / "scratch"),
+            output_dir=self._scratch.name,
             num_train_epochs=epochs,
             max_steps=max_steps,
             per_device_train_batch_size=BATCH,

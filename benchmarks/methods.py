@@ -9,7 +9,8 @@ chooses by itself, the same for all. Those that compare logits or boundaries lea
 others have the teacher in every step, which is why their steps take longer. `--max_steps` gives all a smaller budget.
 
 A run is a process of its own, whose largest memory is told beside that of the student alone. Finished runs are kept in
-the folder: the command goes on where it was stopped, and several processes may work on one folder.
+the folder: the command goes on where it was stopped, several processes may work on one folder, and runs that the file
+of `--json` has are not made again. `--done` gives the tables of what is there.
 """
 
 import argparse
@@ -111,13 +112,32 @@ def peak_megabytes():
     raise OSError("/proc/self/status has no VmHWM: the memory of a run is measured on Linux alone")
 
 
+def path_of(args, way, rows, seed):
+    """Return the file of the result of a run."""
+    return args.folder / f"{way}-{rows}-{seed}.json"
+
+
+def restore(args):
+    """Put the runs of the file of results into the folder, unless they are there."""
+    if args.json is None or not args.json.exists():
+        return
+    for run in json.loads(args.json.read_text(encoding="utf-8"))["runs"]:
+        path = path_of(args, run["way"], run["rows"], run["seed"])
+        if not path.exists():
+            path.write_text(json.dumps(run), encoding="utf-8")
+
+
 def result(args, way, rows, seed):
     """Return the result of a run, which another process makes unless it is there or being made."""
-    path = args.folder / f"{way}-{rows}-{seed}.json"
+    path = path_of(args, way, rows, seed)
     if not path.exists() and claimed(path):
         # The same command with the one run that it is to make.
         words = [sys.executable, __file__, *sys.argv[1:], "--one", way, str(rows), str(seed), str(path)]
-        subprocess.run(words, check=True)
+        try:
+            subprocess.run(words, check=True)
+        except BaseException:
+            Path(f"{path}.claim").unlink()
+            raise
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -150,6 +170,7 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, metavar="NAME", help="some of the ways")
     parser.add_argument("--max_steps", type=int, default=-1, help="a smaller budget, in steps")
+    parser.add_argument("--done", action="store_true", help="train nothing: the tables of the runs that are there")
     parser.add_argument("--one", nargs=4, metavar=("WAY", "ROWS", "SEED", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
@@ -161,12 +182,16 @@ def main(argv=None):
             found = trained(Cifar(args), way, int(rows), int(seed), args.max_steps)
         Path(path).write_text(json.dumps(found), encoding="utf-8")
         return 0
-    cifar = Cifar(args)
-    for rows in args.rows:
-        cifar.cache(rows, SIZES[rows])
+    restore(args)
     jobs = [
         (way, rows, seed) for seed in args.seeds for rows in args.rows for way in dict.fromkeys([ALONE, *args.ways])
     ]
+    if args.done:
+        jobs = [job for job in jobs if path_of(args, *job).exists()]
+    else:
+        cifar = Cifar(args)
+        for rows in args.rows:
+            cifar.cache(rows, SIZES[rows])
     results = []
     for job in jobs:
         if found := result(args, *job):

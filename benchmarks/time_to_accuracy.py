@@ -8,14 +8,17 @@ turns, so that what else the machine does falls on all of them:
 
 - `KD by hand`: a plain loop of torch with the teacher in every step, the whole budget of epochs. Its accuracy at the
   end is the one to reach.
+- `KD torchdistill`: the same by torchdistill, where `--torchdistill` names the Python of an environment that has it
+  (`torchdistill_kd.py`).
 - `KD live`, `KD cached`: the trainer with its default settings of KD, the same budget.
 - `AB live`, `AB cached`: the default method, with each of the budgets of `--shares`. A run of such a budget is a run of
   its own, whose learning rate has fallen at its end. The time to the accuracy is that of the smallest budget that
   reached it.
 
-Seconds are those of training, from reading images to the last step, evaluation left out. All forward passes are in
-bfloat16, decoding and augmenting included in the time; the writing of the cache is told beside. Finished runs are kept
-in the folder, so that the command goes on where it was stopped.
+Seconds are those of the processor while it trains, from reading images to the last step, evaluation left out; other
+work on the machine does not count. All forward passes are in bfloat16, decoding and augmenting included in the time;
+the writing of the cache is told beside. Finished runs are kept in the folder, so that the command goes on where it
+was stopped.
 """
 
 import argparse
@@ -23,8 +26,11 @@ import contextlib
 import io
 import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,7 +49,7 @@ from hf_abkd.wording import markdown_table
 LEARNING_RATE, WEIGHT_DECAY = 5e-3 * 0.5**0.5, 0.05  # as a run here chooses them
 TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-BY_HAND = "KD by hand"
+BY_HAND, TORCHDISTILL = "KD by hand", "KD torchdistill"
 
 
 class ByHand:
@@ -114,6 +120,8 @@ class Race:
 
     def run(self, way, share, seed):
         """Train one student; return its accuracy and how long it took."""
+        if way == TORCHDISTILL:
+            return {"way": way, "share": share, "seed": seed, **by_torchdistill(self.args, seed)}
         student = seeded_student(seed)
         epochs = max(1, round(share * self.args.epochs))
         method, _, kind = way.partition(" ")
@@ -142,21 +150,34 @@ class Race:
             path.write_text(json.dumps(found), encoding="utf-8")
         found = json.loads(path.read_text(encoding="utf-8"))
         print(
-            f"{seed:>4}  {way:<12}{share:>5.0%}{found['seconds']:>8.0f} s{100 * found['accuracy']:>8.2f} %", flush=True
+            f"{seed:>4}  {way:<16}{share:>5.0%}{found['seconds']:>8.0f} s{100 * found['accuracy']:>8.2f} %", flush=True
         )
         return found
 
 
 def timed(work):
-    """Return how many seconds something takes."""
-    start = time.perf_counter()
+    """Return how many seconds of the processor something takes."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def ways(shares):
+def by_torchdistill(args, seed):
+    """Return accuracy and seconds of KD by torchdistill, which the Python of its environment runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "told.json"
+        words = {"train": args.train, "test": args.test, "weights": args.weights, "folder": args.folder, "json": told}
+        words |= {"image_column": args.image_column, "images": args.images, "epochs": args.epochs, "seed": seed}
+        program = Path(__file__).with_name("torchdistill_kd.py")
+        flags = [str(part) for name, value in words.items() for part in (f"--{name}", value)]
+        subprocess.run([args.torchdistill, program, *flags], check=True, stdout=subprocess.DEVNULL)
+        return json.loads(told.read_text(encoding="utf-8"))
+
+
+def ways(shares, *, torchdistill):
     """Return all ways with their budgets."""
-    whole = [(way, 1.0) for way in (BY_HAND, "KD live", "KD cached")]
+    others = [TORCHDISTILL] if torchdistill else []
+    whole = [(way, 1.0) for way in (BY_HAND, *others, "KD live", "KD cached")]
     return whole + [(way, share) for share in shares for way in ("AB live", "AB cached")]
 
 
@@ -182,12 +203,13 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=20, help="the whole budget (default: 20)")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.3, 0.4], help="of the budget, for AB")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--torchdistill", metavar="PYTHON", help="the Python of an environment that has torchdistill")
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     disable_progress_bars()
     args.folder.mkdir(parents=True, exist_ok=True)
     race = Race(args)
-    order = ways(args.shares)
+    order = ways(args.shares, torchdistill=args.torchdistill is not None)
     results = [
         race.result(way, share, seed)
         for number, seed in enumerate(args.seeds)

@@ -102,6 +102,7 @@ def test_name_that_means_something_else_now_tells_what_it_was_is_called():
         "import hf_abkd; dir(hf_abkd); hasattr(hf_abkd, 'nothing')",
         "import hf_abkd.cli.main",
         "from hf_abkd.cli.main import main; main(['--help'])",
+        "from hf_abkd.cli.main import main; main(['recipes'])",
         "import runpy, sys; sys.argv = ['hf_abkd', '--version']; runpy.run_module('hf_abkd', run_name='__main__')",
     ],
 )

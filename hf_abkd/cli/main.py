@@ -33,6 +33,8 @@ COMMANDS = {
 }
 #: Those that, given again, go on where they were interrupted.
 GOES_ON = {"cache", "push", "synthesize", "train"}
+# Those that need no library that could speak out of turn.
+_SILENT = {"recipes"}
 _WIDTH = 100
 
 
@@ -64,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run_command(name: str, words: Sequence[str], *, quiet: bool) -> int:
     command = import_module(f"hf_abkd.cli.commands.{name}")
-    if quiet:
+    if quiet and name not in _SILENT:
         quiet_libraries()
     status: int = command.run(words)
     return status

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 import xxhash
 from datasets import ClassLabel, Dataset, Image, IterableDataset
 from PIL import Image as PILImage
+from torch import Tensor
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.decoding import SampleError, StoredImages, decoded
@@ -33,6 +35,9 @@ TEACHER_IMAGES = f"teacher_{PIXELS}"
 # The column with a number for every image, the same for the same image in every data set, order and process.
 SAMPLE_IDS = "sample_id"
 
+
+# About how many pixels are decoded before they are hashed and resized: one photograph, or 128 images of CIFAR-10.
+_PIXELS_AT_ONCE = 2**17
 
 # How many images are looked at to see how many of their bits are used.
 _LOOKED_AT = 16
@@ -142,12 +147,18 @@ class ImageTransform:
             SampleError: If an image cannot be read, has no pixels or no known value range, comes out in another size
                 than images before, or a label is no class number. It is a `ValueError`.
         """
-        images = [self._converted(value) for value in batch[self.image_column]]
-        result: dict[str, Any] = {name: pixels(images) for name, pixels in self._pixels.items()}
-        if not result:
-            result[PIXELS] = self._alone(images)
+        processors: Mapping[str, Callable[[Sequence[PILImage.Image]], Tensor]] = self._pixels or {PIXELS: self._alone}
+        made: dict[str, list[Tensor]] = {name: [] for name in processors}
+        ids: list[int] = []
+        for images in _handfuls(map(self._converted, batch[self.image_column])):
+            for name, processor in processors.items():
+                made[name].append(processor(images))
+            ids += [_sample_id(image) for image in images] if self.sample_ids else []
+        result: dict[str, Any] = {
+            name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in made.items()
+        }
         if self.sample_ids:
-            result[SAMPLE_IDS] = [_sample_id(image) for image in images]
+            result[SAMPLE_IDS] = ids
         if self.label_column is not None:
             labels = batch[self.label_column]
             # Rows in memory were checked when they were prepared; a stream can only be checked as it flows.
@@ -204,6 +215,24 @@ class ImageTransform:
             raise
         except ValueError as error:
             raise SampleError(f"{self._images.name(value)} {error}") from error
+
+
+def _handfuls(images: Iterable[PILImage.Image]) -> Iterator[list[PILImage.Image]]:
+    """Yield images, a few small ones or one large one at a time, while they still lie in the processor's cache.
+
+    A batch of photographs that were all decoded first would be read from the memory again for its ids, and again to be
+    resized, in memory that the system has to hand out anew for each of them.
+    """
+    handful: list[PILImage.Image] = []
+    pixels = 0
+    for image in images:
+        handful.append(image)
+        pixels += image.width * image.height
+        if pixels >= _PIXELS_AT_ONCE:
+            yield handful
+            handful, pixels = [], 0
+    if handful:
+        yield handful
 
 
 def _sample_id(image: PILImage.Image) -> int:

@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.batch import Batch
+from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.teachers.cache.cached_targets import CachedTargets
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.source import Collator, TeacherSource, Wanted
-from hf_abkd.teachers.table.columns import Column
 
 
 class CachedSource(TeacherSource):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_abkd.data.batch import Batch
+from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
@@ -17,7 +18,6 @@ from hf_abkd.teachers.identity import fingerprint, reference
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.teachers.speed.fast_copy import SpeedUps
-from hf_abkd.teachers.table.columns import Column
 
 
 class LiveSource(TeacherSource):

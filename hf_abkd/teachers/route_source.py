@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_abkd.data.batch import Batch
+from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.teachers.live import LiveTeacher
 from hf_abkd.teachers.live_source import LiveSource
 from hf_abkd.teachers.route.follower import RouteFollower
 from hf_abkd.teachers.source import TeacherSource, Wanted
-from hf_abkd.teachers.table.columns import Column
 
 
 class RouteSource(TeacherSource):

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.batch import Batch
+from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.teachers.table.columns import Column
 
 Collator = Callable[..., Any]
 

@@ -16,6 +16,7 @@ from hf_abkd.objectives import ActivationBoundary
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import cache
 import epochs
+import pixels
 import step_time
 
 FORK = multiprocessing.get_context("fork")
@@ -81,3 +82,14 @@ def test_whole_runs_are_compared(tmp_path):
     found = json.loads(file.read_text())
     assert found["live"]["accuracy"] == found["cached"]["accuracy"]
     assert [row["teacher"] for row in found["rows"]] == ["live", "cached"]
+
+
+def test_the_ways_to_pixels_are_timed(tmp_path, capsys):
+    """Likewise."""
+    file = tmp_path / "pixels.json"
+    words = ["--images", "4", "--height", "20", "--width", "30", "--side", "8", "--turns", "2", "--json", str(file)]
+    assert pixels.main(words) == 0
+    found = json.loads(file.read_text())
+    assert found["over_plain"]["plain"] == 1
+    assert all(rate > 0 for rate in found["images_per_second"].values())
+    assert "plain" in capsys.readouterr().out

@@ -208,3 +208,15 @@ def test_the_canvas_can_be_the_teachers_though_the_student_is_larger():
     for teacher_canvas, side in ((True, 8), (False, 16)):
         shared = ImageTransform(large, teacher_processor=small, teacher_canvas=teacher_canvas)
         assert shared(BATCH)["pixel_values"].shape[-2:] == (side, side)
+
+
+@pytest.mark.parametrize("pixels_at_once", [1, 2**30])
+@pytest.mark.parametrize("teacher", [None, "clip"])
+def test_a_batch_does_not_depend_on_how_many_images_are_processed_at_once(monkeypatch, pixels_at_once, teacher):
+    """Photographs are decoded and resized one by one, small images together: rows, ids and labels stay side by side."""
+    settings = {} if teacher is None else {"teacher_processor": PROCESSORS[teacher]}
+    expected = ImageTransform(PROCESSORS["vit"], **settings)(BATCH)
+    monkeypatch.setattr("hf_abkd.data.transform._PIXELS_AT_ONCE", pixels_at_once)
+    batch = ImageTransform(PROCESSORS["vit"], **settings)(BATCH)
+    assert torch.equal(batch["pixel_values"], expected["pixel_values"]) and len(batch["pixel_values"]) == 3
+    assert batch["sample_id"] == expected["sample_id"] and batch["labels"] == expected["labels"]

@@ -6,9 +6,9 @@ import pytest
 import tiny
 from peft import LoraConfig, get_peft_model
 
+from hf_abkd.data.table.manifest import MANIFEST_NAME
 from hf_abkd.export.stored_student import check_stored, load_stored
 from hf_abkd.models.hub_options import HubOptions
-from hf_abkd.teachers.table.manifest import MANIFEST_NAME
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -11,8 +11,8 @@ from accelerate import PartialState
 from cached_runs import rows, teacher_of, write
 from learning_from_caches import boundary_and_kd, cached_run, live_run
 
+from hf_abkd.data.table.table_writer import TableWriter
 from hf_abkd.teachers.cache import writing as caching
-from hf_abkd.teachers.table.table_writer import TableWriter
 
 
 def main(home):

@@ -6,8 +6,8 @@ import multiprocessing
 
 import numpy as np
 
-from hf_abkd.teachers.table.columns import Column
-from hf_abkd.teachers.table.table_writer import TableWriter
+from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.table_writer import TableWriter
 
 SAMPLES, VIEWS = 10, 3
 COLUMNS = (

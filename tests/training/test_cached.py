@@ -41,10 +41,10 @@ from hf_abkd import (
     knowledge_distillation,
 )
 from hf_abkd.data.augment import RandomCrop, RandomHorizontalFlip
+from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.layers.plan import Plan
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.table.target_table import TargetTable
 
 FORK = "ignore:.*multi-threaded, use of fork:DeprecationWarning"
 POOLED = "resnet.embedder.pooler"

@@ -18,6 +18,7 @@ from hf_abkd.cli.output import write_line
 from hf_abkd.cli.workload import tell_unlabelled
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
+from hf_abkd.data.table.manifest import MANIFEST_NAME
 from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.placement import put_on
@@ -30,7 +31,6 @@ from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.verification import Deviation, verify
 from hf_abkd.teachers.cache.writing import write_cache
 from hf_abkd.teachers.chance import is_near_chance
-from hf_abkd.teachers.table.manifest import MANIFEST_NAME
 from hf_abkd.wording import by, counted
 
 # How many samples are computed again after a cache was written.

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 
 from hf_abkd.cli.output import write_line
-from hf_abkd.recipes.json_schema import json_schema, to_json
 from hf_abkd.recipes.mistakes import closest
 from hf_abkd.recipes.ready import purpose_of, ready_recipes
 
@@ -23,6 +22,9 @@ def run(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     ready = ready_recipes()
     if given.schema:
+        # It needs every objective and training argument; the list of recipes is there without torch.
+        from hf_abkd.recipes.json_schema import json_schema, to_json
+
         write_line(to_json(json_schema()).rstrip("\n"))
     elif given.name is None:
         width = max(map(len, ready))

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hf_abkd.data.table.manifest import MANIFEST_NAME
+from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.sites import Site
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.schema import Positive, checked
-from hf_abkd.teachers.table.manifest import MANIFEST_NAME
-from hf_abkd.teachers.table.target_table import TargetTable
 
 _REMEDY = "Get this file again, or write the cache again (`hf-abkd cache`)"
 

@@ -1,7 +1,7 @@
 """How tensors of a teacher are encoded in the columns of a table, decoded for terms, and compared with what is stored.
 
 The only place that knows how bits, float16, logits and the largest logits look as tensors. How their arrays lie in
-files is told by `hf_abkd.teachers.table.columns.Column`.
+files is told by `hf_abkd.data.table.columns.Column`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hf_abkd.boundaries.packing import pack_signs, unpack_signs
-from hf_abkd.teachers.table.columns import Column
+from hf_abkd.data.table.columns import Column
 
 # Float16 has 11 significant bits.
 _HALF_ROUNDING = 2.0**-10

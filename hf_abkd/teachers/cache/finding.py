@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-from hf_abkd.teachers.table.manifest import BEGUN_NAME, MANIFEST_NAME
+from hf_abkd.data.table.manifest import BEGUN_NAME, MANIFEST_NAME
 
 
 def is_local_cache(name: str | Path) -> bool:

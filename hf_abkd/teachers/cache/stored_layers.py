@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.boundary_points import resolve_boundaries, resolve_tensors
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.pairing import propose
@@ -18,7 +19,6 @@ from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache.cache_identity import layer_facts
 from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.teachers.table.columns import Column
 
 
 class StoredLayers:

@@ -21,6 +21,8 @@ from hf_abkd.data.augment import Augmentation, augmentation_name
 from hf_abkd.data.draws import Draws
 from hf_abkd.data.reloading import stored_processor
 from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.sites import Trace
@@ -28,8 +30,6 @@ from hf_abkd.models.outputs import LOGITS
 from hf_abkd.teachers.cache import encoding
 from hf_abkd.teachers.cache.cache_identity import CachedLayer, read_identity, site_of
 from hf_abkd.teachers.cache.finding import is_local_cache
-from hf_abkd.teachers.table.columns import Column
-from hf_abkd.teachers.table.target_table import TargetTable
 
 _COMPARED_IMAGES = 16
 

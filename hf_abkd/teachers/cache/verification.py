@@ -12,6 +12,7 @@ from torch import nn
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.data.table.columns import Column
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
@@ -20,7 +21,6 @@ from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.teacher_images import batches_of, pixel_hashes, prepared_for_teacher, spread_places
 from hf_abkd.teachers.cache.view_runner import ViewRunner
 from hf_abkd.teachers.identity import reference
-from hf_abkd.teachers.table.columns import Column
 
 # Of the spread of responses. A batch of another size is computed in another order, and on a GPU float32 convolutions
 # may round to the 10 bits of TF32. Of 15 million responses of a ResNet-56 in bfloat16, 36 were off by more than 0.05,

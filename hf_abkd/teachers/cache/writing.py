@@ -20,6 +20,10 @@ from hf_abkd.data.augment import augmentation_name
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.reloading import backend_of
 from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.data.table.manifest import FORMAT, MANIFEST_NAME, Manifest, as_json, manifest_differences
+from hf_abkd.data.table.shards import Shard
+from hf_abkd.data.table.table_writer import TableWriter
+from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
@@ -35,10 +39,6 @@ from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.cache.teacher_images import batches_of, pixel_hashes, prepared_for_teacher, spread_places
 from hf_abkd.teachers.cache.view_runner import ViewRunner, check_repeatable
 from hf_abkd.teachers.identity import reference
-from hf_abkd.teachers.table.manifest import FORMAT, MANIFEST_NAME, Manifest, as_json, manifest_differences
-from hf_abkd.teachers.table.shards import Shard
-from hf_abkd.teachers.table.table_writer import TableWriter
-from hf_abkd.teachers.table.target_table import TargetTable
 from hf_abkd.wording import by, listed
 
 logger = logging.getLogger(__name__)

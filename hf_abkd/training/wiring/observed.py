@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.boundary_points import resolve_boundaries, resolve_tensors
 from hf_abkd.layers.capture import Capture, CapturePoint, NotOneTensorError
 from hf_abkd.layers.connection import Side
@@ -25,7 +26,6 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Names
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.teachers.table.columns import Column
 from hf_abkd.training.terms.run_term import RunTerm, Tensors
 from hf_abkd.training.wiring.trial import first_run, last_layer, layouts_of
 

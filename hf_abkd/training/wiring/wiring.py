@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_abkd.data.table.columns import Column
 from hf_abkd.layers.capture import CapturePoint
 from hf_abkd.layers.module_names import parse_name
 from hf_abkd.layers.sites import Trace
@@ -23,7 +24,6 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.stages.term import Term
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
 from hf_abkd.teachers.live import LiveTeacher
-from hf_abkd.teachers.table.columns import Column
 from hf_abkd.training.terms.distiller import Distiller
 from hf_abkd.training.terms.joint_distiller import JointDistiller
 from hf_abkd.training.terms.run_term import RunTerm, Tensors

@@ -9,7 +9,7 @@ import pytest
 from hf_abkd.cli import main as cli
 from hf_abkd.cli import run_flags, runs
 from hf_abkd.cli.workload import from_flags
-from hf_abkd.teachers.table.target_table import TargetTable
+from hf_abkd.data.table.target_table import TargetTable
 
 CACHE = ["cache", "--teacher", "teacher", "--train_files", "rows.parquet"]
 

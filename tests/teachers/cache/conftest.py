@@ -5,8 +5,8 @@ import functools
 import pytest
 from cached_runs import STAGE, write
 
+from hf_abkd.data.table.table_writer import TableWriter
 from hf_abkd.teachers.cache import writing
-from hf_abkd.teachers.table.table_writer import TableWriter
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 from cached_runs import ids_and_images, named, rows, write
 
 from hf_abkd.boundaries.packing import pack_signs
+from hf_abkd.data.table.columns import Column
 from hf_abkd.teachers.cache.encoding import as_tensors, compare, decode, encode, example
-from hf_abkd.teachers.table.columns import Column
 
 # One of every kind, for a teacher with five classes and a layer of (3, 7).
 COLUMNS = [

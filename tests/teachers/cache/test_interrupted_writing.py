@@ -11,9 +11,9 @@ import torch
 from cached_runs import STAGE, contents, named, out_of_memory, processor, rows, squared, teacher_of, write
 from torch import nn
 
+from hf_abkd.data.table.table_writer import TableWriter
 from hf_abkd.teachers.cache import writing
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.table.table_writer import TableWriter
 
 
 class Failing(nn.Module):

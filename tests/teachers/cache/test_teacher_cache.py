@@ -30,6 +30,9 @@ from hf_abkd.data.augment import Compose, RandomCrop, RandomHorizontalFlip, Rand
 from hf_abkd.data.batch import CACHED_TARGETS
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.shared_images import SharedImages
+from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.table_writer import TableWriter
+from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.layers.pairing import propose
 from hf_abkd.layers.sites import Trace
@@ -38,9 +41,6 @@ from hf_abkd.teachers.cache.cached_targets import CachedTargets
 from hf_abkd.teachers.cache.encoding import largest_logits
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.table.columns import Column
-from hf_abkd.teachers.table.table_writer import TableWriter
-from hf_abkd.teachers.table.target_table import TargetTable
 
 POOLED = "resnet.embedder.pooler"
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 
-from hf_abkd.teachers.table.columns import ROW_NAMES, Column, table_fields
-from hf_abkd.teachers.table.manifest import (
+from hf_abkd.data.table.columns import ROW_NAMES, Column, table_fields
+from hf_abkd.data.table.manifest import (
     CARD_NAME,
     INDEX_NAME,
     MANIFEST_NAME,
@@ -28,7 +28,7 @@ from hf_abkd.teachers.table.manifest import (
     manifest_path,
     read_manifest,
 )
-from hf_abkd.teachers.table.shards import map_blocks, shard_name
+from hf_abkd.data.table.shards import map_blocks, shard_name
 from hf_abkd.version import __version__
 from hf_abkd.wording import listed
 

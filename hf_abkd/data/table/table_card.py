@@ -76,7 +76,7 @@ def _snippet(repo_id: str | None, column: str) -> str:
     lines = [
         "import numpy as np",
         "from datasets import load_dataset",
-        "from hf_abkd.teachers.table.target_table import TargetTable",
+        "from hf_abkd.data.table.target_table import TargetTable",
         "",
         f"table = {opened}",
         f"targets = table.read(np.arange(4), [{json.dumps(column)}])  # a few rows, without reading the others",

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hf_abkd.data.table.columns import Column
 from hf_abkd.schema import NotNegative, Positive, checked, read_json
-from hf_abkd.teachers.table.columns import Column
 from hf_abkd.version import __version__
 
 MANIFEST_NAME = "hf_abkd_cache.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import DatasetCard
 from target_tables import FACTS, arrays, assert_equal, assert_rows, make, part
 
-from hf_abkd.teachers.table.table_card import table_card
+from hf_abkd.data.table.table_card import table_card
 
 
 def test_the_card_says_what_the_table_holds_and_what_is_known(tmp_path):

@@ -2,7 +2,7 @@
 
 While a table is written everything is below `<folder>.incomplete/.table`, which `load_dataset` does not look into, and
 the manifest of what is being written is `<folder>.incomplete/.hf_abkd_cache.json`. See
-`hf_abkd.teachers.table.target_table` for what a finished table consists of.
+`hf_abkd.data.table.target_table` for what a finished table consists of.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from hf_abkd.files import leftovers, sync_folder, whole_file, write_json, write_text
-from hf_abkd.teachers.table.columns import Column, row_fields, table_fields
-from hf_abkd.teachers.table.manifest import (
+from hf_abkd.data.table.columns import Column, row_fields, table_fields
+from hf_abkd.data.table.manifest import (
     BEGUN_NAME,
     CARD_NAME,
     FORMAT,
@@ -34,10 +33,11 @@ from hf_abkd.teachers.table.manifest import (
     manifest_json,
     read_manifest,
 )
-from hf_abkd.teachers.table.row_blocks import RowBlocks
-from hf_abkd.teachers.table.shards import Shard, map_blocks, shard_name, write_blocks
-from hf_abkd.teachers.table.table_card import table_card
-from hf_abkd.teachers.table.target_table import TargetTable
+from hf_abkd.data.table.row_blocks import RowBlocks
+from hf_abkd.data.table.shards import Shard, map_blocks, shard_name, write_blocks
+from hf_abkd.data.table.table_card import table_card
+from hf_abkd.data.table.target_table import TargetTable
+from hf_abkd.files import leftovers, sync_folder, whole_file, write_json, write_text
 from hf_abkd.wording import listed
 
 _SHARD_BYTES = (4 * 2**20, 256 * 2**20)
@@ -182,7 +182,7 @@ class TableWriter:
 
         Args:
             card_facts: What the card says of how the table was made, the `facts` of
-                `hf_abkd.teachers.table.table_card.table_card`.
+                `hf_abkd.data.table.table_card.table_card`.
             files: The text of further files, by their names (which end in `.json` or `.md`).
 
         Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from datasets import disable_progress_bars, load_dataset
 from huggingface_hub import HfApi
-from hf_abkd.teachers.table.target_table import TargetTable
+from hf_abkd.data.table.target_table import TargetTable
 
 disable_progress_bars()
 home, facts = Path(sys.argv[1]), {}

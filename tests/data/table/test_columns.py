@@ -5,8 +5,8 @@ from dataclasses import asdict
 import pytest
 from target_tables import COLUMNS
 
+from hf_abkd.data.table.columns import Column
 from hf_abkd.schema import checked
-from hf_abkd.teachers.table.columns import Column
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.kind)

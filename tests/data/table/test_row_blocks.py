@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from target_tables import arrays, assert_equal, batches, make, part, writer_of
 
-from hf_abkd.teachers.table.columns import Column
+from hf_abkd.data.table.columns import Column
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
 
-from hf_abkd.teachers.table.columns import Field
+from hf_abkd.data.table.columns import Field
 
 
 @dataclass(frozen=True)

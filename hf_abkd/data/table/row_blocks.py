@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_abkd.teachers.table.columns import ROW_NAMES, Column, table_fields
-from hf_abkd.teachers.table.shards import Shard
+from hf_abkd.data.table.columns import ROW_NAMES, Column, table_fields
+from hf_abkd.data.table.shards import Shard
 
 # Of one block, which is what a writer holds in memory and a streaming reader loads at once.
 _BLOCK_BYTES = 16 * 2**20
@@ -35,7 +35,7 @@ class RowBlocks:
 
         Raises:
             ValueError: If a batch is not of this table, or these are not the rows of the shard; see
-                `hf_abkd.teachers.table.table_writer.TableWriter.write`.
+                `hf_abkd.data.table.table_writer.TableWriter.write`.
         """
         total, done, filled = (shard.stop - shard.start) * self.views, 0, 0
         size = min(total, self.views * max(1, _BLOCK_BYTES // self.sample_bytes))

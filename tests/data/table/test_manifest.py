@@ -1,6 +1,6 @@
 """Two tables are told apart by what their targets depend on, and the message says what differs."""
 
-from hf_abkd.teachers.table.manifest import identity_differences
+from hf_abkd.data.table.manifest import identity_differences
 
 
 def test_long_values_are_shortened_to_where_they_differ():

@@ -3,7 +3,7 @@
 import pytest
 from target_tables import COLUMNS, VIEWS, make
 
-from hf_abkd.teachers.table import row_blocks
+from hf_abkd.data.table import row_blocks
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ from target_tables import (
     writer_of,
 )
 
-from hf_abkd.teachers.table import table_writer
-from hf_abkd.teachers.table.columns import Column
-from hf_abkd.teachers.table.table_writer import TableWriter
-from hf_abkd.teachers.table.target_table import TargetTable
+from hf_abkd.data.table import table_writer
+from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.table_writer import TableWriter
+from hf_abkd.data.table.target_table import TargetTable
 
 pytestmark = pytest.mark.filterwarnings(FORKING)
 

@@ -30,9 +30,9 @@ from target_tables import (
     part,
 )
 
-from hf_abkd.teachers.table import row_blocks
-from hf_abkd.teachers.table.columns import Column
-from hf_abkd.teachers.table.target_table import TargetTable
+from hf_abkd.data.table import row_blocks
+from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.target_table import TargetTable
 
 pytestmark = pytest.mark.filterwarnings(FORKING)
 
