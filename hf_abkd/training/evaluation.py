@@ -24,6 +24,7 @@ from hf_abkd.teachers.route.divergence import divergence
 from hf_abkd.teachers.source import TeacherSource, Wanted
 from hf_abkd.training.classes import RunClasses
 from hf_abkd.training.data_checks import first_dataset
+from hf_abkd.training.live_view import DisagreeingImages
 from hf_abkd.training.missing_labels import check_none_missing, refuse_missing
 from hf_abkd.training.setup import Setup
 from hf_abkd.training.terms.distiller import Distiller
@@ -58,6 +59,7 @@ class Evaluation:
         #: What the teacher said when `teacher_scores` last measured it, in the student's classes.
         self.taught: GivenAnswers | None = None
         self._agreement: _Agreement | None = None
+        self._disagreeing: DisagreeingImages | None = None
         # How many rows without a label were seen, on the device: reading it would hold up every batch.
         self._missing = torch.zeros((), dtype=torch.long, device=accelerator.device)
 
@@ -76,7 +78,7 @@ class Evaluation:
             logits = self.task.prediction(student(**batch.student), student, "student")
         else:
             logits, taught, boundaries = self._agreement.run(batch.student, self.source.targets(batch), batch.labels)
-            same = self._same_class(student, logits, taught)
+            same = self._same_class(student, logits, taught, batch)
             parts = [same[:, None], *([] if boundaries is None else [boundaries])]
             self._agreement.add(self.accelerator.gather_for_metrics(torch.cat(parts, dim=1)))
         loss = None
@@ -98,7 +100,12 @@ class Evaluation:
         return evaluated
 
     def with_agreement(
-        self, evaluate: Callable[[], EvalLoopOutput], student: nn.Module, setup: Setup, prefix: str
+        self,
+        evaluate: Callable[[], EvalLoopOutput],
+        student: nn.Module,
+        setup: Setup,
+        prefix: str,
+        disagreeing: DisagreeingImages | None = None,
     ) -> EvalLoopOutput:
         """Evaluate with the teacher beside the student, and compare every boundary that a stage of the run names.
 
@@ -107,27 +114,31 @@ class Evaluation:
             student: The student, not wrapped.
             setup: What the run consists of.
             prefix: That of the names of the metrics.
+            disagreeing: Collects the images on which the two disagree; None collects none.
         """
         terms = [term for term in setup.terms if term.objective.boundary]
         boundaries = frozenset(teacher_names(terms))
         distiller = Distiller(student, terms, setup.wiring.student, setup.wiring.overwritten, task=self.task)
         distiller.attach().eval()
         self.source.begin(Wanted(_LOGITS_ALONE.values, boundaries))
-        self._agreement = _Agreement(distiller, self.accelerator.device)
+        self._agreement, self._disagreeing = _Agreement(distiller, self.accelerator.device), disagreeing
         try:
             output = evaluate()
             output.metrics.update(self._agreement.means(prefix))
             return output
         finally:
             distiller.detach()
-            self._agreement = None
+            self._agreement = self._disagreeing = None
 
-    def _same_class(self, student: nn.Module, logits: Tensor, taught: Tensor) -> Tensor:
+    def _same_class(self, student: nn.Module, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
         """Return 1 for each sample that both models give one class, (N,); not a number where classes differ."""
         match = self.label_match(student, taught)
         if not match.is_comparable:
             return logits.new_full((len(logits),), math.nan)
-        return self.task.agreement(logits, match.teacher_in_student_space(taught)).float()
+        taught = match.teacher_in_student_space(taught)
+        if self._disagreeing is not None:
+            self._disagreeing.add(batch.student[batch.images], logits, taught, batch.labels)
+        return self.task.agreement(logits, taught).float()
 
     # ---- The teacher ----
 

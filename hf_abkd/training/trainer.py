@@ -49,6 +49,7 @@ from hf_abkd.training.kept_answers import KeptAnswers
 from hf_abkd.training.life import checkpoints
 from hf_abkd.training.life.make_up import make_up
 from hf_abkd.training.life.run_life import RunLife, RunStart
+from hf_abkd.training.live_view import LiveView
 from hf_abkd.training.memory_format import takes_channels_last
 from hf_abkd.training.open_stages import OpenStages
 from hf_abkd.training.progress import FollowStudent, Span
@@ -204,6 +205,7 @@ class DistillationTrainer(Trainer):
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._guessing = Guessing(self.task)
         self._answers = KeptAnswers(self.task)
+        self._live_view = LiveView(lambda: self.callback_handler.callbacks, self.processing_class)
         #: What `measure` found last; its card shows it.
         self.measured: MeasuredRun | None = None
         self._publisher = Publisher(arguments)
@@ -661,8 +663,12 @@ class DistillationTrainer(Trainer):
             if not self.args.eval_agreement or self.source.live is None:
                 output: EvalLoopOutput = run()
             else:
+                shown = self._live_view.begin() if self.is_in_train and self.is_world_process_zero() else None
                 with asked_meanwhile(self.source, self._step):
-                    output = self._evaluation.with_agreement(run, self.model, self.setup, metric_key_prefix)
+                    output = self._evaluation.with_agreement(run, self.model, self.setup, metric_key_prefix, shown)
+                if shown is not None:
+                    names = self.model.config.id2label
+                    self._live_view.show(shown, names, metric_key_prefix, self.state.global_step)
         self._guessing.see(output, metric_key_prefix)
         if self.is_in_train and metric_key_prefix == first_prefix(self.eval_dataset):
             self._answers.see(output, self.model, self.state.global_step)
