@@ -9,6 +9,9 @@ brought to 224x224 pixels, in batches as a data loader asks for them. All varian
 - `plain`: `dataset.with_transform` of a function that calls the Hugging Face image processor, as its examples do.
 - `ids`, `no ids`: `prepare(dataset, ImageTransform(processor))`, with and without the hash of each image by which views
   and cached targets are found.
+- `cache`: the same, with its pixels in a cache: uint8 as a batch is sent to the device, with ids, each image checked.
+- `cache, colours`: the same, and the colours of the processor made of them, on the CPU here, where a run does so on its
+  device.
 
 Times are of the process (CPU time), as other programs on the machine do not count in them.
 """
@@ -17,6 +20,7 @@ import argparse
 import io
 import json
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,6 +32,8 @@ from step_time import machine
 from transformers import ViTImageProcessorPil, default_data_collator
 from transformers.utils import logging as transformers_logging
 
+from hf_abkd.data.pixel_cache.stored_colours import stored_colours
+from hf_abkd.data.pixel_cache.writing import write_pixels
 from hf_abkd.data.transform import ImageTransform, prepare
 
 
@@ -47,7 +53,8 @@ def main(argv=None):
     disable_progress_bars()
     torch.set_num_threads(1)
     encoded = photographs(args.images, args.height, args.width)
-    timed = alternated(variants(encoded, args), args.turns)
+    with tempfile.TemporaryDirectory() as folder:
+        timed = alternated(variants(encoded, args, folder), args.turns)
     rates = {name: [args.images / seconds for seconds in times] for name, times in timed.items()}
     # Within a turn, so that what slows the machine down slows both.
     over_plain = {
@@ -85,7 +92,7 @@ def photographs(count, height, width):
     return encoded
 
 
-def variants(encoded, args):
+def variants(encoded, args, folder):
     """Return what is timed: functions that make all images ready, by name."""
     features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
     rows = {
@@ -103,20 +110,26 @@ def variants(encoded, args):
         for data in encoded:
             PILImage.open(io.BytesIO(data)).load()
 
-    def reads(prepared):
+    def reads(prepared, colours=None):
         loader = torch.utils.data.DataLoader(prepared, batch_size=args.batch, collate_fn=default_data_collator)
 
         def read():
             for batch in loader:
-                assert batch["pixel_values"].shape[1:] == (3, args.side, args.side)
+                images = batch["pixel_values"] if colours is None else colours(batch["pixel_values"])
+                assert images.shape[1:] == (3, args.side, args.side)
 
         return read
 
+    prepared = prepare(dataset, ImageTransform(processor))
+    cached = write_pixels(Path(folder) / "pixels", prepared).attach(prepared)
+    colours = stored_colours(cached)
     return {
         "decode": decode,
         "plain": reads(dataset.with_transform(plain)),
-        "ids": reads(prepare(dataset, ImageTransform(processor))),
+        "ids": reads(prepared),
         "no ids": reads(prepare(dataset, ImageTransform(processor, sample_ids=False))),
+        "cache": reads(cached),
+        "cache, colours": reads(cached, colours),
     }
 
 
@@ -134,10 +147,10 @@ def alternated(functions, turns):
 
 
 def report(result):
-    print(f"{'variant':10} {'images/s':>10} {'quartiles':>17} {'x plain':>8}")
+    print(f"{'variant':14} {'images/s':>10} {'quartiles':>17} {'x plain':>8}")
     for name, rate in result["images_per_second"].items():
         low, high = result["quartiles"][name][0], result["quartiles"][name][-1]
-        print(f"{name:10} {rate:10,.0f} {f'{low:,.0f} - {high:,.0f}':>17} {result['over_plain'][name]:8.2f}")
+        print(f"{name:14} {rate:10,.0f} {f'{low:,.0f} - {high:,.0f}':>17} {result['over_plain'][name]:8.2f}")
 
 
 if __name__ == "__main__":

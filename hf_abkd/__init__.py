@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hf_abkd.data.arguments import DataArguments
     from hf_abkd.data.loading import load_image_datasets
     from hf_abkd.data.paired_domains import PairedDomains
+    from hf_abkd.data.pixel_cache.pixel_cache import PixelCache
+    from hf_abkd.data.pixel_cache.writing import write_pixels
     from hf_abkd.data.transform import ImageTransform, prepare
     from hf_abkd.export.exporting import export_student
     from hf_abkd.layers.layer_pair import LayerPair
@@ -149,6 +151,7 @@ __all__ = [
     "OverhaulDistillation",
     "PairedDomains",
     "PairedTerms",
+    "PixelCache",
     "Plan",
     "PrimeAwareAdaptiveDistillation",
     "ProbabilisticKnowledgeTransfer",
@@ -203,6 +206,7 @@ __all__ = [
     "synthesize",
     "vitkd",
     "write_cache",
+    "write_pixels",
 ]
 
 # Where each name is: "module:name", or "module" for a namespace. Methods are taken from `hf_abkd.methods`, which says
@@ -250,6 +254,7 @@ _HOMES = {
     "OverhaulDistillation": "hf_abkd.objectives:OverhaulDistillation",
     "PairedDomains": "hf_abkd.data.paired_domains:PairedDomains",
     "PairedTerms": "hf_abkd.stages.term:PairedTerms",
+    "PixelCache": "hf_abkd.data.pixel_cache.pixel_cache:PixelCache",
     "Plan": "hf_abkd.layers.plan:Plan",
     "PrimeAwareAdaptiveDistillation": "hf_abkd.objectives:PrimeAwareAdaptiveDistillation",
     "ProbabilisticKnowledgeTransfer": "hf_abkd.objectives:ProbabilisticKnowledgeTransfer",
@@ -303,6 +308,7 @@ _HOMES = {
     "synthesize": "hf_abkd.methods:synthesize",
     "vitkd": "hf_abkd.methods:vitkd",
     "write_cache": "hf_abkd.teachers.cache.writing:write_cache",
+    "write_pixels": "hf_abkd.data.pixel_cache.writing:write_pixels",
 }
 
 # Type checkers would take any name for one of the package if they saw the function.

@@ -11,6 +11,7 @@ from hf_abkd.cli.workload import Workload
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import load_image_datasets
 from hf_abkd.data.paired_domains import PairedDomains
+from hf_abkd.data.pixel_cache.cached_images import with_cached_pixels
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
@@ -41,6 +42,11 @@ def with_target_domain(
         )
     if not isinstance(work.train, Dataset):
         raise ValueError("the images of two domains are drawn by their numbers, which those of a stream have not")
+    if (source.pixel_cache is None) != (target.pixel_cache is None):
+        raise ValueError(
+            "one batch has images of both domains: give both a pixel cache (data.pixel_cache and "
+            "data.target_domain.pixel_cache, which may be one folder), or none"
+        )
     images = load_image_datasets(target, seed=seed, cache_dir=models.cache_dir, token=models.token)
     known = work.train.features[source.label_column_name].names
     if sorted(known) != sorted(images.labels):
@@ -48,8 +54,11 @@ def with_target_domain(
     columns: dict[str, Any] = {"image_column": target.image_column_name}
     unlabelled = ImageTransform(work.processor, **columns, label_column=None)
     labelled = ImageTransform(work.processor, **columns, label_column=target.label_column_name)
+    train = prepare(images.train, unlabelled)
+    evaluated = None if images.validation is None else prepare(images.validation, labelled)
+    if target.pixel_cache is not None:
+        train, evaluated = with_cached_pixels(target.pixel_cache, [train, evaluated])
     validation = {} if work.validation is None else {"source": work.validation}
-    if images.validation is not None:
-        validation["target"] = prepare(images.validation, labelled)
-    both = PairedDomains(work.train, prepare(images.train, unlabelled), seed=seed)
+    validation |= {} if evaluated is None else {"target": evaluated}
+    both = PairedDomains(work.train, train, seed=seed)
     return replace(work, train=both, validation=validation or None)

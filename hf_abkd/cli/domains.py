@@ -55,6 +55,8 @@ def named_domains(
             "the images without labels are those of the target domain here: name them with --target_files, and leave "
             "out --unlabelled_files and --unlabelled_dir"
         )
+    if source.pixel_cache:
+        raise ValueError("the images of two domains are decoded here: leave out --pixel_cache")
     images = load_image_datasets(source, seed=seed)
     if target_files is None:
         return images, digits()

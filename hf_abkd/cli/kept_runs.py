@@ -28,7 +28,7 @@ SETTINGS_NAME, OUTCOME_NAME = "runs.json", "outcome.json"
 _FREE = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seeds", "method", "compare", "adaptive"),
     *("token", "cache_dir", "push_to_hub", "report_to", "run_name", "project", "disable_tqdm", "debug", "local_rank"),
-    *("measure_run", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers"),
+    *("measure_run", "pixel_cache", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers"),
     *("dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
 }
 _FREE_KINDS = ("hub_", "log_", "logging_", "trackio_", "ddp_")

@@ -114,8 +114,12 @@ class RecipeRun:
             **dataclasses.asdict(self._access),
         )
 
-    def workload(self, args: run_flags.TrainingArguments) -> Workload:
+    def workload(self, args: run_flags.TrainingArguments, *, cached: bool = True) -> Workload:
         """Load the models and the images, some of which may have to be made first.
+
+        Args:
+            args: The training arguments.
+            cached: Whether images are read from pixel caches where the recipe says so, which may be written first.
 
         Raises:
             ValueError: If models and images do not fit.
@@ -125,6 +129,8 @@ class RecipeRun:
         section = recipe.section("data")
         synthesis, target = recipe.synthesis(), section.pop("target_domain", None)
         section.pop("synthesize", None)
+        if not cached:
+            section, target = _decoded(section), None if target is None else _decoded(target)
         data = DataArguments(**section)
         if synthesis is not None:
             data = with_made_images(data, models, synthesis, args)
@@ -183,6 +189,11 @@ def train_recipe(recipe: Recipe, access: AccessArguments) -> comparison.Outcome:
     """Train the student of a recipe, save it with its model card and the recipe, and return what became of it."""
     trainer, work = trainer_of(recipe, access)
     return comparison.noted(comparison.finished(recipe.method or "stages", trainer, work), trainer.args)
+
+
+def _decoded(images: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section of images without a pixel cache."""
+    return {name: value for name, value in images.items() if name != "pixel_cache"}
 
 
 def _needs_model_that_teaches(recipe: Recipe) -> bool:

@@ -16,6 +16,7 @@ from hf_abkd.cli.named_student import NamedStudent, named_student
 from hf_abkd.cli.output import write_line
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
+from hf_abkd.data.pixel_cache.cached_images import with_cached_pixels
 from hf_abkd.data.preprocessing import same_preprocessing
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models.arguments import ModelArguments
@@ -68,22 +69,30 @@ def prepared(
     image_column: str = "image",
     label_column: str = "label",
     teacher_processor: BaseImageProcessor | None = None,
+    pixel_cache: str | None = None,
 ) -> Workload:
     """Return a workload of models and images, with the images prepared by the processor, or by both.
 
     A teacher's processor that does the same as the student's is left out. With a cached teacher the training images
-    are prepared as those that it saw.
+    are prepared as those that it saw. With a pixel cache, or one that was kept with a cached teacher, they are read
+    from there.
     """
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     if isinstance(teacher, TeacherCache):
         alone = ImageTransform(processor, num_channels=num_channels, **columns)
+        train = prepare(images.train, teacher.transform(processor, **columns, unlabelled=images.unlabelled > 0))
+        # The teacher has no part in evaluations.
+        validation = None if images.validation is None else prepare(images.validation, alone)
+        if pixel_cache is not None:
+            train, validation = with_cached_pixels(pixel_cache, [train, validation])
+        elif teacher.pixel_cache is not None:
+            train = teacher.pixel_cache.attach(train)
         return Workload(
             teacher=teacher,
             make_student=make_student,
             processor=processor,
-            train=prepare(images.train, teacher.transform(processor, **columns, unlabelled=images.unlabelled > 0)),
-            # The teacher has no part in evaluations.
-            validation=None if images.validation is None else prepare(images.validation, alone),
+            train=train,
+            validation=validation,
             name=images.name,
             unlabelled=images.unlabelled,
         )
@@ -100,13 +109,17 @@ def prepared(
             unlabelled=unlabelled,
         )
 
+    train = prepare(images.train, transform(shared=True, unlabelled=images.unlabelled > 0))
+    # Not augmented, so that each model can have exactly what its own processor makes.
+    validation = None if images.validation is None else prepare(images.validation, transform(shared=False))
+    if pixel_cache is not None:
+        train, validation = with_cached_pixels(pixel_cache, [train, validation])
     return Workload(
         teacher=teacher,
         make_student=make_student,
         processor=processor,
-        train=prepare(images.train, transform(shared=True, unlabelled=images.unlabelled > 0)),
-        # Not augmented, so that each model can have exactly what its own processor makes.
-        validation=None if images.validation is None else prepare(images.validation, transform(shared=False)),
+        train=train,
+        validation=validation,
         name=images.name,
         teacher_processor=teacher_processor,
         unlabelled=images.unlabelled,
@@ -138,6 +151,7 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         image_column=data.image_column_name,
         label_column=data.label_column_name,
         teacher_processor=_load_teacher_processor(models, teacher),
+        pixel_cache=data.pixel_cache,
     )
     return replace(work, dataset_id=data.dataset_name, student_start=student.start)
 

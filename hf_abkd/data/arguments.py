@@ -87,6 +87,13 @@ class DataArguments:
             "before training. Otherwise such an image is an error."
         },
     )
+    pixel_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the pixels of all images, as the image processor resized and cropped them. What is "
+            "not there is written before the first step; then no image is decoded any more."
+        },
+    )
     shuffle_buffer_size: int = field(
         default=1000,
         metadata={

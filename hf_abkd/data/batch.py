@@ -65,6 +65,7 @@ def read_batch(
     images: str,
     labels: str,
     shared_images: SharedImages | None = None,
+    colours: Callable[[Tensor], Tensor] | None = None,
     augment: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> Batch:
     """Return a batch as each model takes it: one view of the images, in the size and colours of each.
@@ -74,6 +75,7 @@ def read_batch(
         images: The name of the images in it.
         labels: The name of the labels in it.
         shared_images: The size and colours of each model; None if they are the same.
+        colours: Makes both models' colours of images that are pixels, where these are the same.
         augment: Changes the images that both models see; it also gets their sample ids (N,), or None.
 
     Raises:
@@ -92,6 +94,8 @@ def read_batch(
         pixels, samples, truth, rows = _joined_domains(
             pixels, others, samples, student.pop(TARGET_DOMAIN_IDS, None), truth
         )
+    if shared_images is None and colours is not None and teacher_images is None and pixels.dtype == torch.uint8:
+        pixels = colours(pixels)
     if shared_images is None and (teacher_images is not None or pixels.dtype == torch.uint8):
         raise ValueError(
             f"the images are pixels ({pixels.dtype}) for two processors; pass the teacher's to the trainer too: "
@@ -126,11 +130,13 @@ class BatchReader:
         images: The name of the images.
         labels: The name of the labels.
         shared_images: The size and colours of each model; None if they are the same.
+        colours: Makes both models' colours of images that are pixels, where these are the same.
     """
 
     images: str
     labels: str
     shared_images: SharedImages | None = None
+    colours: Callable[[Tensor], Tensor] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -143,7 +149,12 @@ class BatchReader:
     ) -> Batch:
         """Return a batch as each model takes it; see `read_batch`."""
         return read_batch(
-            inputs, images=self.images, labels=self.labels, shared_images=self.shared_images, augment=augment
+            inputs,
+            images=self.images,
+            labels=self.labels,
+            shared_images=self.shared_images,
+            colours=self.colours,
+            augment=augment,
         )
 
 

@@ -48,6 +48,8 @@ def load_evaluated_images(
         FileNotFoundError: If a named file or folder does not exist.
         OSError: If the data set cannot be read from the Hub.
     """
+    if arguments.pixel_cache:
+        raise ValueError("an evaluation of finished models decodes its images: leave out --pixel_cache")
     if arguments.streaming:
         raise ValueError("an evaluation reads all of its images: leave out --streaming")
     if arguments.train_files or arguments.train_dir or arguments.dataset_name:

@@ -123,6 +123,8 @@ def _check_arguments(arguments: DataArguments) -> None:
     ):
         if samples is not None and samples < 1:
             raise ValueError(f"{flag} must be at least 1, got {samples}; leave it out to use all rows")
+    if arguments.pixel_cache and arguments.streaming:
+        raise ValueError("the pixels of a stream cannot be cached: leave out --streaming, or --pixel_cache")
     if arguments.shuffle_buffer_size < 0:
         raise ValueError(f"--shuffle_buffer_size must be 0 or more, got {arguments.shuffle_buffer_size}")
     if arguments.image_bits is not None and not 8 <= arguments.image_bits <= 16:

@@ -6,21 +6,24 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-import xxhash
 from datasets import ClassLabel, Dataset, Image, IterableDataset
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import BaseImageProcessor
 
+from hf_abkd.data.colours import ColourMap
 from hf_abkd.data.decoding import SampleError, StoredImages, decoded
 from hf_abkd.data.given_columns import check_columns
+from hf_abkd.data.hashes import sample_id
 from hf_abkd.data.image_modes import converted, is_deep_grey, stated_bits, unused_bits
 from hf_abkd.data.one_size import OneSize
+from hf_abkd.data.pixel_colours import PixelColours
 from hf_abkd.data.pixels import Pixels
 from hf_abkd.data.preprocessing import processed
 from hf_abkd.data.shared_images import SharedImages
@@ -114,9 +117,11 @@ class ImageTransform:
         self.mode = "L" if num_channels == 1 else "RGB"
         processed(processor, PILImage.new(self.mode, (32, 32)))
         self._images = StoredImages(image_column)
-        self._bits: int | None = None
+        #: How many bits 16-bit grey images use, where it is known without asking each file.
+        self.bits: int | None = None
         self._alone = OneSize(processor)
         self._pixels: dict[str, Pixels] = {}
+        self._stored: Callable[[Sequence[int]], dict[str, Any]] | None = None
         if teacher_processor is not None:
             student, teacher = Pixels(processor, num_channels), Pixels(teacher_processor, num_channels)
             if shared:
@@ -125,11 +130,6 @@ class ImageTransform:
                 self._pixels = {PIXELS: student if is_students else teacher}
             else:
                 self._pixels = {PIXELS: student, TEACHER_IMAGES: teacher}
-
-    @property
-    def has_stated_bits(self) -> bool:
-        """Whether it is known how many bits 16-bit grey images use, without asking each file."""
-        return self._bits is not None
 
     @property
     def columns(self) -> list[str]:
@@ -147,31 +147,74 @@ class ImageTransform:
             SampleError: If an image cannot be read, has no pixels or no known value range, comes out in another size
                 than images before, or a label is no class number. It is a `ValueError`.
         """
-        processors: Mapping[str, Callable[[Sequence[PILImage.Image]], Tensor]] = self._pixels or {PIXELS: self._alone}
-        made: dict[str, list[Tensor]] = {name: [] for name in processors}
-        ids: list[int] = []
-        for images in _handfuls(map(self._converted, batch[self.image_column])):
-            for name, processor in processors.items():
-                made[name].append(processor(images))
-            ids += [_sample_id(image) for image in images] if self.sample_ids else []
-        result: dict[str, Any] = {
-            name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in made.items()
-        }
-        if self.sample_ids:
-            result[SAMPLE_IDS] = ids
+        images = batch[self.image_column]
+        result = self._decoded(images) if self._stored is None else self._stored(images)
+        if not self.sample_ids:
+            del result[SAMPLE_IDS]
         if self.label_column is not None:
             labels = batch[self.label_column]
             # Rows in memory were checked when they were prepared; a stream can only be checked as it flows.
             result[IMAGE_CLASSIFICATION.labels] = [self._label(label) for label in labels]
         return result
 
+    @property
+    def channels(self) -> int:
+        """1 for grey or 3 for RGB images."""
+        return len(PILImage.new(self.mode, (1, 1)).getbands())
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether rows have places in their column of images where pixels are stored; see `reading`."""
+        return self._stored is not None
+
+    @cached_property
+    def pixels(self) -> Mapping[str, Pixels]:
+        """What makes the pixels of each column of images.
+
+        Raises:
+            ValueError: If no `Preprocessing` of the only processor can be measured.
+        """
+        return self._pixels or {PIXELS: Pixels(self.processor, self.channels)}
+
+    def measured_colours(self) -> PixelColours | ColourMap | None:
+        """Return what makes the model's colours of stored pixels; None of rows that have these, or two models share."""
+        return PixelColours.measured(self.pixels[PIXELS]) if self.reads_pixels and not self._pixels else None
+
+    def as_pixels(self) -> ImageTransform:
+        """Return a transform that gives the same images as pixels, with ids and without labels."""
+        transform = copy.copy(self)
+        transform._pixels, transform.label_column, transform.sample_ids = dict(self.pixels), None, True
+        return transform
+
+    def reading(self, stored: Callable[[Sequence[int]], dict[str, Any]]) -> ImageTransform:
+        """Return a transform of rows that have, in the column of images, places where pixels and ids are stored.
+
+        Args:
+            stored: Returns what `as_pixels` gives for the images of some places.
+        """
+        transform = copy.copy(self)
+        transform._stored = stored
+        return transform
+
     def of(self, dataset: Dataset | IterableDataset) -> ImageTransform:
         """Return the transform for the images of one data set, which it can name and whose grey levels it knows."""
         transform = copy.copy(self)
         transform._images = StoredImages.of(dataset, self.image_column)
         transform._alone = OneSize(self.processor)
-        transform._bits = stated_bits((dataset.features or {}).get(self.image_column))
+        transform.bits = stated_bits((dataset.features or {}).get(self.image_column))
         return transform
+
+    def _decoded(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Return the columns of images and their ids, of values of the image column."""
+        processors: Mapping[str, Callable[[Sequence[PILImage.Image]], Tensor]] = self._pixels or {PIXELS: self._alone}
+        made: dict[str, list[Tensor]] = {name: [] for name in processors}
+        ids: list[int] = []
+        for images in _handfuls(map(self._converted, values)):
+            for name, processor in processors.items():
+                made[name].append(processor(images))
+            ids += [sample_id(image) for image in images] if self.sample_ids else []
+        tensors = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in made.items()}
+        return {**tensors, SAMPLE_IDS: ids}
 
     def _label(self, label: object) -> int:
         """Return a label of a batch, checked; -100 where there is none."""
@@ -209,7 +252,7 @@ class ImageTransform:
 
     def _converted(self, value: object) -> PILImage.Image:
         try:
-            picture = converted(self.picture(value), self.mode, self._bits)
+            picture = converted(self.picture(value), self.mode, self.bits)
             return picture if self.corruption is None else self.corruption(picture)
         except SampleError:
             raise
@@ -233,19 +276,6 @@ def _handfuls(images: Iterable[PILImage.Image]) -> Iterator[list[PILImage.Image]
             handful, pixels = [], 0
     if handful:
         yield handful
-
-
-def _sample_id(image: PILImage.Image) -> int:
-    """Return a number of 64 bits, signed as Arrow and torch have it, for the pixels of an image and its size."""
-    return signed_hash(f"{image.mode} {image.size}".encode(), image.tobytes())
-
-
-def signed_hash(*parts: Any) -> int:
-    """Return a hash of bytes (or of contiguous arrays) as an int64."""
-    digest = xxhash.xxh3_64()
-    for part in parts:
-        digest.update(part)
-    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:
@@ -287,7 +317,7 @@ def prepare(dataset: Dataset | IterableDataset, transform: ImageTransform) -> Da
 
 def _check_bits(dataset: Dataset | IterableDataset, transform: ImageTransform) -> None:
     """Refuse 16-bit images that would be nearly black; other images end the search at the first."""
-    if transform.has_stated_bits:
+    if transform.bits is not None:
         return
     rows = dataset.select_columns([transform.image_column])
     if isinstance(rows, Dataset):

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from hf_abkd.data.augment import Augmentation
 from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.data.few_rows import rows_of
+from hf_abkd.data.pixel_cache.stored_colours import stored_colours
 from hf_abkd.layers.plan import Plan
 from hf_abkd.models.kept_state import evaluating, random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
@@ -181,7 +182,8 @@ class DistillationTrainer(Trainer):
         shared = shared_images_of(self.source, teacher_processor, self.processing_class, self.model.config)
         names = self.task.inputs_of(self.model), self.label_names[0]
         self.data_collator = CheckedBatches(self.data_collator, *names, self.task, self.model.config)
-        self.reader = BatchReader(*names, shared)
+        colours = None if shared is not None else stored_colours(self.train_dataset, self.eval_dataset)
+        self.reader = BatchReader(*names, shared, colours)
         seed, number = views_of(self.args, self.cache)
         self.views = AugmentedViews(augmentation, seed=seed, number=number, process=self.args.process_index)
         datasets, tells = lambda: (self.train_dataset, self.eval_dataset), self.is_world_process_zero()

@@ -19,6 +19,7 @@ from hf_abkd.cli.workload import tell_unlabelled
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.data.loading import ImageDatasets, load_image_datasets
 from hf_abkd.data.table.manifest import MANIFEST_NAME
+from hf_abkd.data.table.missing_shards import size_text
 from hf_abkd.models.expected_images import channels_of
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.placement import put_on
@@ -64,6 +65,13 @@ class CacheArguments:
     precision: str = field(default="fp32", metadata={"help": "Precision of the teacher: fp32, bf16 or fp16."})
     batch_size: int = field(default=64, metadata={"help": "How many images the teacher sees at once."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
+    images: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the images too, as the teacher's image processor resizes and crops them: height x width x "
+            "channels bytes for each. Runs on the cache then decode none."
+        },
+    )
     verify: int | None = field(
         default=None,
         metadata={
@@ -121,6 +129,7 @@ def run(words: Sequence[str]) -> int:
             image_column=data.image_column_name,
             num_channels=channels_of(getattr(teacher, "config", None)) or 3,
             name=images.name,
+            keep_images=stored.images,
         )
     if state.is_main_process:
         for line in _report(cache, put_on(teacher, state.device), images, settings, stored, data):
@@ -136,6 +145,8 @@ def _parse(words: Sequence[str]) -> tuple[CacheArguments, DataArguments]:
     stored: CacheArguments
     data: DataArguments
     stored, data = parser.fill(words)
+    if data.pixel_cache:
+        raise ValueError("the images are kept in the cache of the teacher: give --images in the place of --pixel_cache")
     return stored, data
 
 
@@ -202,7 +213,10 @@ def _contents(cache: TeacherCache) -> Iterator[str]:
     """Return what the cache holds, line by line."""
     table = cache.table
     views = counted(table.views, "view")
-    yield f"{table.folder}: {table.samples:,} images, {views} each, {table.nbytes / 1e6:,.1f} MB"
+    yield f"{table.folder}: {table.samples:,} images, {views} each, {size_text(table.nbytes)}"
+    if cache.pixel_cache is not None:
+        kept = cache.pixel_cache.table
+        yield f"  the pixels of {kept.samples:,} different images: {size_text(kept.nbytes)}"
     for column in table.columns.values():
         yield f"  {column.name}: {column.kind} {by(column.shape)}, {column.row_bytes:,} bytes for each view"
 

@@ -91,6 +91,8 @@ def _images(student: StoredStudent, wanted: ExportArguments, data: DataArguments
     def prepared(rows: Dataset, labels: Sequence[str]) -> Any:
         return renumbered(prepare(rows, transform), labels, student)
 
+    if data.pixel_cache:
+        raise ValueError("an export decodes the few images that it looks at: leave out --pixel_cache")
     if _names_training(data):
         if data.streaming:
             raise ValueError("an export reads images from all over the data set: leave out --streaming")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def described_by_flags(
     return DescribedRun(
         models,
         args,
-        load=lambda args: from_flags(models, data, seed=args.seed),
+        # An examination leaves nothing on the disk.
+        load=lambda args: from_flags(models, replace(data, pixel_cache=None), seed=args.seed),
         stages=stages,
         trainer=lambda student, work, args, stages: runs.make_trainer(student, work, args, run, stages),
     )
@@ -96,7 +98,9 @@ def described_by_recipe(recipe: Recipe, access: AccessArguments) -> DescribedRun
             "them with hf-abkd synthesize, and name their folder as data.dataset_name in the place of data.synthesize"
         )
     arguments = recipe_run.training_arguments(recipe)
-    return DescribedRun(run.models(), arguments, load=run.workload, stages=run.stages, trainer=run.trainer)
+    return DescribedRun(
+        run.models(), arguments, load=partial(run.workload, cached=False), stages=run.stages, trainer=run.trainer
+    )
 
 
 def examine_run(run: DescribedRun) -> Iterator[Finding]:

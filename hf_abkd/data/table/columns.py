@@ -14,7 +14,7 @@ ROW_NAMES = ("sample_id", "view", "pixels")
 _TOPK_PARTS = ("values", "indices", "rest")
 _INFINITY = 0x7C00  # the exponent of a float16 that is infinite or not a number
 
-Kind = Literal["bits", "float16", "logits", "topk"]
+Kind = Literal["bits", "float16", "logits", "topk", "uint8", "int64"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Column:
-    """One target of the teacher.
+    """One thing that is stored of each image, as a target of the teacher.
 
     A row of it is, on disk and as `TargetTable.read` returns it:
 
@@ -55,6 +55,7 @@ class Column:
     - "logits": K values in float16, `shape` (K,).
     - "topk": of K logits the k largest, `shape` (k, K): `values` (k float16), `indices` (k int32) and `rest`, the
       logsumexp of those that were left out (float32; minus infinity if none were).
+    - "uint8", "int64": an array of `shape`.
 
     Raises:
         ValueError: If the name is empty or reserved, the kind unknown, or the shape not one of that kind.
@@ -92,7 +93,8 @@ class Column:
             k = self.shape[:1]
             values, indices, rest = (f"{self.name}.{part}" for part in _TOPK_PARTS)
             return [Field(values, half, k), Field(indices, np.dtype("<i4"), k), Field(rest, np.dtype("<f4"))]
-        return [Field(self.name, half, (math.prod(self.shape),), self.shape)]
+        arrays: dict[str, np.dtype[Any]] = {"uint8": np.dtype("u1"), "int64": np.dtype("<i8")}
+        return [Field(self.name, arrays.get(self.kind, half), (math.prod(self.shape),), self.shape)]
 
     @property
     def row_bytes(self) -> int:

@@ -53,9 +53,7 @@ def table_card(
         f"for knowledge distillation without the teacher: {samples * views:,} rows of {per_row:,} bytes. Made with "
         "hf_abkd.",
         "## Columns",
-        markdown_table(
-            ("column", "kind", "shape", "bytes per row"), [(f"`{n}`", k, s, f"{b:,}") for n, k, s, b in columns]
-        ),
+        columns_text(columns),
         "Bits are packed eight to a byte, the first into the lowest bit: 1 where the teacher's value before the "
         "activation is positive. `sample_id` is a hash of the image, `pixels` one of the prepared pixels that the "
         "teacher saw. The views of a sample are consecutive rows.",
@@ -66,6 +64,12 @@ def table_card(
     if usage := facts.get("usage"):
         parts += ["## How to train with it", str(usage).strip()]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def columns_text(columns: Sequence[tuple[str, str, str, int]]) -> str:
+    """Return the table of the columns; arguments are those of `table_card`."""
+    rows = [(f"`{name}`", kind, shape, f"{size:,}") for name, kind, shape, size in columns]
+    return markdown_table(("column", "kind", "shape", "bytes per row"), rows)
 
 
 def _snippet(repo_id: str | None, column: str) -> str:

@@ -8,10 +8,10 @@ the manifest of what is being written is `<folder>.incomplete/.hf_abkd_cache.jso
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
@@ -42,6 +42,8 @@ from hf_abkd.wording import listed
 
 _SHARD_BYTES = (4 * 2**20, 256 * 2**20)
 _SHARES = 16
+
+Card: TypeAlias = Callable[[Sequence[tuple[str, str, str, int]], int, int, str, Mapping[str, Any]], str]
 
 
 class TableWriter:
@@ -136,6 +138,12 @@ class TableWriter:
             raise FileExistsError(f"{self.folder} exists and is no table: choose a folder that is empty or not there")
 
     @property
+    def missing_bytes(self) -> int:
+        """About how many bytes the shards take that are not written yet."""
+        missing = sum(shard.stop - shard.start for shard in self.shards if not shard.done)
+        return missing * self._blocks.sample_bytes
+
+    @property
     def shards(self) -> list[Shard]:
         """The parts of the table, and which of them lie on disk."""
         bounds = [*range(0, self.samples, self._samples_per_shard), self.samples]
@@ -177,13 +185,16 @@ class TableWriter:
                 raise
             raise RuntimeError(f"another process writes shard {shard.index} of {self.folder} too") from error
 
-    def finish(self, card_facts: Mapping[str, Any], files: Mapping[str, str] | None = None) -> TargetTable:
+    def finish(
+        self, card_facts: Mapping[str, Any], files: Mapping[str, str] | None = None, card: Card = table_card
+    ) -> TargetTable:
         """Put the finished table in its place, which is the last thing done, and open it. For one process alone.
 
         Args:
             card_facts: What the card says of how the table was made, the `facts` of
                 `hf_abkd.data.table.table_card.table_card`.
             files: The text of further files, by their names (which end in `.json` or `.md`).
+            card: Writes the card; takes what `table_card` does.
 
         Raises:
             RuntimeError: If shards are missing.
@@ -201,7 +212,7 @@ class TableWriter:
         # Of an image that the data set has twice the first position counts: np.unique returns the first.
         self._write_index(np.stack(np.unique(self._sample_ids(), return_index=True)))
         write_json(self._table / MANIFEST_NAME, manifest_json(self._finished(shards, sorted(files))))
-        for name, text in {CARD_NAME: self._card(card_facts), **files}.items():
+        for name, text in {CARD_NAME: self._card(card, card_facts), **files}.items():
             write_text(self._table / name, text)
         # Left by runs that were killed, in files that are whole by now.
         for leftover in [*self._table.glob("data/.*"), *leftovers(self._table)]:
@@ -236,13 +247,13 @@ class TableWriter:
         with whole_file(self._table / INDEX_NAME) as scratch, scratch.open("wb") as file:
             np.save(file, index, allow_pickle=False)
 
-    def _card(self, facts: Mapping[str, Any]) -> str:
+    def _card(self, card: Card, facts: Mapping[str, Any]) -> str:
         pattern = f"data/train-*-of-{len(self.shards):05d}.arrow"
         rows = [
             *((field.name, field.dtype.name, "()", field.row_bytes) for field in row_fields()),
             *((column.name, column.kind, column.shape_text, column.row_bytes) for column in self.columns),
         ]
-        return table_card(rows, self.samples, self.views, pattern, facts)
+        return card(rows, self.samples, self.views, pattern, facts)
 
     def _path(self, shard: int) -> Path:
         return self._table / shard_name(shard, -(-self.samples // self._samples_per_shard))

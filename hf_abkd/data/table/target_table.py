@@ -187,9 +187,9 @@ class TargetTable:
             names: Names of columns, `sample_id`, `view` or `pixels`.
 
         Returns:
-            By name: bits as (n, ceil(bits / 8)) uint8, float16 as (n, *shape), logits as (n, K) float16, topk as a
-            dict of `values` (n, k) float16, `indices` (n, k) int32 and `rest` (n,) float32; `sample_id` and `pixels`
-            as (n,) int64 and `view` as (n,) int32. All are copies.
+            By name: bits as (n, ceil(bits / 8)) uint8, float16, uint8 and int64 as (n, *shape), logits as (n, K)
+            float16, topk as a dict of `values` (n, k) float16, `indices` (n, k) int32 and `rest` (n,) float32;
+            `sample_id` and `pixels` as (n,) int64 and `view` as (n,) int32. All are copies.
 
         Raises:
             ValueError: If there is no such column.
@@ -211,6 +211,10 @@ class TargetTable:
             else:
                 result[name] = self._gather(name, places)
         return result
+
+    def whole(self, name: str) -> np.ndarray:
+        """Return a column of one array for all rows, (rows, *shape)."""
+        return self._fields[name].as_given(np.concatenate(self._blocks[name]))
 
     def _gather(self, field: str, places: list[tuple[int, int]]) -> np.ndarray:
         blocks = self._blocks[field]

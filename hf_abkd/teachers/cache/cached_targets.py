@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hf_abkd.data.batch import CACHED_TARGETS
+from hf_abkd.data.hashes import pixel_hashes
 from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.teachers.cache.encoding import as_tensors
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.cache.teacher_images import pixel_hashes
 
 Collator = Callable[[Sequence[Any]], dict[str, Any]]
 

@@ -19,9 +19,11 @@ from transformers import BaseImageProcessor
 
 from hf_abkd.data.augment import Augmentation, augmentation_name
 from hf_abkd.data.draws import Draws
+from hf_abkd.data.pixel_cache.pixel_cache import PixelCache
 from hf_abkd.data.reloading import stored_processor
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.manifest import MANIFEST_NAME
 from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.layers.layout import Layout
@@ -32,6 +34,8 @@ from hf_abkd.teachers.cache.cache_identity import CachedLayer, read_identity, si
 from hf_abkd.teachers.cache.finding import is_local_cache
 
 _COMPARED_IMAGES = 16
+#: The folder in a cache with the pixels of the images, if they are kept.
+IMAGES_NAME = "images"
 
 
 class TeacherCache:
@@ -106,6 +110,12 @@ class TeacherCache:
     def processor(self) -> BaseImageProcessor:
         """The image processor of the teacher."""
         return stored_processor(self.table.folder, self._backend)
+
+    @cached_property
+    def pixel_cache(self) -> PixelCache | None:
+        """The images that views are made of, if they were kept with it."""
+        folder = self.table.folder / IMAGES_NAME
+        return PixelCache.load(folder) if (folder / MANIFEST_NAME).is_file() else None
 
     @cached_property
     def trace(self) -> Trace:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import BaseImageProcessor, default_data_collator
 
-from hf_abkd.data.transform import ImageTransform, prepare, signed_hash
+from hf_abkd.data.transform import ImageTransform, prepare
 
 
 def prepared_for_teacher(
@@ -38,9 +37,3 @@ def batches_of(images: Any, places: Sequence[int], batch_size: int, workers: int
 def spread_places(rows: int, count: int) -> list[int]:
     """Return places in a data set that are spread evenly over it; of more places than rows some come twice."""
     return [int(place) for place in np.linspace(0, rows - 1, count).round()]
-
-
-def pixel_hashes(pixels: Tensor) -> np.ndarray:
-    """Return a hash of each image, (N,) int64, of pixels (N, C, H, W) uint8."""
-    shape = str(tuple(pixels.shape[1:])).encode()
-    return np.array([signed_hash(shape, image) for image in pixels.contiguous().numpy()], np.int64)

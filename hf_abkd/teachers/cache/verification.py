@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import nn
 
 from hf_abkd.data.augment import Augmentation
+from hf_abkd.data.hashes import pixel_hashes
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.table.columns import Column
@@ -18,7 +19,7 @@ from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.teachers.cache.encoding import Distance, as_tensors, compare
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.cache.teacher_images import batches_of, pixel_hashes, prepared_for_teacher, spread_places
+from hf_abkd.teachers.cache.teacher_images import batches_of, prepared_for_teacher, spread_places
 from hf_abkd.teachers.cache.view_runner import ViewRunner
 from hf_abkd.teachers.identity import reference
 

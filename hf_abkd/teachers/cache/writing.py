@@ -13,14 +13,16 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, default_data_collator
 
 from hf_abkd.data.augment import augmentation_name
+from hf_abkd.data.hashes import pixel_hashes
+from hf_abkd.data.pixel_cache.writing import write_pixels
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.reloading import backend_of
 from hf_abkd.data.shared_images import SharedImages
 from hf_abkd.data.table.manifest import FORMAT, MANIFEST_NAME, Manifest, as_json, manifest_differences
+from hf_abkd.data.table.missing_shards import check_space, write_missing
 from hf_abkd.data.table.shards import Shard
 from hf_abkd.data.table.table_writer import TableWriter
 from hf_abkd.data.table.target_table import TargetTable
@@ -35,8 +37,8 @@ from hf_abkd.teachers.cache.encoding import encode
 from hf_abkd.teachers.cache.processor import PROCESSOR_NAME, check_reloadable, processor_json
 from hf_abkd.teachers.cache.settings import CacheSettings
 from hf_abkd.teachers.cache.stored_layers import StoredLayers
-from hf_abkd.teachers.cache.teacher_cache import TeacherCache
-from hf_abkd.teachers.cache.teacher_images import batches_of, pixel_hashes, prepared_for_teacher, spread_places
+from hf_abkd.teachers.cache.teacher_cache import IMAGES_NAME, TeacherCache
+from hf_abkd.teachers.cache.teacher_images import batches_of, prepared_for_teacher, spread_places
 from hf_abkd.teachers.cache.view_runner import ViewRunner, check_repeatable
 from hf_abkd.teachers.identity import reference
 from hf_abkd.wording import by, listed
@@ -58,6 +60,7 @@ def write_cache(
     num_channels: int = 3,
     name: str = "",
     device: torch.device | str | None = None,
+    keep_images: bool = False,
 ) -> TeacherCache:
     """Store what a teacher says of the images of a data set, or go on where an earlier call was interrupted.
 
@@ -74,8 +77,11 @@ def write_cache(
         num_channels: 1 for grey or 3 for RGB, as the teacher's `config.num_channels`.
         name: What the data set is called, for the card.
         device: Where the teacher runs; by default the device of the process.
+        keep_images: Whether the images are kept too, as the processor resizes and crops them: runs on this cache then
+            decode none. They lie in `<folder>/images`, and in `<folder>.images` until the cache is complete.
 
     Raises:
+        OSError: If the disk has too little space.
         FileExistsError: If the folder holds a complete cache of something else, or no cache; what differs is named.
         ValueError: If a name, the processor, the augmentation or the images are not possible, another cache was begun
             there, or the teacher's answers cannot be stored (not finite, or beyond float16), or it is sharded.
@@ -102,8 +108,26 @@ def write_cache(
     with frozen(teacher):
         put_on(teacher, state.device if device is None else device)
         images = _Images(dataset, processor, image_column, num_channels, name)
+        if keep_images:
+            images.keep(Path(folder))
         writer = _Writer(Path(folder), teacher, images, settings or CacheSettings(), state)
-        return writer.written_before() or writer.run()
+        cache = writer.written_before() or writer.run()
+    if keep_images:
+        _move_images(Path(folder), state)
+    return cache
+
+
+def images_beside(folder: Path) -> Path:
+    """Return where the images of a cache lie until it is complete: a folder is put in its place empty or whole."""
+    return folder.with_name(f"{folder.name}.images")
+
+
+def _move_images(folder: Path, state: PartialState) -> None:
+    """Put the images that were kept into the folder of a complete cache."""
+    state.wait_for_everyone()
+    if state.is_main_process and images_beside(folder).exists():
+        images_beside(folder).replace(folder / IMAGES_NAME)
+    state.wait_for_everyone()
 
 
 class _Images:
@@ -118,6 +142,11 @@ class _Images:
         self.rows = prepared_for_teacher(dataset, processor, image_column, num_channels)
         #: A batch of a few images from all over the data set.
         self.few = default_data_collator([self.rows[place] for place in spread_places(len(dataset), _FIRST_IMAGES)])
+
+    def keep(self, folder: Path) -> None:
+        """Write the pixels of all images, unless they are there, and read them from there."""
+        kept = folder / IMAGES_NAME
+        self.rows = write_pixels(kept if kept.exists() else images_beside(folder), self.rows).attach(self.rows)
 
     def facts(self) -> dict[str, Any]:
         """Return what tells the data set from another, as JSON holds it."""
@@ -172,25 +201,17 @@ class _Writer:
             samples=len(self.images.rows),
             views=self.settings.views,
         )
-        missing = [shard for shard in table.shards if not shard.done]
-        # A process that looked after another had written its first shard would share them out otherwise.
-        self.state.wait_for_everyone()
-        share = missing[self.state.process_index :: self.state.num_processes]
-        done = len(self.images.rows) * self.settings.views - self._row_count(missing)
-        if done and self.state.is_main_process:
-            logger.warning("going on with %s.incomplete: %s rows of it are written", self.folder, f"{done:,}")
-        hidden = not self.state.is_main_process
-        with tqdm(total=self._row_count(share), unit="row", desc="caching", disable=hidden) as progress:
-            for shard in share:
-                table.write(shard, self._rows(shard, progress.update))
-        self.state.wait_for_everyone()
+        check_space(self.folder, table.missing_bytes)
+        write_missing(table, self._rows_of_shards, self.state, doing="caching")
         if self.state.is_main_process:
             table.finish(self._card_facts(), {PROCESSOR_NAME: processor_json(self.images.processor)})
         self.state.wait_for_everyone()
         return TeacherCache(TargetTable.open(self.folder))
 
-    def _row_count(self, shards: Sequence[Shard]) -> int:
-        return sum(shard.stop - shard.start for shard in shards) * self.settings.views
+    def _rows_of_shards(
+        self, shards: Sequence[Shard], report: Callable[[int], object]
+    ) -> Iterator[Iterator[dict[str, Any]]]:
+        return (self._rows(shard, report) for shard in shards)
 
     def _rows(self, shard: Shard, report: Callable[[int], object]) -> Iterator[dict[str, Any]]:
         """Yield the rows of a shard, in order, batch by batch."""

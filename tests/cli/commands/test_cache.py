@@ -136,3 +136,20 @@ def test_a_part_of_the_rows_is_the_part_that_a_run_with_the_same_flags_trains_on
     _, models, data, args = run_flags.parse(run_flags.parser(), [*words, "--use_cpu"])
     ids = np.array([row["sample_id"] for row in from_flags(models, data, seed=args.seed).train])
     assert len(ids) == 8 and len(TargetTable.open("stored").rows(ids, 0)) == 8
+
+
+def test_images_are_kept_with_the_targets_and_read_by_runs(workspace, capsys):
+    """What is told of the disk is what it takes, and a run needs no flag to read them."""
+    words = ["--output_dir", "kept", *VIEWS, "--images"]
+    assert cli.main([*CACHE, *words]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"  the pixels of 24 different images: 4\d\.\d kB", shown[1])
+    flags = ["--teacher_name_or_path", "kept", "--student_name_or_path", "student", "--train_files", "rows.parquet"]
+    split = ["--train_val_split", "0.25", "--output_dir", "run", "--use_cpu"]
+    _, models, data, args = run_flags.parse(run_flags.parser(), [*flags, *split])
+    work = from_flags(models, data, seed=args.seed)
+    assert work.train.format["format_kwargs"]["transform"].reads_pixels
+    assert not work.validation.format["format_kwargs"]["transform"].reads_pixels
+    with pytest.raises(SystemExit):
+        cli.main([*CACHE, "--output_dir", "other", "--pixel_cache", "pixels"])
+    assert "give --images in the place of --pixel_cache" in capsys.readouterr().err
