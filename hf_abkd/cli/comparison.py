@@ -27,6 +27,7 @@ from hf_abkd.terminal import shown_table
 from hf_abkd.training.life.run_folder import AUTO
 from hf_abkd.training.measurement import MeasuredRun
 from hf_abkd.training.trainer import DistillationTrainer
+from hf_abkd.wording import public_name
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _measure(trainer: DistillationTrainer, work: Workload, beside: Sequence[Meas
         stored = stored_evaluation(folder)
         trainer.measured = None if stored is None else MeasuredRun(stored, None)
         return
-    found = trainer.measure(images=work.name, baselines=beside).evaluation
+    found = trainer.measure(images=f"evaluation images of {public_name(work.name)}", baselines=beside).evaluation
     if trainer.args.process_index == 0:
         write_json(folder / EVALUATION_NAME, found.content())
 

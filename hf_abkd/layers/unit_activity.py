@@ -24,11 +24,13 @@ class UnitActivity:
 
     Attributes:
         on: Whether each unit was above its boundary anywhere in any image, (C,).
-        responses: Some of the responses before the activation, (R,).
+        responses: Some of the responses before the activation, (R,): at the same places in every layer of this shape.
+        shape: The shape of the layer's tensor of an image.
     """
 
     on: NDArray[np.bool_]
     responses: NDArray[np.float32]
+    shape: tuple[int, ...]
 
     @property
     def dead_share(self) -> float:
@@ -39,6 +41,20 @@ class UnitActivity:
         """Return the responses in standard deviations from 0, their boundary; as they are if all are one."""
         deviation = self.responses.std()
         return self.responses / deviation if deviation else self.responses
+
+    def toward(self, teacher: UnitActivity) -> NDArray[np.floating] | None:
+        """Return how far the responses lie on the side on which those of a teacher are, in standard deviations, (R,).
+
+        What is below 0 is on the other side of the boundary. None if the layers have other shapes, so that units have
+        no partners.
+
+        Args:
+            teacher: The activity of the teacher's layer on the same images, in batches of the same size.
+        """
+        if self.shape != teacher.shape or len(self.responses) != len(teacher.responses):
+            return None
+        far = self.deviations()
+        return np.where(teacher.responses > 0, far, -far)
 
 
 def unit_activity(
@@ -60,6 +76,7 @@ def unit_activity(
         ValueError: If the model has no such layer, or the layer no boundary; or there is no batch.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in orders}
+    shapes: dict[str, tuple[int, ...]] = {}
     capture = None
     try:
         with torch.no_grad():
@@ -72,6 +89,7 @@ def unit_activity(
                     tensors = capture.run(lambda: forward(images))[1]  # noqa: B023
                 for name, point in points.items():
                     found[name].append(_seen(tensors[point], orders[name]))
+                    shapes[name] = tuple(tensors[point].shape[1:])
     finally:
         if capture is not None:
             capture.detach()
@@ -79,7 +97,9 @@ def unit_activity(
         raise ValueError("there is no image to measure by")
     return {
         name: UnitActivity(
-            torch.stack([on for on, _ in parts]).any(0).numpy(), torch.cat([some for _, some in parts]).numpy()
+            torch.stack([on for on, _ in parts]).any(0).numpy(),
+            torch.cat([some for _, some in parts]).numpy(),
+            shapes[name],
         )
         for name, parts in found.items()
     }

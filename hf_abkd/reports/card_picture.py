@@ -26,7 +26,7 @@ def draw_card_picture(facts: CardFacts, path: Path) -> bool:
     teacher = facts.scores.get(f"teacher_{facts.task.score}")
     figure = line_chart(
         [line],
-        f"{facts.task.score} on the evaluation images (%)",
+        f"{facts.task.score} (%)",
         spans=[Span(*span) for span in facts.spans],
         level=None if teacher is None else ("teacher", 100 * teacher),
         logarithmic=False,

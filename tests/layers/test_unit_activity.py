@@ -50,3 +50,20 @@ def test_a_large_layer_is_sampled():
     activity = unit_activity(layer, {"0": "NC"}, layer, [torch.randn(50, 1000)] * 2)["0"]
     assert 20_000 <= len(activity.responses) <= 40_000 and activity.on.shape == (1000,)
     assert np.isfinite(activity.responses).all()
+
+
+def test_responses_are_counted_toward_the_side_of_the_teachers_at_their_place():
+    """Paired by the wrong places, a student that agrees everywhere looks like one that guesses."""
+    layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    images = torch.randn(6, 3, 32, 40)
+    ours, same = (unit_activity(layer, {"1": "NCHW"}, layer, images.split(2))["1"] for _ in range(2))
+    toward = ours.toward(same)
+    assert (toward >= 0).all() and toward == pytest.approx(abs(ours.deviations()))
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with torch.no_grad():
+        other[0].weight.copy_(-layer[0].weight)
+        other[0].bias.copy_(-layer[0].bias)
+    opposite = unit_activity(other, {"1": "NCHW"}, other, images.split(2))["1"]
+    assert (opposite.toward(ours) <= 0).all() and ours.shape == (4, 30, 38)
+    wider = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    assert ours.toward(unit_activity(wider, {"1": "NCHW"}, wider, images.split(2))["1"]) is None

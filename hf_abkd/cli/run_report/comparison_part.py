@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_abkd.cli.measured_table import measured_table
 from hf_abkd.cli.run_report.run_log import RunLog
 from hf_abkd.cli.side_by_side import comparison_table, differing_settings
 from hf_abkd.reports.page.parts import Part, Section, Table
@@ -29,6 +30,13 @@ def comparison_section(runs: Sequence[RunLog], against: str, folders: Sequence[P
             "difference is paired by seed, with Student's 95 % interval over seeds."
         )
         parts.append(Table(*comparison_table(known, against), caption))
+    measured = [(run.model, run.measured) for run in runs if run.measured is not None]
+    if measured and len((table := measured_table(measured))[0]) > 1:
+        caption = (
+            "What runs measured at their end, or `hf-abkd evaluate --save` later: means over seeds, and in brackets "
+            "the ratio to the teacher. Times of two runs were not taken in turns: their ratios say more."
+        )
+        parts.append(Table(*table, caption))
     if blind:
         parts.append(f"Not evaluated, and so not in the table: {listed(blind, 20)}.")
     if others := differing_settings(folders):

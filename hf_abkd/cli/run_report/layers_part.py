@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hf_abkd.cli.asking import AskedModel, Asking
 from hf_abkd.cli.run_report.asked import Asked, AskedRun
 from hf_abkd.cli.run_report.layer_names import short_layers
-from hf_abkd.layers.layer_pair import PlannedTensor
+from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.plan import PLAN_NAME, Plan
 from hf_abkd.layers.unit_activity import UnitActivity, unit_activity
 from hf_abkd.models.expected_images import PIXELS
@@ -16,12 +19,22 @@ from hf_abkd.reports.figures.margins import margins
 from hf_abkd.reports.page.parts import Part, Picture, Section
 from hf_abkd.teachers.cache.teacher_images import spread_places
 from hf_abkd.teachers.live import LiveTeacher
+from hf_abkd.wording import listed
 
 _TITLE = "Units and their boundaries"
 _IMAGES = 512
 _TEACHER = "teacher"
 
-_DEAD = "A dead unit is below its activation boundary everywhere in all of these images: it tells nothing."
+_DEAD = (
+    "A dead unit is below its activation boundary everywhere in all of these images: it tells nothing. Behind each "
+    "bar: how many units are dead, of how many."
+)
+# With these a layer is compared as it is where both tensors have one shape.
+_NO_CONNECTOR = ("auto", "identity")
+_TOWARD = (
+    "The same distances counted toward the side on which the teacher's unit is at that place of that image: left of "
+    "the dashed line the student's unit is on the other side than the teacher's."
+)
 _HOW_TO_READ = (
     "Margins tell how far responses before an activation lie from its boundary, in standard deviations of the layer: "
     "right of the dashed line a unit is on, and near it a small change switches it. What lies beyond 4 is counted at "
@@ -38,11 +51,13 @@ def layers_section(asked: Asked) -> Section:
         asked: The models and the images.
     """
     ordered = sorted(asked.runs, key=lambda one: one.run.seed)
-    plans = {one.run.model: _plan(one) for one in reversed(ordered)}
+    first: dict[str, AskedRun] = {}
+    for one in ordered:
+        first.setdefault(one.run.model, one)
+    plans = {model: _plan(one) for model, one in first.items()}
     plan = next((found for found in plans.values() if found is not None), None)
     if plan is None:
         return Section(_TITLE, [f"No run pairs layers: none of the folders has a {PLAN_NAME}."])
-    first = {one.run.model: one for one in reversed(ordered)}
     # A student that learned alone has the layers of its brothers.
     asks = {model: (one.model, [pair.student for pair in (plans[model] or plan).pairs]) for model, one in first.items()}
     if asked.teacher is not None:
@@ -62,6 +77,8 @@ def layers_section(asked: Asked) -> Section:
     drawn = [_margin(found, teacher, *pair, number) for number, pair in enumerate(named.items())]
     if pictures := [picture for picture in drawn if picture is not None]:
         parts += [_HOW_TO_READ, pictures]
+    if teacher is not None:
+        parts += _toward_teacher(found, teacher, plan.pairs)
     return Section(_TITLE, parts)
 
 
@@ -103,11 +120,56 @@ def _dead(students: Mapping[str, Activities], teacher: Activities | None, layers
         shares[_TEACHER] = [[100 * teacher[layers[layer]].dead_share] for layer in names]
     most = max((number for numbers in shares.values() for (number,) in numbers), default=None)
     if not most:
-        return [] if most is None else [f"No unit of these layers is dead: each responds to some image. {_DEAD}"]
+        return [] if most is None else ["No unit of these layers is dead: each is above its boundary for some image."]
+    of_models = ((model, students[model]) for model in shares if model in students)
+    counts = {model: [_dead_of(found[layer]) for layer in names] for model, found in of_models}
+    if teacher is not None:
+        counts[_TEACHER] = [_dead_of(teacher[layers[layer]]) for layer in names]
     short = short_layers(names)
-    drawn = bars([short[layer] for layer in names], shares, "dead units (%)")
+    drawn = bars([short[layer] for layer in names], shares, "dead units (%)", told=counts)
     alt = f"Bars of the share of dead units in each layer; the largest is {most:.1f} %."
     return [[Picture("dead-units", "Dead units", drawn, alt, _DEAD)]]
+
+
+def _dead_of(activity: UnitActivity) -> str:
+    """Return how many units are dead, of how many: a share of few units moves by much with each."""
+    return f"{int((~activity.on).sum()):,} of {len(activity.on):,}"
+
+
+def _toward_teacher(
+    students: Mapping[str, Activities], teacher: Activities, pairs: Sequence[LayerPair]
+) -> Iterator[Part]:
+    """Return the pictures of how far units are on the teacher's side, of the layers that were compared as they are."""
+    pictures, without = [], []
+    for number, pair in enumerate(pairs):
+        layer, as_they_are = pair.student.layer, pair.connector_name in _NO_CONNECTOR
+        found = {
+            model: toward
+            for model, activities in students.items()
+            if as_they_are
+            and pair.student.layout == pair.teacher.layout
+            and layer in activities
+            and (toward := activities[layer].toward(teacher[pair.teacher.layer])) is not None
+        }
+        if not found:
+            without.append(layer)
+            continue
+        told = f"On the teacher's side: {'; '.join(f'{name} {_above(values)}' for name, values in found.items())}."
+        drawn = margins(found, "distance toward the teacher's side (deviations)")
+        alt = f"Distributions of responses of {layer} toward the side of the teacher's. {told}"
+        pictures.append(Picture(f"toward-{number}", f"Toward the teacher's side: {layer}", drawn, alt, told))
+    if pictures:
+        yield _TOWARD
+        yield pictures
+    if without:
+        yield (
+            f"Of {listed(without)} it is not known on which side of the teacher's boundaries its units are: they were "
+            "compared behind a connector, which is trained with the student and not kept."
+        )
+
+
+def _above(values: NDArray[np.floating]) -> str:
+    return f"{100 * float((values > 0).mean()):.0f}\N{NO-BREAK SPACE}%"
 
 
 def _margin(
@@ -119,7 +181,7 @@ def _margin(
         return None
     if teacher is not None:
         responses[_TEACHER] = teacher[taught].deviations()
-    above = [f"{name} {100 * float((values > 0).mean()):.0f} %" for name, values in responses.items()]
+    above = [f"{name} {_above(values)}" for name, values in responses.items()]
     told = f"Above the boundary: {'; '.join(above)}."
     caption = f"Paired with the teacher's {taught}. {told}"
     alt = f"Distributions of responses around the boundary of {layer}. {told}"

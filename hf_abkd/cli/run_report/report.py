@@ -16,6 +16,7 @@ from hf_abkd.cli.run_report.size_part import size_section
 from hf_abkd.cli.run_report.training_part import accuracy_section, training_sections
 from hf_abkd.cli.run_report.writing import write_report
 from hf_abkd.cli.side_by_side import compared_with, found_runs
+from hf_abkd.reports.figures.theme import one_look
 from hf_abkd.reports.page.parts import Section
 from hf_abkd.version import __version__
 from hf_abkd.wording import counted, listed
@@ -52,14 +53,15 @@ def report(
     models = list(dict.fromkeys(run.model for run in runs))
     asked = None if ask is None else ask(runs)
     classes = measured_classes(runs) if asked is None else asked_classes(asked)
-    sections = [comparison_section(runs, chosen, folders), accuracy_section(runs), size_section(runs)]
-    if classes is not None:
-        sections.append(class_section(classes, chosen))
-    if asked is None:
-        sections.append(Section("With images", [_WITHOUT_IMAGES]))
-    else:
-        sections += [disagreement_section(asked), layers_section(asked)]
-    sections += training_sections(runs)
+    with one_look([*models, "teacher"]):
+        sections = [comparison_section(runs, chosen, folders), accuracy_section(runs), size_section(runs)]
+        if classes is not None:
+            sections.append(class_section(classes, chosen))
+        if asked is None:
+            sections.append(Section("With images", [_WITHOUT_IMAGES]))
+        else:
+            sections += [disagreement_section(asked), layers_section(asked)]
+        sections += training_sections(runs)
     return write_report(output, _title(folders), [_introduction(runs, models)], sections)
 
 

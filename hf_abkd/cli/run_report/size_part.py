@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 
 from hf_abkd.cli.measured import MeasuredModel
 from hf_abkd.cli.run_report.run_log import RunLog
@@ -66,14 +67,22 @@ def _by_parameters(runs: Sequence[RunLog]) -> list[Candidate]:
 
 def _by(runs: Sequence[RunLog], cost_of: Callable[[MeasuredModel], float | None]) -> list[Candidate]:
     """Return students and teachers by a cost that was measured, with the accuracy of the same measurement."""
-    found = []
+    students: list[Candidate] = []
+    teachers: dict[float, list[float]] = {}
     for run in runs:
-        for role, label in (("student", run.model), (_TEACHER, _TEACHER)):
+        for role in ("student", _TEACHER):
             model = None if run.measured is None else run.measured.of(role)
             cost = None if model is None else cost_of(model)
-            if model is not None and cost is not None and model.accuracy is not None:
-                found.append(Candidate(label, cost, 100 * model.accuracy.value))
-    return list(dict.fromkeys(found))
+            if model is None or cost is None or model.accuracy is None:
+                continue
+            accuracy = 100 * model.accuracy.value
+            if role == _TEACHER:
+                teachers.setdefault(accuracy, []).append(cost)
+            else:
+                students.append(Candidate(run.model, cost, accuracy))
+    # One teacher that every run timed is one mark.
+    found = [Candidate(_TEACHER, median(costs), accuracy) for accuracy, costs in teachers.items()]
+    return list(dict.fromkeys([*students, *found]))
 
 
 def _multiply_adds(model: MeasuredModel) -> float | None:

@@ -16,7 +16,12 @@ _LONGEST_NAME = 22
 
 
 def bars(
-    names: Sequence[str], values: Mapping[str, Sequence[Sequence[float]]], quantity: str, *, signed: bool = False
+    names: Sequence[str],
+    values: Mapping[str, Sequence[Sequence[float]]],
+    quantity: str,
+    *,
+    signed: bool = False,
+    told: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """Draw bars from left to right, the names one below the other.
 
@@ -26,6 +31,7 @@ def bars(
             several are marked on it.
         quantity: What is drawn, with its unit.
         signed: Whether the numbers are differences, which are written with their sign.
+        told: What is written behind the bars, likewise; a bar of 0 is seen by it, too.
 
     Raises:
         ValueError: If there is nothing to draw, or there are not as many numbers as names.
@@ -42,7 +48,10 @@ def bars(
         for number, (label, numbers) in enumerate(values.items()):
             rows = [row * step + number * _BAR for row in range(len(names))]
             means = [fmean(seeds) for seeds in numbers]
-            handles.append(axes.barh(rows, means, height=0.9 * _BAR, color=look[label]["color"]))
+            drawn = axes.barh(rows, means, height=0.9 * _BAR, color=look[label]["color"])
+            handles.append(drawn)
+            if told is not None:
+                axes.bar_label(drawn, told[label], padding=3, fontsize=8, color=INK)
             for row, seeds in zip(rows, numbers, strict=True):
                 if len(seeds) > 1:
                     axes.plot(seeds, [row] * len(seeds), color=INK, linestyle="", marker="|", markersize=6)
@@ -55,6 +64,9 @@ def bars(
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{'+' if signed and value else ''}g}"))
         axes.set_xlabel(quantity)
+        if told is not None:
+            # Room for what is written behind the longest bar.
+            axes.margins(x=0.2)
         add_legend(figure, handles, list(values))
     return figure
 

@@ -15,11 +15,14 @@ _REACH = 4.0
 _BINS = 40
 
 
-def margins(responses: Mapping[str, NDArray[np.floating]]) -> Figure:
+def margins(
+    responses: Mapping[str, NDArray[np.floating]], quantity: str = "distance to the boundary (deviations)"
+) -> Figure:
     """Draw how responses before an activation are distributed around 0, its boundary.
 
     Args:
         responses: Of each model, its responses in standard deviations.
+        quantity: What they are, with the unit.
 
     Raises:
         ValueError: If a model has none.
@@ -37,7 +40,7 @@ def margins(responses: Mapping[str, NDArray[np.floating]]) -> Figure:
             handles.append(axes.stairs(shares, edges, color=look[label]["color"], linewidth=1.5))
         axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (2, 2)))
         axes.set_xlim(-_REACH, _REACH)
-        axes.set_xlabel("distance to the boundary (deviations)")
+        axes.set_xlabel(quantity)
         axes.set_ylabel("share of responses (%)")
         add_legend(figure, handles, list(responses))
     return figure

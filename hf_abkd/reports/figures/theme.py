@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
@@ -62,6 +63,7 @@ _SETTINGS: dict[str, Any] = {
 }
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 _MARKERS = "osD^vPX*"
+_NAMED: ContextVar[tuple[str, ...]] = ContextVar("named", default=())
 
 
 @contextmanager
@@ -79,17 +81,31 @@ def new_axes(*, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, A
     return figure, figure.add_subplot()
 
 
+@contextmanager
+def one_look(names: Sequence[str]) -> Iterator[None]:
+    """Give each of these names one look in all figures that are drawn inside of the block, whichever stand in each."""
+    token = _NAMED.set(tuple(names))
+    try:
+        yield
+    finally:
+        _NAMED.reset(token)
+
+
 def look_of(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour, dashes and marker of each name; past eight names the colours come again, dashed."""
-    names = list(dict.fromkeys(labels))
-    rounds = len(SERIES)
+    names, rounds = list(dict.fromkeys(labels)), len(SERIES)
+    named = _NAMED.get()
+    others = [name for name in names if name not in named]
+    # Beside a name whose colour is given no other one has it.
+    behind = len(named) if len(others) < len(names) else 0
+    numbers = {name: named.index(name) if name in named else behind + others.index(name) for name in names}
     return {
         name: {
             "color": SERIES[number % rounds],
             "linestyle": _DASHES[number // rounds % len(_DASHES)],
             "marker": _MARKERS[number % len(_MARKERS)],
         }
-        for number, name in enumerate(names)
+        for name, number in numbers.items()
     }
 
 

@@ -25,7 +25,7 @@ main{{max-width:70rem;margin:0 auto;padding:1rem 1rem 3rem}}
 h1{{font-size:1.7rem;line-height:1.2;margin:.6rem 0}}
 h2{{font-size:1.3rem;margin:2.4rem 0 .4rem;padding-top:.8rem;border-top:1px solid {colour(GRID)}}}
 h3{{font-size:1.08rem;margin:1.8rem 0 .2rem}}
-h1,h2,h3,p,figcaption,td,th,dd{{overflow-wrap:anywhere}}
+h1,h2,h3,h4,p,figcaption,td,th,dd{{overflow-wrap:anywhere}}
 p{{max-width:46rem;margin:.5rem 0}}
 a{{color:{colour(SERIES[0])}}}
 nav ul{{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.8rem 0;list-style:none}}
@@ -126,7 +126,7 @@ def _table(table: Table, name: str) -> str:
     rows = "".join(f"<tr>{_row_name(first)}{''.join(map(_cell, rest))}</tr>\n" for first, *rest in table.rows)
     # Its caption stands before what scrolls, to be read whole; what scrolls can be reached by the keyboard.
     return (
-        f'<p class="note" id="{name}">{escape(table.caption)}</p>\n'
+        f'<p class="note" id="{name}">{_text(table.caption)}</p>\n'
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{name}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>\n{rows}</tbody></table></div>"
     )

@@ -94,6 +94,23 @@ def test_costs_are_drawn_as_far_as_they_are_known(finished):
     assert "not known of KD with seed 0:" in words(section)
 
 
+def test_a_teacher_that_every_run_timed_is_one_mark_and_stands_in_the_table(finished):
+    """Timed at other hours it is as many marks as there are runs, and looks like as many teachers."""
+    for seed, milliseconds in enumerate((2.0, 4.0, 3.0)):
+        finished(f"run{seed}", seed=seed)
+        evaluation(f"run{seed}", 0.8, 2_000_000, 1_000_000, milliseconds)
+        content = json.loads(Path(f"run{seed}/evaluation.json").read_text())
+        content["models"][1]["latencies"][1]["milliseconds"] = 10.0 * milliseconds
+        Path(f"run{seed}/evaluation.json").write_text(json.dumps(content))
+    runs = runs_of("run0", "run1", "run2")
+    time = size_section(runs).pictures[-1].figure.axes[0]
+    assert list(time.lines[-1].get_xdata()) == [30.0]
+    _, table = (part for part in comparison_section(runs, runs[0].model, []).parts if not isinstance(part, str))
+    assert table.header == ["model", "multiply-adds", "latency, batch of 1", "latency, batch of 32"]
+    assert table.rows[0] == ["teacher", "8 M", "30 ms", "9 ms"]
+    assert [row[2] for row in table.rows[1:]] == ["2 ms (0.10x)", "4 ms (0.10x)", "3 ms (0.10x)"]
+
+
 def test_models_of_one_size_are_told_in_words(finished):
     """A line of marks on one another looks like a mistake."""
     finished("run", note=False)

@@ -17,6 +17,13 @@ def test_a_bar_is_the_mean_over_seeds_which_are_marked():
     assert axes.yaxis_inverted() and axes.get_xlabel() == "change (points)"
 
 
+def test_a_bar_of_nothing_is_seen_by_what_is_written_behind_it():
+    """Where a bar is missing nobody knows whether the number is 0 or was never measured."""
+    values, told = {"student": [[0.0], [25.0]]}, {"student": ["0 of 8", "2 of 8"]}
+    (axes,) = bars(["one", "two"], values, "dead (%)", told=told).axes
+    assert [text.get_text() for text in axes.texts] == ["0 of 8", "2 of 8"] and axes.get_xlim()[1] > 27
+
+
 def test_more_names_take_more_room():
     """Twenty classes in the room of two are bars nobody can tell apart."""
     low, high = (bars(["a"] * some, {"x": [[1.0]] * some}, "y").get_figheight() for some in (2, 20))
