@@ -29,7 +29,7 @@ COMMANDS = {
     "compare": "put finished runs side by side, with differences by seed",
     "report": "draw finished runs as a page that opens anywhere",
     "export": "write a student as it is shipped: half precision, ONNX, 8 bits",
-    "push": "publish the student of a finished run on the Hub",
+    "push": "publish a student, a cache or synthesised images on the Hub",
 }
 #: Those that, given again, go on where they were interrupted.
 GOES_ON = {"cache", "push", "synthesize", "train"}

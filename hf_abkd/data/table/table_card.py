@@ -60,6 +60,10 @@ def table_card(
     ]
     if rows := [(_title(key), _text(key, value)) for key, value in _leaves(facts) if key not in _APART]:
         parts += ["## How it was made", markdown_table(("what", "value"), rows)]
+    if not facts.get("license"):
+        parts.append(
+            "No license is given. See whether those of the teacher and of the images allow what is to be done with it."
+        )
     parts += ["## How to read it", _snippet(facts.get("repo_id"), columns[-1][0])]
     if usage := facts.get("usage"):
         parts += ["## How to train with it", str(usage).strip()]

@@ -125,6 +125,11 @@ class TargetTable:
         )
         return cls(folder)
 
+    @property
+    def files(self) -> list[str]:
+        """The files that it consists of, relative to its folder."""
+        return list(self._files)
+
     def push_to_hub(
         self,
         repo_id: str,

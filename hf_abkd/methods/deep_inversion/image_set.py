@@ -18,9 +18,11 @@ from hf_abkd.methods.deep_inversion.image_grid import save_grid
 from hf_abkd.methods.deep_inversion.image_quality import Quality, measure_quality
 from hf_abkd.methods.deep_inversion.image_set_card import image_set_card
 from hf_abkd.methods.deep_inversion.image_shards import DATA_FOLDER, SETTINGS_NAME, ImageShards
+from hf_abkd.models.license import license_of
 from hf_abkd.schema import checked, read_json
 from hf_abkd.teachers.identity import reference
 
+CARD_NAME = "README.md"
 QUALITY_NAME = "quality.json"
 PREVIEW_NAME = "previews.png"
 
@@ -84,6 +86,26 @@ def is_finished(folder: Path) -> bool:
     return (folder / SETTINGS_NAME).is_file()
 
 
+def image_set_files(folder: Path) -> list[str]:
+    """Return the files of a finished set, relative to its folder, and no others that lie there.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If the set is not finished.
+    """
+    batches = sorted(path.name for path in (folder / DATA_FOLDER).glob("batch-*.parquet"))
+    missing = [name for name in (CARD_NAME, QUALITY_NAME) if not (folder / name).is_file()]
+    if missing or not batches:
+        raise ValueError(
+            f"the images in {folder} are not finished, there is no {missing[0] if missing else 'batch'}: the "
+            "`hf-abkd synthesize` that began them goes on with them"
+        )
+    preview = [PREVIEW_NAME] if (folder / PREVIEW_NAME).is_file() else []
+    return [CARD_NAME, SETTINGS_NAME, QUALITY_NAME, *preview, *(f"{DATA_FOLDER}/{name}" for name in batches)]
+
+
 def finished_before(
     shards: ImageShards, batches: int, maker: BatchMaker, verifier: Verifier, *, previews: int
 ) -> Synthesized:
@@ -135,7 +157,8 @@ def _describe(shards: ImageShards, batches: int, maker: BatchMaker, verifier: Ve
         maker.teacher, maker.processor, parts, verifier=verifier.model, verifier_processor=verifier.processor
     )
     preview = PREVIEW_NAME if (shards.folder / PREVIEW_NAME).is_file() else None
-    write_text(shards.folder / "README.md", image_set_card(reference(maker.teacher), quality, preview=preview))
+    card = image_set_card(reference(maker.teacher), quality, preview=preview, license=license_of(maker.teacher))
+    write_text(shards.folder / CARD_NAME, card)
     judge = None if verifier.model is None else reference(verifier.model)
     curves = [shards.about(index, _Course).r_feature for index in range(batches)]
     content = {**quality.as_json(), "verifier": judge, "r_feature_curve": _mean_curve(curves)}

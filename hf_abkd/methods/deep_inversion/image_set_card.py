@@ -22,13 +22,16 @@ task_categories:
 """
 
 
-def image_set_card(teacher: Mapping[str, str], quality: Quality, *, preview: str | None) -> str:
+def image_set_card(
+    teacher: Mapping[str, str], quality: Quality, *, preview: str | None, license: str | None = None
+) -> str:
     """Return the card, in Markdown.
 
     Args:
         teacher: What refers to the teacher.
         quality: What the images are worth.
         preview: The name of the file that shows some of them, or None without one.
+        license: The license of the teacher, if it is known.
     """
     figures = [(name, str(value)) for name, value in quality.as_json().items() if value is not None]
     paragraphs = [
@@ -37,6 +40,8 @@ def image_set_card(teacher: Mapping[str, str], quality: Quality, *, preview: str
         "alone; no photograph is among them.",
         *([] if preview is None else [f"![some of the images]({preview})"]),
         markdown_table(["", ""], figures),
+        f"The license of the teacher is {license or 'not known'}, and none is given here: see whether it, and those of "
+        "the images that the teacher has learned from, allow what is to be done with these.",
         "Columns: `image`, `label`, `teacher_confidence` (the teacher's probability of the label), `batch`.",
     ]
     return _HEAD + "\n\n".join(paragraphs) + "\n"

@@ -30,6 +30,7 @@ from hf_abkd.data.transform import SAMPLE_IDS
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.models.kept_state import frozen
 from hf_abkd.models.label_spaces import id2label_of
+from hf_abkd.models.license import license_of
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.models.placement import device_of, is_sharded, put_on
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
@@ -174,6 +175,7 @@ class _Writer:
             IMAGE_CLASSIFICATION.check_prediction(examples[LOGITS], teacher, "teacher")
         self.runner.speed_up({PIXELS: pixels}, layers.boundaries)
         self.identity = _identity(teacher, images, settings, layers, classes=examples[LOGITS].shape[1])
+        self.license = license_of(teacher)
 
     def written_before(self) -> TeacherCache | None:
         """Return the cache that is complete in the folder, None if there is none."""
@@ -245,6 +247,7 @@ class _Writer:
         return {
             "dataset": self.images.name or "not named",
             "teacher": self.identity["teacher"],
+            **({} if self.license is None else {"license of the teacher": self.license}),
             "processor": type(self.images.processor).__name__,
             "augmentation": self.identity["augmentation"],
             "seed": self.settings.seed,

@@ -1,4 +1,4 @@
-"""Uploads that hold the student, its processor, its card, and nothing else."""
+"""Uploads that hold a student, its processor, its card and nothing else; and what is done about failing ones."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ WAITS = (2.0, 10.0, 30.0)
 _PASSING = (429, 500, 502, 503, 504)
 
 
+#: What lies in the folder of a student.
+_STUDENT = "The student and its card are"
+
+
 class UploadError(RuntimeError):
-    """Raised when a student could not be uploaded; it is on the disk, and the message says how to push it again."""
+    """Raised when an upload failed; all of it is on the disk, and the message says how to push it again."""
 
 
 def upload(
@@ -73,7 +77,7 @@ def upload(
             if not wait:
                 logger.warning("the upload %r to %s failed, and training goes on: %s", message, repo_id, error)
                 raise
-            raise UploadError(_told(error, files[0].parent, repo_id)) from error
+            raise UploadError(_told(error, files[0].parent, repo_id, _STUDENT)) from error
         finally:
             shutil.rmtree(snapshot)
 
@@ -88,6 +92,26 @@ def upload(
         shutil.rmtree(snapshot)
         raise
     return job.result() if wait else job
+
+
+def insisted(push: Callable[[], CommitInfo], folder: Path, repo_id: str, what: str) -> CommitInfo:
+    """Upload what does not change meanwhile, and again if the Hub was busy or the connection broke.
+
+    Large files that the Hub has are not sent again, so that a later call goes on where one was interrupted.
+
+    Args:
+        push: Uploads it.
+        folder: Where it lies.
+        repo_id: Where to.
+        what: What lies there, as a sentence begins with it: "The cache is".
+
+    Raises:
+        UploadError: If it fails all the same; the message has the command that pushes again.
+    """
+    try:
+        return _tried_again(push)
+    except Exception as error:
+        raise UploadError(_told(error, folder, repo_id, what)) from error
 
 
 def _tried_again(push: Callable[[], CommitInfo]) -> CommitInfo:
@@ -112,13 +136,13 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _told(error: BaseException, folder: Path, repo_id: str) -> str:
+def _told(error: BaseException, folder: Path, repo_id: str, what: str) -> str:
     """Return what failed, and how to push again."""
     error = _cause(error)
     is_refusal = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
     hint = " with a token that may write there (`hf auth login`, or --token)" if is_refusal else ""
     return (
-        f"the upload to {repo_id} failed: {_reason(error)}. The student and its card are in {folder}; push them "
+        f"the upload to {repo_id} failed: {_reason(error)}. {what} in {folder}; push "
         f"again{hint}:\n  {shown_command(['hf-abkd', 'push', str(folder), repo_id])}"
     )
 

@@ -3,12 +3,16 @@
 import json
 import re
 
+import cached_runs
+import growing_runs
+import invertible
 import pytest
 import tiny
 from huggingface_hub import constants
 from loopback_hub import TOKEN, HubError, LoopbackHub
 from transformers import ViTImageProcessorPil
 
+from hf_abkd import CacheSettings, write_cache
 from hf_abkd.cli.main import main
 from hf_abkd.models.published_files import student_files
 from hf_abkd.models.saving import save_student
@@ -113,7 +117,7 @@ def test_an_upload_that_failed_says_how_to_push_again_and_that_completes_it(hub,
     said = capsys.readouterr().err
     assert end.value.code == 2 and "Traceback" not in said and TOKEN not in said
     assert "the upload to user/student failed: " in said
-    assert f"are in {folder}; push them again" in said and f"hf-abkd push {folder} user/student" in said
+    assert f"are in {folder}; push again" in said and f"hf-abkd push {folder} user/student" in said
     assert re.search(message, said)
     hub.faults = {}
     assert pushed(folder) == 0 and set(FILES) <= set(hub.files("user/student"))
@@ -143,3 +147,24 @@ def test_what_cannot_be_published_is_told_before_a_repository_is_made(hub, folde
     with pytest.raises(SystemExit) as end:
         main(["push", *words, "--token", TOKEN])
     assert end.value.code == 2 and message in capsys.readouterr().err and not hub.requests
+
+
+@pytest.mark.parametrize(("kind", "what"), [("cache", "The cache is"), ("images", "The images are")])
+def test_a_data_set_whose_upload_failed_is_completed_by_the_same_command(hub, tmp_path, kind, what, capsys):
+    """Hours of a teacher lie there, and a large upload is the one that is interrupted."""
+    folder = tmp_path / kind
+    if kind == "cache":
+        write_cache(folder, cached_runs.teacher_of(), cached_runs.processor(), cached_runs.rows(4), CacheSettings())
+    else:
+        growing_runs.made(invertible.named_teacher(), folder)
+    hub.faults = {"/commit/": [503] * 50}
+    with pytest.raises(SystemExit) as end:
+        pushed(folder)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and f"{what} in {folder}; push again" in said and "the Hub answers 503" in said
+    assert f"hf-abkd push {folder} user/student" in said
+    hub.faults = {"/commit/": [None, 429]}
+    sent = len([one for one in hub.requests if one.startswith("PUT")])
+    assert pushed(folder) == 0 and "README.md" in hub.files("user/student", repo_type="dataset")
+    # What the Hub has is not sent again.
+    assert sent > 0 and len([one for one in hub.requests if one.startswith("PUT")]) == sent
