@@ -9,8 +9,12 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 
 from hf_abkd.data.decoding import SampleError
+from hf_abkd.data.direct_images import DirectImages
 from hf_abkd.models.expected_images import PIXELS
 from hf_abkd.wording import by
+
+# After so many images it has paid to find out whether a processor can be done without.
+_FIRST_IMAGES = 64
 
 
 class OneSize:
@@ -27,6 +31,9 @@ class OneSize:
         self.processor = processor
         # Width and height of the first image, before and after the processor.
         self._first: tuple[tuple[int, int], tuple[int, int]] | None = None
+        # How many images were processed, and what processes them by then.
+        self._count = 0
+        self._direct: DirectImages | None = None
 
     def __call__(self, images: Sequence[PILImage.Image]) -> Tensor:
         """Return processed images, (N, C, H, W).
@@ -45,6 +52,11 @@ class OneSize:
         return pixels
 
     def _processed(self, images: Sequence[PILImage.Image]) -> Tensor:
+        before, self._count = self._count, self._count + len(images)
+        if before < _FIRST_IMAGES <= self._count:
+            self._direct = DirectImages.measured(self.processor, len(images[0].getbands()))
+        if self._direct is not None:
+            return self._direct(images)
         pixels: Tensor = self.processor(images, return_tensors="pt")[PIXELS]
         return pixels
 

@@ -113,7 +113,12 @@ def processed(processor: BaseImageProcessor, image: PILImage.Image) -> Tensor:
 def probes(channels: int) -> list[PILImage.Image]:
     """Return a square, a wide and a tall image of noise, grey or RGB, the same ones every time."""
     generator = np.random.default_rng(0)
-    return [_image(generator.integers(0, 256, (*size, channels), dtype=np.uint8)) for size in PROBE_SIZES]
+    return [noise(size, channels, generator) for size in PROBE_SIZES]
+
+
+def noise(size: tuple[int, int], channels: int, generator: np.random.Generator) -> PILImage.Image:
+    """Return an image of noise of so many pixels (height, width), grey or RGB."""
+    return _image(generator.integers(0, 256, (*size, channels), dtype=np.uint8))
 
 
 def same_preprocessing(student: BaseImageProcessor, teacher: BaseImageProcessor, channels: int = 3) -> bool:
