@@ -26,6 +26,7 @@ import cifar_models  # noqa: F401  (makes its two families known to the Auto cla
 from hf_abkd import boundary_supporting_samples
 from hf_abkd.cli import comparison, demonstration, run_flags, runs
 from hf_abkd.cli.program import run_script
+from hf_abkd.cli.run_end import measured_lines
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import BoundaryAttack, BoundarySamples
 
@@ -101,12 +102,13 @@ def main():
         return comparison.seeded_trainer(work, args, run, stages_of(method, samples))
 
     def train(method, args):
-        return comparison.finished(METHODS[method], make(method, args), work)
+        return comparison.finished(METHODS[method], make(method, args), work, beside=beside)
 
+    beside = {}
     comparison.check(jobs, make)
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
-        print(comparison.report(outcomes, COLUMNS))
+        print("\n".join([comparison.report(outcomes, COLUMNS), *measured_lines(outcomes, jobs)]))
         accuracies = [outcome.teacher_accuracy for outcome in outcomes if outcome.teacher_accuracy is not None]
         print("\n".join(f"Accuracy of the teacher: {100 * accuracy:.2f} %" for accuracy in accuracies[:1]))
 

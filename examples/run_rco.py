@@ -29,6 +29,7 @@ from hf_abkd import RouteRecorder, route_constrained
 from hf_abkd.cli import comparison, demonstration, run_flags, runs
 from hf_abkd.cli.held_out import held_out_of
 from hf_abkd.cli.program import run_script
+from hf_abkd.cli.run_end import measured_lines
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.methods import GreedyRoute, equal_interval
 from hf_abkd.teachers.route.anchors import anchors_in, fetch_anchors
@@ -118,12 +119,13 @@ def main():
         return comparison.seeded_trainer(work, args, run, stages_of(method, run, route, anchors, held_out))
 
     def train(method, args):
-        return comparison.finished(METHODS[method], make(method, args), work)
+        return comparison.finished(METHODS[method], make(method, args), work, beside=beside)
 
+    beside = {}
     comparison.check(jobs, make)
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
-        print(comparison.report(outcomes))
+        print("\n".join([comparison.report(outcomes), *measured_lines(outcomes, jobs)]))
         shares = outcomes[-1].logged("anchor_accuracy")
         print("Accuracy of the anchors: " + ", ".join(f"{100 * share:.2f} %" for share in shares))
 

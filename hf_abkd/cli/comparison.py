@@ -29,6 +29,9 @@ from hf_abkd.training.measurement import MeasuredRun
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.wording import public_name
 
+#: What was measured of runs, by their seeds.
+MeasuredRuns = dict[int, list[MeasuredRun]]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -184,7 +187,7 @@ def seeded_trainer(
 
 
 def finished(
-    model: str, trainer: DistillationTrainer, work: Workload, *, beside: Sequence[MeasuredRun] = (), **measured: Any
+    model: str, trainer: DistillationTrainer, work: Workload, *, beside: MeasuredRuns | None = None, **measured: Any
 ) -> Outcome:
     """Train, save the student with its model card, push it if the arguments ask for that, and return what became of it.
 
@@ -192,14 +195,14 @@ def finished(
         model: What the method is called in tables.
         trainer: The trainer.
         work: What it trains on, for the card.
-        beside: Other runs that it is measured beside.
+        beside: Runs that were measured before, with whose seed it is measured beside them; it is added to them.
         measured: What else was measured.
     """
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     if args.measure_run:
-        _measure(trainer, work, beside)
+        _measure(trainer, work, {} if beside is None else beside)
     card: dict[str, Any] = {
         "dataset": work.name,
         "dataset_tags": work.dataset_id,
@@ -214,16 +217,19 @@ def finished(
     return Outcome(model, args.seed, trainer.model.num_parameters(), trainer.state.log_history, measured, size)
 
 
-def _measure(trainer: DistillationTrainer, work: Workload, beside: Sequence[MeasuredRun]) -> None:
+def _measure(trainer: DistillationTrainer, work: Workload, beside: MeasuredRuns) -> None:
     """Measure what a run came to, and write it into its folder; of a run that was over before nothing changes."""
     folder = Path(trainer.args.output_dir)
     if trainer.was_over:
         stored = stored_evaluation(folder)
         trainer.measured = None if stored is None else MeasuredRun(stored, None)
         return
-    found = trainer.measure(images=f"evaluation images of {public_name(work.name)}", baselines=beside).evaluation
+    others = beside.setdefault(trainer.args.seed, [])
+    images = f"evaluation images of {public_name(work.name)}"
+    found = trainer.measure(images=images, baselines=others)
+    others.append(found)
     if trainer.args.process_index == 0:
-        write_json(folder / EVALUATION_NAME, found.content())
+        write_json(folder / EVALUATION_NAME, found.evaluation.content())
 
 
 def percent(shares: Sequence[float | None]) -> str:

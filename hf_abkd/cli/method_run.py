@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -13,16 +12,11 @@ from torch import nn
 
 from hf_abkd.cli import comparison, demonstration, run_flags, runs
 from hf_abkd.cli.kept_recipe import keep_recipe
-from hf_abkd.cli.measured import measured_in
-from hf_abkd.cli.measured_table import measured_table
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.recipe_of_flags import recipe_of_flags, training_section
+from hf_abkd.cli.run_end import measured_lines
 from hf_abkd.cli.workload import Workload, from_flags
-from hf_abkd.reports.evaluation import stored_evaluation
-from hf_abkd.reports.evaluation_text import run_text
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.terminal import shown_table
-from hf_abkd.training.measurement import MeasuredRun
 from hf_abkd.training.trainer import DistillationTrainer
 
 _AGREEMENT = "boundary agreement per layer, before -> after AB"
@@ -63,8 +57,7 @@ def run_methods(
         work = from_flags(models, data, seed=args.seed)
     comparison.check(jobs, lambda method, args: comparison.seeded_trainer(work, args, run, runs.stages_of(method, run)))
 
-    # What was measured of the runs of each seed, with which those that follow are compared.
-    beside: dict[int, list[MeasuredRun]] = {}
+    beside: comparison.MeasuredRuns = {}
 
     def train(method: str, args: DistillationArguments) -> comparison.Outcome:
         training, stages = training_section(args), runs.stages_of(method, run)
@@ -72,38 +65,31 @@ def run_methods(
         if not demo:
             # The demonstration's teacher and digits are made here, and no file names them.
             keep_recipe(recipe_of_flags(stages, models, data, training, trainer.augmentation), trainer)
-        outcome = _trained(method, trainer, work, run, beside.setdefault(args.seed, []))
-        beside[args.seed] += [] if trainer.measured is None else [trainer.measured]
-        return outcome
+        return _trained(method, trainer, work, run, beside)
 
     outcomes = comparison.outcomes_of(jobs, run_flags.titles(run), kept, train)
     if args.process_index == 0:
         teacher = _teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
-        for line in _told(outcomes, [Path(one.output_dir) for _, one in jobs], teacher, len(methods)):
+        for line in _told(outcomes, jobs, teacher):
             write_line(line)
         write_line(f"The student is in {jobs[-1][1].output_dir}, with its model card.")
     return 0
 
 
 def _told(
-    outcomes: Sequence[comparison.Outcome], folders: Sequence[Path], teacher: list[list[str]], methods: int
+    outcomes: Sequence[comparison.Outcome],
+    jobs: Sequence[tuple[str, DistillationArguments]],
+    teacher: list[list[str]],
 ) -> Iterator[str]:
-    """Return what came out: over seeds, and of the first seed what was measured, the last method beside the others."""
-    last = stored_evaluation(folders[methods - 1])
-    if len(outcomes) == 1 and last is not None:
-        yield run_text(last)
-        if agreement := _agreement(outcomes):
-            yield f"{_AGREEMENT}: {agreement}"
+    """Return what came out; one run that was measured is told in one table."""
+    measured = list(measured_lines(outcomes, jobs))
+    if len(outcomes) > 1 or not measured:
+        yield comparison.report(outcomes, {_AGREEMENT: _agreement}, teacher)
+        yield from measured
         return
-    yield comparison.report(outcomes, {_AGREEMENT: _agreement}, teacher)
-    found = [measured_in(folder) for folder in folders]
-    known = [(outcome.model, one) for outcome, one in zip(outcomes, found, strict=True) if one is not None]
-    if len(known) > 1:
-        yield ""
-        yield shown_table(*measured_table(known))
-    if last is not None:
-        yield ""
-        yield run_text(last)
+    yield from measured[1:]
+    if agreement := _agreement(outcomes):
+        yield f"{_AGREEMENT}: {agreement}"
 
 
 def _trained(
@@ -111,7 +97,7 @@ def _trained(
     trainer: DistillationTrainer,
     work: Workload,
     run: run_flags.RunArguments,
-    beside: Sequence[MeasuredRun],
+    beside: comparison.MeasuredRuns,
 ) -> comparison.Outcome:
     """Run one method with one seed; return what became of the student."""
     args = trainer.args

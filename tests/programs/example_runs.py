@@ -5,6 +5,7 @@ import importlib
 import io
 import sys
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -54,10 +55,13 @@ def few_digits(train=64, validation=32):
 
 
 def rows_of(printed, first="model"):
-    """The rows of a Markdown table that was printed and of those behind it, as lists of cells, without their lines."""
+    """The rows of a Markdown table that was printed, each as a list of cells, without the line below the header."""
     lines = printed[printed.index(f"| {first} |") :].splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [row for row in rows if set(row) != {"---"}]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in takewhile(lambda one: one.startswith("|"), lines)
+    ]
+    return [rows[0], *rows[2:]]
 
 
 def small_resnet(widths, **settings):
