@@ -56,11 +56,10 @@ def few_digits(train=64, validation=32):
 
 def rows_of(printed, first="model"):
     """The rows of a Markdown table that was printed, each as a list of cells, without the line below the header."""
-    lines = printed[printed.index(f"| {first} |") :].splitlines()
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in takewhile(lambda one: one.startswith("|"), lines)
-    ]
+    text = f"\n{printed}"
+    lines = text[text.index(f"\n| {first} |") + 1 :].splitlines()
+    table = takewhile(lambda line: line.startswith("|"), lines)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return [rows[0], *rows[2:]]
 
 
