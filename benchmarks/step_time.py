@@ -5,15 +5,17 @@
 takes about 8 minutes on 2 CPU cores, and runs the cases of a GPU too where there is one. A step is everything that a
 user waits for: the next batch (from memory, nothing is decoded), both forward passes, the loss, the backward pass, the
 optimiser, and the bookkeeping of the trainer. The variants take turns, one step each, so that what else the machine
-does falls on all of them; told are the median, the quartiles, and the median of the ratios within each turn.
+does falls on all of them; told are the median, the quartiles, and the median of the ratios within each turn. Where
+others share the machine, `--clock processor` counts the time of the processor and leaves out what a step waits for.
 
 - `student alone`: a plain loop, cross-entropy.
 - `AB by hand`: a plain loop with forward hooks, the teacher in eval mode without gradients, and the published form of
   the loss on the same pairs of layers as ours.
 - `alone, ours`: `DistillationTrainer` without a teacher, which is what its bookkeeping costs.
 - `live`, `cached`: `DistillationTrainer` in a stage of boundaries, with the teacher and with what it said on disk.
-- `live, compiled`: `live` with `teacher_compile=True`, and the student compiled by `torch_compile=True` too in
-  `live, both compiled`.
+- `live, bf16`: `live` with `teacher_precision="bf16"`; `live, compiled`: `live` with `teacher_compile=True`, and the
+  student compiled by `torch_compile=True` too in `live, both compiled`.
+- `cached, all units`: `cached` with `unit_share=1`, where a step otherwise draws some of a wide teacher's units.
 - `KD live`, `KD cached`: likewise with the labels and the teacher's logits.
 """
 
@@ -125,7 +127,13 @@ GPU_CASES = {
 }
 COMPILED = {"live, compiled": {"teacher_compile": True}}
 COMPILED["live, both compiled"] = {"teacher_compile": True, "torch_compile": True}
-VARIANTS = ("student alone", "AB by hand", "alone, ours", *COMPILED, "live", "cached", "KD live", "KD cached")
+SETTINGS = {**COMPILED, "live, bf16": {"teacher_precision": "bf16"}}
+ALL_UNITS = "cached, all units"
+VARIANTS = (
+    *("student alone", "AB by hand", "alone, ours", *SETTINGS, "live"),
+    *("cached", ALL_UNITS, "KD live", "KD cached"),
+)
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def main(argv=None):
@@ -136,6 +144,7 @@ def main(argv=None):
     parser.add_argument("--turns", type=int, default=20, help="timed steps of each variant (default: 20)")
     parser.add_argument("--batch", type=int, help="another batch size than that of the case")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what a step is timed by (default: wall)")
     args = parser.parse_args(argv)
     if args.turns < 1 or (args.batch or 1) < 1:
         parser.error("--turns and --batch must be positive")
@@ -151,7 +160,7 @@ def main(argv=None):
             continue
         batch = args.batch or case.batch
         # The trainers print their plans meanwhile, which would stand between the rows.
-        found = measured(case, batch, args.variants, args.turns, args.seed)
+        found = measured(case, batch, args.variants, args.turns, args.seed, CLOCKS[args.clock])
         print(f"\n{case.name}, batch {batch}, {case.precision}", flush=True)
         print(
             f"{'variant':<20}{'ms':>9}{'quartiles':>20}{'images/s':>10}{'x alone':>9}{'x by hand':>11}{'peak MiB':>10}"
@@ -176,6 +185,7 @@ def summary(rows, args):
         "cached_over_plain": ratio("cached", "over_alone"),
         "turns": args.turns,
         "seed": args.seed,
+        "clock": args.clock,
         "machine": machine(),
         "rows": rows,
     }
@@ -197,7 +207,7 @@ def _lines(path):
     return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
 
 
-def measured(case, batch, variants, turns, seed):
+def measured(case, batch, variants, turns, seed, clock):
     """Return a row for each variant."""
     with tempfile.TemporaryDirectory() as folder:
         work = Work(case, batch, Path(folder), seed)
@@ -214,12 +224,12 @@ def measured(case, batch, variants, turns, seed):
                         torch.cuda.synchronize()
                         torch.cuda.reset_peak_memory_stats()
                         held = torch.cuda.memory_allocated()
-                    start = time.perf_counter()
+                    start = clock()
                     runner.step()
                     if case.device == "cuda":
                         torch.cuda.synchronize()
                         memory[name] = max(memory[name], torch.cuda.max_memory_allocated() - held)
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(clock() - start)
         finally:
             for runner in runners.values():
                 runner.stop()
@@ -306,14 +316,15 @@ class Work:
             return Turns(Loop(self, by_hand=variant != "student alone").run)
         if variant == "alone, ours":
             return Turns(partial(train, self, None, None))
-        teacher = self.cache if variant.endswith("cached") else self.make(self.case.teacher)
-        return Turns(partial(train, self, teacher, self.stages(variant.startswith("KD")), **COMPILED.get(variant, {})))
+        teacher = self.cache if "cached" in variant else self.make(self.case.teacher)
+        return Turns(partial(train, self, teacher, self.stages(variant), **SETTINGS.get(variant, {})))
 
-    def stages(self, logits):
+    def stages(self, variant):
         """Return one stage: the labels and the teacher's logits, or its boundaries."""
-        if logits:
+        if variant.startswith("KD"):
             return knowledge_distillation()
-        return [Stage([PairedTerms(ActivationBoundary())], name="boundaries")]
+        boundaries = ActivationBoundary(unit_share=1 if variant == ALL_UNITS else None)
+        return [Stage([PairedTerms(boundaries)], name="boundaries")]
 
     def arguments(self, **settings):
         """Return the arguments of our trainers."""
