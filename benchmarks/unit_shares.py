@@ -91,8 +91,8 @@ def trained(images, pair, way, seed):
     start = time.process_time()
     trainer.train()
     seconds = (time.process_time() - start) / trainer.state.global_step
-    drawn = [] if trainer.plan is None else [[pair.drawn, pair.teacher.channels] for pair in trainer.plan.pairs]
-    found = {"pair": pair, "way": way, "seed": seed, "units": drawn, "seconds_per_step": seconds}
+    drawn = [] if trainer.plan is None else [pair.drawn for pair in trainer.plan.pairs]
+    found = {"pair": pair, "way": way, "seed": seed, "positions": drawn, "seconds_per_step": seconds}
     return {**found, "accuracy": trainer.evaluate()["eval_accuracy"]}
 
 
@@ -105,11 +105,11 @@ def table(results, pair):
     lines = []
     for way in dict.fromkeys(one["way"] for one in results if one["pair"] == pair):
         of_way = [one for one in results if (one["pair"], one["way"]) == (pair, way)]
-        units = ", ".join(f"{drawn or all_of} of {all_of}" for drawn, all_of in of_way[0]["units"])
+        units = ", ".join("all" if drawn is None else f"{drawn[0]} of {drawn[1]}" for drawn in of_way[0]["positions"])
         found = "" if way == "all units" else str(difference(accuracies(way), accuracies("all units")) or "")
         step = statistics.median(one["seconds_per_step"] for one in of_way)
         lines.append([way, units, percent(list(accuracies(way).values())), found, f"{1000 * step:.0f} ms"])
-    return markdown_table(["way", "units a step", "accuracy", "difference to all units", "a step"], lines)
+    return markdown_table(["way", "positions a step", "accuracy", "difference to all units", "a step"], lines)
 
 
 def main(argv=None):

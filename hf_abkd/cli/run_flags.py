@@ -46,7 +46,7 @@ class RunArguments:
         default=None,
         metadata={
             "help": "Share of the teacher's units that a step compares by their boundaries, other ones in each "
-            "step. Default: 1, which is all, but where they are more than 8 times the student's channels."
+            "step. Default: 1, which is all, but in layers with more than 8 times the student's channels."
         },
     )
     boundaries_fall: bool = field(

@@ -70,19 +70,18 @@ class LinearMap:
 class HasLinearMap(ABC):
     """A connector that can say of itself that it is a linear map, and inherits this class to say so.
 
-    Not by a method of this name alone: a user's connector may have a layer that is called so. Its `forward` takes
-    `units`, too, and makes no others.
+    Not by a method of this name alone: a user's connector may have a layer that is called so.
     """
 
     @abstractmethod
-    def linear_map(self, student: Tensor, units: Tensor | None = None) -> LinearMap | None:
+    def linear_map(self, student: Tensor, *, always: bool = False) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor; None if it is none.
 
         As `forward` does, this moves the statistics of a BatchNorm in training: call one of the two.
 
         Args:
             student: The student's tensor.
-            units: Which units of the teacher it is to give, (U,), int64; None for all.
+            always: Whether it is wanted where `forward` is faster by itself too, as for some positions alone.
         """
 
 
@@ -118,33 +117,39 @@ class MapConnector(nn.Module, HasLinearMap):
         nn.init.normal_(self.convolution.weight, std=math.sqrt(2 / teacher_channels))
         self.normalization = nn.BatchNorm2d(teacher_channels)
 
-    def forward(self, student: Tensor, units: Tensor | None = None) -> Tensor:
-        """Return a map on the teacher's grid, (N, C_teacher, H, W), or (N, U, H, W) of some units alone."""
+    def forward(self, student: Tensor) -> Tensor:
+        """Return a map on the teacher's grid, (N, C_teacher, H, W)."""
         maps, grid = self._pooled(student)
-        if self._is_linear(units):
-            weight, bias = self._weights(maps, units)
+        if self._is_plain and self._pays:
+            weight, bias = self._weights(maps)
             maps = functional.conv2d(maps, weight[:, :, None, None], bias)
         else:
             maps = self.normalization(self.convolution(maps))
-            maps = maps if units is None else maps[:, units]
         if grid != (maps.shape[2], maps.shape[3]):
             maps = functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
         return maps
 
-    def linear_map(self, student: Tensor, units: Tensor | None = None) -> LinearMap | None:
+    def linear_map(self, student: Tensor, *, always: bool = False) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor, for channels last; None if it is none."""
         if type(self).forward is not MapConnector.forward:
             return None
         maps, grid = self._pooled(student)
-        if not self._is_linear(units) or grid != (maps.shape[2], maps.shape[3]):
+        same_grid = grid == (maps.shape[2], maps.shape[3])
+        if not self._is_plain or not (always or (self._pays and same_grid)):
             return None
-        return LinearMap(maps.movedim(1, -1), *self._weights(maps, units), channel_dim=1)
+        weight, bias = self._weights(maps)
+        # A change of the grid and a map of each position may be done in either order.
+        resized = maps if same_grid else functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+        return LinearMap(resized.movedim(1, -1), weight, bias, channel_dim=1)
 
-    def _is_linear(self, units: Tensor | None) -> bool:
+    @property
+    def _is_plain(self) -> bool:
         # Another one may have been put in its place, which counts over all processes.
-        plain = type(self.normalization) is nn.BatchNorm2d
-        # For some units alone it always pays: the others are not made for their statistics.
-        return plain and (units is not None or pays(self.convolution.in_channels, self.convolution.out_channels))
+        return type(self.normalization) is nn.BatchNorm2d
+
+    @property
+    def _pays(self) -> bool:
+        return pays(self.convolution.in_channels, self.convolution.out_channels)
 
     def _pooled(self, student: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return a map on the coarser of the two grids, and the teacher's grid."""
@@ -154,8 +159,8 @@ class MapConnector(nn.Module, HasLinearMap):
         coarser = (min(student_grid[0], grid[0]), min(student_grid[1], grid[1]))
         return maps if student_grid == coarser else functional.adaptive_avg_pool2d(maps, coarser), grid
 
-    def _weights(self, maps: Tensor, units: Tensor | None) -> tuple[Tensor, Tensor]:
-        return normalized_map(maps.movedim(1, -1), self.convolution.weight.flatten(1), self.normalization, units)
+    def _weights(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        return normalized_map(maps.movedim(1, -1), self.convolution.weight.flatten(1), self.normalization)
 
     def extra_repr(self) -> str:
         """Return what does not show in the parts."""
@@ -175,26 +180,24 @@ class TokenConnector(nn.Module, HasLinearMap):
         nn.init.normal_(self.linear.weight, std=math.sqrt(2 / teacher_features))
         self.normalization = nn.BatchNorm1d(teacher_features)
 
-    def forward(self, tokens: Tensor, units: Tensor | None = None) -> Tensor:
-        """Return tokens of the teacher's width, shape (N, L, D_teacher), or (N, L, U) of some units alone."""
-        as_map = self._as_map(tokens, units)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens of the teacher's width, shape (N, L, D_teacher)."""
+        as_map = self._as_map(tokens)
         if as_map is not None:
             return functional.linear(tokens, as_map.weight, as_map.bias)
         mapped = self.linear(tokens)
-        normalized: Tensor = self.normalization(mapped.flatten(0, 1)).view_as(mapped)
-        return normalized if units is None else normalized[..., units]
+        normalized: Tensor = self.normalization(mapped.flatten(0, 1))
+        return normalized.view_as(mapped)
 
-    def linear_map(self, tokens: Tensor, units: Tensor | None = None) -> LinearMap | None:
+    def linear_map(self, tokens: Tensor, *, always: bool = False) -> LinearMap | None:
         """Return the linear map that `forward` is for these tokens; None if it is none."""
-        return self._as_map(tokens, units) if type(self).forward is TokenConnector.forward else None
+        return self._as_map(tokens, always=always) if type(self).forward is TokenConnector.forward else None
 
-    def _as_map(self, tokens: Tensor, units: Tensor | None) -> LinearMap | None:
+    def _as_map(self, tokens: Tensor, *, always: bool = False) -> LinearMap | None:
         linear, norm = self.linear, self.normalization
-        if type(norm) is not nn.BatchNorm1d:
+        if type(norm) is not nn.BatchNorm1d or not (always or pays(linear.in_features, linear.out_features)):
             return None
-        if units is None and not pays(linear.in_features, linear.out_features):
-            return None
-        return LinearMap(tokens, *normalized_map(tokens, linear.weight, norm, units), channel_dim=-1)
+        return LinearMap(tokens, *normalized_map(tokens, linear.weight, norm), channel_dim=-1)
 
 
 class EachLayer(nn.ModuleList):

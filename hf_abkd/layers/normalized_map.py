@@ -21,7 +21,7 @@ def pays(inputs: int, outputs: int) -> bool:
     return inputs**2 < _INPUTS_SQUARED_PER_OUTPUT * outputs
 
 
-def normalized_map(values: Tensor, weight: Tensor, norm: Any, units: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def normalized_map(values: Tensor, weight: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
     """Return weight (D, C) and bias (D,) of the linear map that equals a linear map followed by BatchNorm.
 
     Mean and variance of a linear map of some values follow from the mean and the covariance of the values. Where few
@@ -34,8 +34,6 @@ def normalized_map(values: Tensor, weight: Tensor, norm: Any, units: Tensor | No
         values: The input of the linear map, channels last, (..., C).
         weight: Its weight, (D, C); it has no bias.
         norm: The BatchNorm behind it, over D channels.
-        units: Which of the D outputs are wanted, (U,), int64; None for all. The running statistics of all of them
-            move.
 
     Raises:
         TypeError: If `norm` is none that counts over this process alone.
@@ -48,38 +46,27 @@ def normalized_map(values: Tensor, weight: Tensor, norm: Any, units: Tensor | No
         count = values.numel() // values.shape[-1]
         if norm.training and count == 1:
             check_statistics(norm)
-        wanted, scale, bias = (_rows(of_all, units) for of_all in (weight, norm.weight, norm.bias))
         if norm.training and count != 1:
-            moments = _moments(values.to(weight.dtype).flatten(0, -2))
-            mean, variance = _mapped(moments, wanted)
-            with torch.no_grad():
-                _move(norm, *((mean, variance) if units is None else _mapped(moments, weight)), count)
+            mean, variance = _statistics(values.to(weight.dtype).flatten(0, -2), weight)
+            _move(norm, mean.detach(), variance.detach(), count)
         else:
-            mean, variance = (_rows(of_all, units) for of_all in (norm.running_mean, norm.running_var))
-        scale = scale * (variance + norm.eps).rsqrt()
-        return wanted * scale[:, None], bias - mean * scale
+            mean, variance = norm.running_mean, norm.running_var
+        scale = norm.weight * (variance + norm.eps).rsqrt()
+        return weight * scale[:, None], norm.bias - mean * scale
 
 
-def _rows(of_all: Tensor, units: Tensor | None) -> Tensor:
-    return of_all if units is None else of_all.index_select(0, units)
-
-
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean (C,) and biased covariance (C, C) of values (R, C)."""
+def _statistics(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (D,) each, of a linear map of values (R, C)."""
     if len(values) == 0:
         raise ValueError("BatchNorm needs values in training, got none")
     mean = values.mean(0)
     centred = values - mean
-    return mean, centred.T @ centred / len(values)
-
-
-def _mapped(moments: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance, (D,) each, of a linear map of values of these moments."""
-    mean, covariance = moments
+    covariance = centred.T @ centred / len(values)
     # By rounding, what does not vary at all could get a variance below 0.
     return weight @ mean, ((weight @ covariance) * weight).sum(1).clamp(min=0)
 
 
+@torch.no_grad()
 def _move(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
     """Move the running statistics towards those of a batch, as torch does."""
     norm.num_batches_tracked.add_(1)

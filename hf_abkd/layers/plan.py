@@ -87,7 +87,7 @@ class Plan:
         lines = [f"pair  model    {'layer':<{width}}  channels x grid (layout)"]
         for number, pair in enumerate(self.pairs, 1):
             size = f", {pair.parameters:,} parameters" if pair.parameters else ""
-            drawn = f", {pair.drawn:,} of {pair.teacher.channels:,} units a step" if pair.drawn else ""
+            drawn = f", {pair.drawn[0]} of {pair.drawn[1]:,} positions a step" if pair.drawn else ""
             lines += [
                 f"{number:<6}student  {pair.student.layer:<{width}}  {_tensor_text(pair.student)}".rstrip(),
                 f"      teacher  {pair.teacher.layer:<{width}}  {_tensor_text(pair.teacher)}".rstrip(),

@@ -17,10 +17,10 @@ from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.settings import number
 
-# Where a teacher's layer has more than so many units for a channel of the student's, a step draws some of them.
-_MANY_UNITS = 8
-# It draws so many for a channel.
-_DRAWN_UNITS = 4
+# Where a teacher's layer has more than so many channels for one of the student's, a step compares a part of its units,
+_MANY_CHANNELS = 8
+# as many as with so many channels for one.
+_COMPARED_CHANNELS = 4
 
 
 class ActivationBoundary(Objective):
@@ -56,10 +56,11 @@ class ActivationBoundary(Objective):
     Args:
         margin: How far past the boundary counts as safe, in units of the student's response (mu in the paper).
         reduction: "mean" over all elements, or "sum" over the elements of a sample and mean over samples.
-        unit_share: Which share of the teacher's units a step of training compares, in (0, 1]. Each step draws others,
-            every unit once in as many steps as that takes; the expected value and gradient are those of all units.
-            None compares all of them, unless there are more than 8 for a channel of the student's: then 4 for a
-            channel. The objective itself compares what it is given; a run draws (see `hf_abkd.layers.unit_draws`).
+        unit_share: Which share of the teacher's units a step of training compares, in (0, 1]: those at some positions
+            of the layer, other ones in each step, every one once in as many steps as that takes. The expected value and
+            gradient are those of all units. None compares all of them, unless the teacher's layer has more than 8
+            channels for one of the student's: then as many as if it had 4. The objective itself compares what it is
+            given; a run draws (see `hf_abkd.layers.position_draws`).
 
     Raises:
         ValueError: If `margin` is not positive and finite, `reduction` is neither of the two or `unit_share` no share;
@@ -129,15 +130,15 @@ class ActivationBoundary(Objective):
             return None
         return self.mapped(connector.values, connector.weight, connector.bias, sides)
 
-    def compared_units(self, channels: int, units: int) -> int:
-        """Return how many units of the teacher's tensor a step compares."""
-        if self.unit_share is None:
-            return _DRAWN_UNITS * channels if units > _MANY_UNITS * channels else units
-        return max(1, round(self.unit_share * units))
+    def compared_share(self, channels: int, teacher_channels: int) -> float:
+        """Return which share of the positions of a layer a step compares."""
+        if self.unit_share is not None:
+            return self.unit_share
+        return _COMPARED_CHANNELS * channels / teacher_channels if teacher_channels > _MANY_CHANNELS * channels else 1.0
 
     @property
-    def sums_units(self) -> bool:
-        """Whether the value of more units is a larger one."""
+    def sums_positions(self) -> bool:
+        """Whether the value of more positions is a larger one."""
         return self.reduction == "sum"
 
     def extra_repr(self) -> str:

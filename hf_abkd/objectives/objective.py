@@ -202,20 +202,20 @@ class Objective(nn.Module):
             ValueError: If it cannot do with that.
         """
 
-    def compared_units(self, channels: int, units: int) -> int:
-        """Return how many units of the teacher's tensor a step compares; by default all of them.
+    def compared_share(self, channels: int, teacher_channels: int) -> float:
+        """Return which share of the positions of a layer a step compares, in (0, 1]; by default all of them.
 
-        Of fewer than all, each step draws others, and the objective is given the tensors of these alone.
+        Of fewer than all, each step draws others, and the objective is given both tensors at these alone, (N, P, C).
 
         Args:
             channels: How many channels the student's tensor has.
-            units: How many units, that is channels, the teacher's has.
+            teacher_channels: How many the teacher's has.
         """
-        return units
+        return 1.0
 
     @property
-    def sums_units(self) -> bool:
-        """Whether the value of more units is a larger one; of drawn ones it is then scaled to that of all."""
+    def sums_positions(self) -> bool:
+        """Whether the value of more positions is a larger one; of drawn ones it is then scaled to that of all."""
         return False
 
     def in_one_pass(

@@ -127,20 +127,3 @@ def test_a_tensor_that_does_not_vary_gives_finite_gradients():
     matrix, bias = normalized_map(values, weight, norm)
     (values @ matrix.T + bias).square().sum().backward()
     assert torch.isfinite(values.grad).all() and torch.isfinite(weight.grad).all()
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_some_outputs_are_those_of_all_and_all_statistics_move(training):
-    """Statistics of drawn outputs alone would be those of some batches, and an evaluation would read them all."""
-    units = torch.tensor([1, 4, 6])
-    results = []
-    for chosen in (None, units):
-        values, weight, norm = case()
-        norm.train(training)
-        matrix, bias = normalized_map(values, weight, norm, chosen)
-        matrix, bias = (matrix[units], bias[units]) if chosen is None else (matrix, bias)
-        (matrix.square().sum() + (values @ matrix.T + bias).sin().sum()).backward()
-        results.append([matrix, bias, values.grad, weight.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()])
-    assert not results[1][3][[0, 2, 3, 5]].any() and results[1][3][units].all()
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)

@@ -1,10 +1,10 @@
-"""Runs that compare some of a wide teacher's units in each step."""
+"""Runs that compare some positions of a wide teacher in each step."""
 
 import pytest
 from tiny import RESNET_LAYERS, images, losses, resnet
 from tiny_runs import assert_equal, entries, outcome, published, stopped_and_resumed, trainer_of
 
-from hf_abkd.layers import unit_draws
+from hf_abkd.layers import position_draws
 
 
 def wide(folder, layers=RESNET_LAYERS, *, unit_share=None, callbacks=(), extra=None, **settings):
@@ -13,33 +13,33 @@ def wide(folder, layers=RESNET_LAYERS, *, unit_share=None, callbacks=(), extra=N
     return trainer_of(folder, *models, stages, callbacks=callbacks, extra=extra, **settings)
 
 
-def test_the_plan_that_a_run_prints_says_how_many_units_are_drawn(tmp_path, capsys):
-    """Nobody asked for it: who compares two runs has to see that one drew units."""
+def test_the_plan_that_a_run_prints_says_how_many_positions_are_drawn(tmp_path, capsys):
+    """Nobody asked for it: who compares two runs has to see that one drew positions."""
     trainer = wide(tmp_path, None)
     trainer.train()
     printed = capsys.readouterr().out
-    assert "8 of 20 units a step, weight 1" in printed and "16 of 40 units a step, weight 1" in printed
-    assert [pair.drawn for pair in trainer.plan.pairs] == [4, 8, 16]
-    assert "units a step" not in trainer.plan.without_connections().table()
+    assert "7 of 16 positions a step, weight 1" in printed and "2 of 4 positions a step, weight 1" in printed
+    assert [pair.drawn for pair in trainer.plan.pairs] == [(26, 64), (7, 16), (2, 4)]
+    assert "positions a step" not in trainer.plan.without_connections().table()
 
 
 @pytest.mark.parametrize(("share", "told"), [(None, True), (1, False)])
 def test_a_run_whose_layers_were_named_says_so_too(share, told, tmp_path, capsys):
     """Its plan is not printed, as the user knows it."""
     wide(tmp_path, unit_share=share).train()
-    sentence = f"8 of 20 units of '{RESNET_LAYERS[0][1]}', 16 of 40 units of '{RESNET_LAYERS[1][1]}'."
+    sentence = f"7 of 16 positions of '{RESNET_LAYERS[0][1]}', 2 of 4 positions of '{RESNET_LAYERS[1][1]}'."
     assert (sentence in capsys.readouterr().out) == told
 
 
-def test_a_run_draws_in_each_step_and_evaluates_all_units(tmp_path, monkeypatch):
-    """An evaluation of other units than the last one would rise and fall without any change."""
-    drawn = []
+def test_a_run_draws_in_each_step_and_evaluates_all_positions(tmp_path, monkeypatch):
+    """An evaluation of other positions than the last one would rise and fall without any change."""
+    drawn, draw = [], position_draws.drawn_positions
 
-    def noted(units, count, **where):
+    def noted(positions, count, **where):
         drawn.append((where["name"], where["step"], where["seed"]))
-        return unit_draws.drawn_units(units, count, **where)
+        return draw(positions, count, **where)
 
-    monkeypatch.setattr("hf_abkd.training.terms.run_term.drawn_units", noted)
+    monkeypatch.setattr("hf_abkd.layers.position_draws.drawn_positions", noted)
     settings = {"eval_strategy": "steps", "eval_steps": 1, "eval_agreement": True, "seed": 4, "max_steps": 6}
     runs = {}
     for share in (0.4, 1):
@@ -55,8 +55,8 @@ def test_a_run_draws_in_each_step_and_evaluates_all_units(tmp_path, monkeypatch)
     assert losses(runs[0.4])[:2] != losses(runs[1])[:2] and losses(runs[0.4])[2:] == losses(runs[1])[2:]
 
 
-def test_a_resumed_run_goes_on_with_the_units_of_the_run_that_was_never_stopped(tmp_path):
-    """A draw by a generator that starts anew would compare units again that were just compared."""
+def test_a_resumed_run_goes_on_with_the_positions_of_the_run_that_was_never_stopped(tmp_path):
+    """A draw by a generator that starts anew would compare positions again that were just compared."""
     settings = {"max_steps": 9, "save_strategy": "steps", "save_steps": 2}
     whole = wide(tmp_path / "whole", **settings)
     whole.train()
@@ -64,7 +64,7 @@ def test_a_resumed_run_goes_on_with_the_units_of_the_run_that_was_never_stopped(
     assert_equal(outcome(resumed), outcome(whole))
 
 
-def test_by_default_units_are_drawn(tmp_path):
+def test_by_default_positions_are_drawn(tmp_path):
     """Otherwise nothing was drawn, and a test above compared a run with itself."""
     runs = {share: wide(tmp_path / str(share), unit_share=share, max_steps=3) for share in (None, 0.4, 1)}
     for trainer in runs.values():

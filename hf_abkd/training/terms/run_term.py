@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from hf_abkd.boundaries.packing import unpack_signs, unpack_units
+from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.layers.connection import Connection, Kind, Side
-from hf_abkd.layers.connectors import AsMap, ClassPositions, ClassSelection, HasLinearMap
+from hf_abkd.layers.connectors import AsMap, ClassPositions, ClassSelection, HasLinearMap, LinearMap
 from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.unit_draws import drawn_units
+from hf_abkd.layers.position_draws import PositionDraws, at
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import Objective, boundary_agreement
@@ -44,7 +45,7 @@ class RunTerm(nn.Module):
         balance: The factor that `balance_terms` has found; 1 otherwise.
         factor: That of the stage that runs, over the stage; None for none.
         layer_pairs: The pairs of layers that are compared, once they were connected; none for logits and labels.
-        drawn: How many of the teacher's units a step compares; None for all of them.
+        draws: Which positions of the layer each step compares; None for all of them.
     """
 
     def __init__(self, term: Term, copied: dict[int, Any] | None = None) -> None:
@@ -60,9 +61,7 @@ class RunTerm(nn.Module):
         self.balance = 1.0
         self.factor: Schedule | None = None
         self.layer_pairs: tuple[LayerPair, ...] = ()
-        self.drawn: int | None = None
-        # How many units the teacher's tensor has, and in which dimension.
-        self._units, self._unit_dim = 0, 1
+        self.draws: PositionDraws | None = None
         self._teacher_shapes: tuple[tuple[int, ...], ...] = ()
         # How many classes are compared, where it is not all of the teacher's in its order.
         self._classes = 0
@@ -189,20 +188,23 @@ class RunTerm(nn.Module):
         self._check_weights()
         self._may_be_linear = isinstance(self.connector, HasLinearMap)
         if connection is not None and teacher and LOGITS not in (*self.student_names, *self.teacher_names):
-            self._draw_units(student, teacher)
+            self.draws = self._position_draws(student, teacher)
             self.layer_pairs = tuple(
                 self._layer_pair(number, one, other, connection, description)
                 for number, (one, other) in enumerate(zip(student, teacher, strict=True))
             )
 
-    def _draw_units(self, student: Sequence[Side], teacher: Sequence[Side]) -> None:
-        """Find out how many units of the teacher's tensor a step compares."""
+    def _position_draws(self, student: Sequence[Side], teacher: Sequence[Side]) -> PositionDraws | None:
+        """Return which positions of a layer each step compares; None for all of them."""
         if len(student) != 1 or len(teacher) != 1:
-            return
-        ours, theirs = student[0].layout_or_plain.channel_dim, teacher[0].layout_or_plain.channel_dim
-        self._units, self._unit_dim = teacher[0].shape[theirs], theirs
-        count = self.objective.compared_units(student[0].shape[ours], self._units)
-        self.drawn = count if count < self._units else None
+            return None
+        layouts = [side.layout_or_plain for side in (student[0], teacher[0])]
+        channels = [
+            side.shape[layout.channel_dim] for side, layout in zip((student[0], teacher[0]), layouts, strict=True)
+        ]
+        share = self.objective.compared_share(*channels)
+        draws = PositionDraws(layouts[1], tuple(teacher[0].shape[1:]), isinstance(self.target_form, AsMap), share)
+        return draws if draws.count < draws.total else None
 
     def _layer_pair(
         self, number: int, student: Side, teacher: Side, connection: Connection, description: str
@@ -217,7 +219,7 @@ class RunTerm(nn.Module):
             self.connector_kind or connection.connector,
             description,
             connection.parameters,
-            self.drawn,
+            None if self.draws is None else (self.draws.count, self.draws.total),
         )
 
     def _check_weights(self) -> None:
@@ -274,62 +276,38 @@ class RunTerm(nn.Module):
         except ValueError as error:
             raise ValueError(f"term {self.name!r} ({self.term.pair}): {error}") from error
 
-    def drawn_units(self, seed: int, step: int) -> Tensor | None:
-        """Return the units that are compared in a step, (drawn,), int64; None for all of them.
+    def drawn(self, seed: int, step: int) -> Tensor | None:
+        """Return the positions that are compared in a step, (P,), int64; None for all of them.
 
         Args:
             seed: The seed of the run.
             step: How many steps of the run are done.
         """
-        if self.drawn is None:
-            return None
-        return drawn_units(self._units, self.drawn, seed=seed, name=self.name, step=step)
+        return None if self.draws is None else self.draws.draw(seed, self.name, step)
 
     # ---- What it computes ----
 
-    def adapt(self, student: Tensors, units: Tensor | None = None) -> Tensors:
-        """Return the student's tensor behind the connector, in float32; of several layers all of them.
-
-        Args:
-            student: The student's tensor.
-            units: Which units of the teacher's it is to give; None for all.
-        """
-        if units is not None:
-            return self._adapted_units(student, units).float()
+    def adapt(self, student: Tensors) -> Tensors:
+        """Return the student's tensor behind the connector, in float32; of several layers all of them."""
         adapted = student if self.connector is None else self.connector(student)
         return adapted.float() if isinstance(adapted, Tensor) else tuple(tensor.float() for tensor in adapted)
 
-    def _adapted_units(self, student: Tensors, units: Tensor) -> Tensor:
-        """Return some units of what is behind the connector, which makes no others if it can do without."""
-        if self._may_be_linear:
-            made: Tensor = cast(nn.Module, self.connector)(student, units)
-            return made
-        adapted = _first(student if self.connector is None else self.connector(student))
-        return adapted.index_select(1 if isinstance(self.target_form, AsMap) else self._unit_dim, units)
-
-    def form(self, target: Tensors, units: Tensor | None = None) -> Tensors:
+    def form(self, target: Tensors) -> Tensors:
         """Return the teacher's tensor, detached, in the form in which it is compared.
 
         Packed signs (uint8) become bools; other values become float32 where they are compared, or before weights of the
         run's own, which are in float32, change them.
-
-        Args:
-            target: The teacher's tensor.
-            units: Which of its units; None for all.
         """
         given = (target,) if isinstance(target, Tensor) else tuple(target)
         shapes = self._teacher_shapes or tuple(tuple(tensor.shape[1:]) for tensor in given)
-        detached = [self._detached(tensor, shape, units) for tensor, shape in zip(given, shapes, strict=True)]
+        detached = [
+            unpack_signs(tensor, shape) if tensor.dtype == torch.uint8 else tensor.detach()
+            for tensor, shape in zip(given, shapes, strict=True)
+        ]
         if next(self.target_form.parameters(), None) is not None:
             detached = [tensor.float() if tensor.is_floating_point() else tensor for tensor in detached]
         formed: Tensors = self.target_form(detached[0] if isinstance(target, Tensor) else detached)
         return formed
-
-    def _detached(self, tensor: Tensor, shape: tuple[int, ...], units: Tensor | None) -> Tensor:
-        """Return a tensor of the teacher, or some of its units, without a graph and not packed."""
-        if tensor.dtype != torch.uint8:
-            return tensor.detach() if units is None else tensor.detach().index_select(self._unit_dim, units)
-        return unpack_signs(tensor, shape) if units is None else unpack_units(tensor, shape, units, self._unit_dim)
 
     def forward(self, student: Tensors, **given: Any) -> Tensor:
         """Return the value of the objective, without its weight, shape ().
@@ -393,38 +371,55 @@ class RunTerm(nn.Module):
         return target
 
     def compare(
-        self, student: Tensors, given: Mapping[str, Any], units: Tensor | None = None
+        self, student: Tensors, given: Mapping[str, Any], positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the value and, of a boundary, the agreement per sample, (N,), without a graph.
 
-        The same as `forward` behind `adapt` and `form`, where it can be in one pass with the connector. Of drawn units
-        both are estimates of what they are of all.
+        The same as `forward` behind `adapt` and `form`, where it can be in one pass with the connector. Of drawn
+        positions both are estimates of what they are of all.
 
         Args:
             student: The student's tensor.
             given: What the objective needs beside it, by name, as the teacher and the batch give it.
-            units: Which of the teacher's units are compared, (U,), int64; None for all.
+            positions: At which positions of the layer, (P,), int64; None for all.
 
         Raises:
             ValueError: If the two do not fit.
         """
-        formed = self.formed(given, units)
-        value: Tensor
-        agreement: Tensor | None
-        if (together := self._in_one_pass(student, formed, units)) is not None:
-            value, agreement = together
-        else:
-            adapted = self.adapt(student, units)
-            value, agreement = self(adapted, **formed), self.agreement(adapted, formed)
-        if units is not None and self.objective.sums_units:
-            value = value * (self._units / len(units))
-        return value, agreement
+        if positions is not None:
+            return self._compare_at(_first(student), given, positions)
+        formed = self.formed(given)
+        target = formed.get("teacher")
+        if (linear_map := self._linear_map(student)) is not None and isinstance(target, Tensor):
+            together = self.objective.in_one_pass(_first(student), linear_map, target)
+            if together is not None:
+                return together
+        adapted = self.adapt(student)
+        return self(adapted, **formed), self.agreement(adapted, formed)
 
-    def formed(self, given: Mapping[str, Any], units: Tensor | None = None) -> dict[str, Any]:
-        """Return what the objective needs in the form in which it is given to it, of the teacher these units."""
+    def _compare_at(self, student: Tensor, given: Mapping[str, Any], positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what `compare` does, at some positions, where they are of use making nothing for the others."""
+        draws = cast(PositionDraws, self.draws)
+        target = draws.of_teacher(given["teacher"], positions)
+        formed = {**self.formed({name: one for name, one in given.items() if name != "teacher"}), "teacher": target}
+        scale = draws.total / draws.count if self.objective.sums_positions else 1
+        linear_map = self._linear_map(student)
+        found = None if linear_map is None else linear_map(student, always=True)
+        if found is None:
+            adapted = draws.of_student(_first(self.adapt(student)), positions)
+        else:
+            there = replace(found, values=at(found.values, -1, positions), channel_dim=-1)
+            together = self.objective.in_one_pass(there.values, lambda _: there, target)
+            if together is not None:
+                return together[0] * scale, together[1]
+            adapted = functional.linear(there.values, there.weight, there.bias).float()
+        return self(adapted, **formed) * scale, self.agreement(adapted, formed)
+
+    def formed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the objective needs in the form in which it is given to it."""
         formed = dict(given)
         if "teacher" in formed:
-            formed["teacher"] = self.form(formed["teacher"], units)
+            formed["teacher"] = self.form(formed["teacher"])
         if "labels" in formed:
             formed["labels"] = self.label_form(formed["labels"])
         if self.needs("teacher_head"):
@@ -438,20 +433,15 @@ class RunTerm(nn.Module):
         with torch.no_grad():
             return boundary_agreement(_first(adapted), _first(formed["teacher"]))
 
-    def _in_one_pass(
-        self, student: Tensors, formed: Mapping[str, Any], units: Tensor | None
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return value and agreement if connector and objective can be taken together; None if they cannot."""
-        connector, target = self.connector, formed.get("teacher")
-        if connector is None or not self._may_be_linear:
-            return None
-        if not isinstance(student, Tensor) or not isinstance(target, Tensor):
+    def _linear_map(self, student: Tensors) -> Callable[..., LinearMap | None] | None:
+        """Return what says which linear map the connector is; None if it is asked for its output in any case."""
+        connector = self.connector
+        if connector is None or not self._may_be_linear or not isinstance(student, Tensor):
             return None
         # A hook wants to see what the connector returns.
         if connector._forward_hooks or connector._forward_pre_hooks:
             return None
-        linear_map = partial(cast(HasLinearMap, connector).linear_map, units=units)
-        return self.objective.in_one_pass(student, linear_map, target)
+        return cast(HasLinearMap, connector).linear_map
 
     def _head(self, features: Tensor) -> Tensor:
         """Return what the teacher's last layer makes of some features, (N, K), in float32; its weights stay."""

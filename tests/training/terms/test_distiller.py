@@ -284,9 +284,9 @@ def test_compiled_equals_eager(family):
         run = torch.compile(distiller, fullgraph=True, backend="aot_eager") if compiled else distiller
         for step in range(2):
             distiller.zero_grad()
-            units = [term.drawn_units(0, step) for term in distiller.terms]
-            assert (units[0] is not None) == (family == "drawn")
-            result = run(inputs, targets, labels, WEIGHTS, None, None, units)
+            positions = [term.drawn(0, step) for term in distiller.terms]
+            assert (positions[0] is not None) == (family == "drawn")
+            result = run(inputs, targets, labels, WEIGHTS, None, None, positions)
             result["loss"].backward()
         gradients = {name: parameter.grad for name, parameter in distiller.named_parameters()}
         results[compiled] = result, gradients, dict(distiller.named_buffers())

@@ -1,4 +1,4 @@
-"""Some of a wide teacher's units in each step: in expectation the loss, the gradient and the agreement of all."""
+"""Some positions of a wide teacher in each step: in expectation the loss, the gradient and the agreement of all."""
 
 import pytest
 import torch
@@ -11,16 +11,20 @@ from hf_abkd.layers.layout import Layout
 from hf_abkd.training.terms.run_term import RunTerm
 
 MAP, TOKENS, SPECIAL = Layout("NCHW", (4, 4)), Layout("NLC"), Layout("NLC", (4, 4), 1)
+ORDER = tuple(torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist())
 STUDENT, WIDE = (5, 3, 4, 4), (5, 17, 40)
 #: The shapes and layouts of both sides, and the connector.
 KINDS = {
     "tokens as maps": (STUDENT, MAP, WIDE, SPECIAL, "auto"),
+    "tokens in another order": (STUDENT, MAP, WIDE, Layout("NLC", (4, 4), 1, ORDER), "auto"),
+    "tokens last": (STUDENT, MAP, (5, 40, 17), Layout("NCL", (4, 4), 1), "auto"),
     "coarser student": ((5, 3, 2, 2), Layout("NCHW", (2, 2)), WIDE, SPECIAL, "auto"),
     "finer student": ((5, 3, 8, 8), Layout("NCHW", (8, 8)), WIDE, SPECIAL, "auto"),
     "maps": (STUDENT, MAP, (5, 40, 4, 4), MAP, "auto"),
-    "tokens": ((5, 6, 3), TOKENS, (5, 6, 40), TOKENS, "auto"),
+    "channels last": (STUDENT, MAP, (5, 4, 4, 40), Layout("NHWC", (4, 4)), "auto"),
+    "tokens": ((5, 16, 3), TOKENS, (5, 16, 40), TOKENS, "auto"),
     "many channels": ((5, 30, 4, 4), MAP, (5, 40, 4, 4), MAP, "auto"),
-    "own": ((5, 6, 3), TOKENS, (5, 6, 40), TOKENS, nn.Linear(3, 40)),
+    "own": ((5, 16, 3), TOKENS, (5, 16, 40), TOKENS, nn.Linear(3, 40)),
     "identity": ((5, 40, 4, 4), MAP, (5, 40, 4, 4), MAP, "identity"),
 }
 
@@ -34,11 +38,11 @@ def term_of(kind, **settings):
     return term.train(), torch.randn(shape), torch.randn(wide)
 
 
-def outcome(term, student, teacher, units):
+def outcome(term, student, teacher, positions):
     """Value, agreement, and the gradients on student and connector."""
     given = student.clone().requires_grad_()
     term.zero_grad()
-    value, agreement = term.compare(given, {"teacher": teacher}, units)
+    value, agreement = term.compare(given, {"teacher": teacher}, positions)
     value.backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in term.parameters()]
     return [value.detach(), agreement, given.grad, *gradients]
@@ -47,13 +51,12 @@ def outcome(term, student, teacher, units):
 @pytest.mark.parametrize("target", ["responses", "sides", "packed"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_turn_of_draws_has_the_mean_of_all_units(kind, reduction, target):
-    """A draw that is not scaled to all units, or drops some, trains by another weight than was given."""
-    term, student, teacher = term_of(kind, reduction=reduction, unit_share=0.2)
+def test_a_turn_of_draws_has_the_mean_of_all_positions(kind, reduction, target):
+    """A draw that is not scaled to all, drops some, or reads a neighbour of the teacher's, trains something else."""
+    term, student, teacher = term_of(kind, reduction=reduction, unit_share=0.25)
     teacher = {"responses": teacher, "sides": teacher > 0, "packed": pack_signs(teacher)}[target]
-    assert term.drawn == 8
-    draws = [term.drawn_units(seed=3, step=step) for step in range(5)]
-    parts = [outcome(term, student, teacher, units) for units in draws]
+    assert (term.draws.count, term.draws.total) == (4, 16)
+    parts = [outcome(term, student, teacher, term.drawn(seed=3, step=step)) for step in range(4)]
     expected = outcome(term, student, teacher, None)
     assert all(tensor.any() for tensor in expected) and not torch.equal(parts[0][0], parts[1][0])
     for whole, *some in zip(expected, *parts, strict=True):
@@ -61,38 +64,56 @@ def test_a_turn_of_draws_has_the_mean_of_all_units(kind, reduction, target):
 
 
 @pytest.mark.parametrize("kind", ["tokens as maps", "coarser student", "tokens", "many channels"])
-def test_only_drawn_rows_of_a_connector_get_a_gradient(kind):
-    """Making the others, to leave them out afterwards, is what drawing is to save."""
-    term, student, teacher = term_of(kind, unit_share=0.2)
-    units = term.drawn_units(seed=0, step=0)
-    weight = outcome(term, student, teacher > 0, units)[3].flatten(1)
-    assert torch.equal(weight.any(1).nonzero().flatten(), units)
-    largest = max(tensor.numel() for tensor in made(term, student, teacher > 0, units))
-    assert largest < teacher.numel()
+@pytest.mark.parametrize("packed", [False, True])
+def test_nothing_is_made_at_other_positions(kind, packed):
+    """To make all responses, and leave most of them out, would save nothing; nor would unpacking all sides."""
+    term, student, teacher = term_of(kind, unit_share=0.25)
+    positions, target = term.drawn(seed=0, step=0), pack_signs(teacher) if packed else teacher > 0
+    with torch.profiler.profile(record_shapes=True) as profile:
+        term.compare(student.clone().requires_grad_(), {"teacher": target}, positions)[0].backward()
+    shapes = [shape for event in profile.events() if event.name in MAKING for shape in event.input_shapes[:3]]
+    assert shapes and max(torch.Size(shape).numel() for shape in shapes) < teacher.numel() * 0.8
 
 
-def made(term, student, teacher, units):
-    """The floating tensors that autograd keeps of a comparison."""
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        term.compare(student.clone().requires_grad_(), {"teacher": teacher}, units)
-    return [tensor for tensor in kept if tensor.is_floating_point()]
+#: What maps, compares and unpacks.
+MAKING = {"aten::addmm", "aten::mm", "aten::leaky_relu_backward", "aten::clamp_max_", "aten::bitwise_and_"}
 
 
-def test_units_are_drawn_where_they_are_many_times_the_channels():
-    """The usual pairs of convolutional networks have up to 4 for a channel, and are to be compared as published."""
+@pytest.mark.parametrize("training", [True, False])
+def test_the_statistics_of_a_connector_are_those_of_all_positions(training):
+    """Of the drawn ones they would be those of a part of the image, and an evaluation would read them."""
+    results = []
+    for drawn in (False, True):
+        term, student, teacher = term_of("tokens as maps", unit_share=0.25)
+        term.train(training)
+        outcome(term, student, teacher, term.drawn(seed=0, step=0) if drawn else None)
+        results.append(list(term.buffers()))
+    assert results[0][0].any() == training
+    torch.testing.assert_close(*results)
+
+
+def test_positions_are_drawn_where_the_teacher_has_many_times_the_channels():
+    """The usual pairs of convolutional networks have up to 4 for one, and are to be compared as published."""
     drawn = {}
-    for channels, units in ((16, 64), (16, 128), (16, 129), (64, 1536), (512, 2048)):
+    for channels, wide in ((16, 64), (16, 128), (16, 129), (64, 1536), (512, 2048)):
         term = RunTerm(Term(ActivationBoundary(), student="a", teacher="b"))
-        term.connect([Side((2, channels, 4, 4))], [Side((2, units, 4, 4))])
-        drawn[channels, units] = term.drawn
-        assert term.layer_pairs[0].drawn == term.drawn
-    assert drawn == {(16, 64): None, (16, 128): None, (16, 129): 64, (64, 1536): 256, (512, 2048): None}
-    assert term_of("maps", unit_share=1)[0].drawn is None
+        term.connect([Side((2, channels, 8, 8))], [Side((2, wide, 8, 8))])
+        drawn[channels, wide] = term.layer_pairs[0].drawn
+        assert (term.draws is None) == (drawn[channels, wide] is None)
+    # As many units as with 4 channels for one, rounded up to whole positions.
+    assert drawn == {(16, 64): None, (16, 128): None, (16, 129): (32, 64), (64, 1536): (11, 64), (512, 2048): None}
+    assert term_of("maps", unit_share=1)[0].draws is None
+
+
+def test_vectors_are_compared_as_a_whole():
+    """They have one position, and cost next to nothing."""
+    term = RunTerm(Term(ActivationBoundary(), student="a", teacher="b", connector=nn.Linear(3, 40)))
+    term.connect([Side((2, 3))], [Side((2, 40))])
+    assert term.draws is None
 
 
 @pytest.mark.parametrize("share", [0, 1.5, -0.1, float("nan"), True])
 def test_what_is_no_share_is_refused(share):
-    """No unit, or one twice."""
+    """Nothing would be compared, or something twice."""
     with pytest.raises((ValueError, TypeError), match="unit_share must be"):
         ActivationBoundary(unit_share=share)
