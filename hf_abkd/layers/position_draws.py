@@ -16,10 +16,12 @@ from hf_abkd.layers.layout import Layout
 def drawn_positions(positions: int, count: int, *, seed: int, name: str, step: int) -> Tensor:
     """Return the positions that a step compares, (count,), int64, in ascending order, on the CPU.
 
-    The positions are shuffled and dealt out to the steps, `count` to each, and shuffled again when all were dealt. In
-    each step every position is as likely as any other, so that the mean over the drawn ones is, in expectation, that
-    over all; and none waits long. The draw is a function of these numbers alone: it is the same in all processes, in
-    all batches of a step with gradient accumulation, and in a resumed run.
+    The layer is cut into `count` parts of neighbours, from a random position on, and each step takes one position of
+    each part, so that it sees all of the image and not, as it may happen, its border alone. Those of a part are
+    shuffled and take turns; when all had theirs, the layer is cut anew. In each step every position is as likely as any
+    other, so that the mean over the drawn ones is, in expectation, that over all; and none waits long. The draw is a
+    function of these numbers alone: it is the same in all processes, in all batches of a step with gradient
+    accumulation, and in a resumed run.
 
     Args:
         positions: How many there are.
@@ -36,10 +38,13 @@ def drawn_positions(positions: int, count: int, *, seed: int, name: str, step: i
     turns = -(-positions // count)
     turn, place = divmod(step, turns)
     generator = torch.Generator().manual_seed(number_of("positions", seed, name, turn) % 2**63)
-    shuffled = torch.randperm(positions, generator=generator)
-    # The last steps of a turn take what is missing from its beginning.
-    places = torch.arange(place * count, (place + 1) * count) % positions
-    return shuffled[places].sort().values
+    first = torch.randint(positions, (), generator=generator)
+    begins = torch.arange(count) * positions // count
+    # Some parts have one position less than there are turns: theirs begin again.
+    sizes = torch.diff(begins, append=torch.tensor([positions]))[:, None]
+    keys = torch.rand(count, turns, generator=generator).masked_fill(torch.arange(turns) >= sizes, 2.0)
+    taken = keys.argsort(1).gather(1, place % sizes)[:, 0]
+    return ((first + begins + taken) % positions).sort().values
 
 
 @dataclass(frozen=True)

@@ -36,3 +36,12 @@ def test_a_draw_follows_from_seed_name_and_step_alone():
     assert torch.equal(draw(5), expected) and torch.equal(torch.get_rng_state(), state)
     for others in (draw(5, seed=1), draw(5, name="other"), draw(6)):
         assert not torch.equal(others, expected)
+
+
+def test_a_step_sees_all_of_the_image():
+    """On the border alone there is often nothing, and the next step would have to make up for it."""
+    for step in range(50):
+        drawn = draw(step, positions=64, count=6)
+        gaps = torch.diff(drawn, append=drawn[:1] + 64)
+        # Of two neighbouring parts no more than both lie between those that were drawn.
+        assert gaps.max() <= 2 * 11 - 1
