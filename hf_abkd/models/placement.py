@@ -39,6 +39,17 @@ def is_tensor_parallel(model: nn.Module) -> bool:
     return not is_sharded(model) and any(isinstance(tensor, DTensor) for tensor in model.parameters())
 
 
+def keep_stored_bits(model: nn.Module) -> None:
+    """Have layers of bitsandbytes in 4 bits compute with what was stored.
+
+    On a CPU with bfloat16 (bitsandbytes 0.50) the first pass in eval mode rounds their scales and packs their weights,
+    and `state_dict` packs them out again: each of them leaves another model.
+    """
+    for part in model.modules():
+        if "support_avx512bf16_for_cpu" in vars(part):
+            vars(part)["support_avx512bf16_for_cpu"] = False
+
+
 def needs_whole_passes(parts: Iterable[nn.Module]) -> bool:
     """Whether what runs after a layer cannot be left out: hooks put its weights away, or processes wait for it.
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_abkd.models.factories import is_factory, made_model
 from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.kept_state import freeze
+from hf_abkd.models.placement import keep_stored_bits
 from hf_abkd.models.stored_models import described, has_weights, load_config, load_weights, local_path
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.teacher_weights import TeacherWeights
@@ -82,6 +83,7 @@ def load_teacher(
         if classes != len(labels):
             logger.info("%s has %d classes, the data has %d", what, classes, len(labels))
     freeze(teacher)
+    keep_stored_bits(teacher)
     return teacher.eval()
 
 

@@ -15,8 +15,6 @@ from hf_abkd.models.hub_options import HubOptions
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What bitsandbytes computes in 4 bits on a CPU: blocks of so many outputs and inputs.
-_BLOCK = {8: (1, 1), 4: (32, 64)}
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class TeacherWeights:
         """Check the settings."""
         if self.dtype not in _DTYPES:
             raise ValueError(f"the dtype of a teacher must be one of {list(_DTYPES)}, got {self.dtype!r}")
-        if self.bits not in (None, *_BLOCK):
+        if self.bits not in (None, 8, 4):
             raise ValueError(f"the bits of a teacher must be 8 or 4, or None for its dtype; got {self.bits!r}")
         if isinstance(self.device_map, str) and not self.device_map.strip():
             raise ValueError("the device_map of a teacher is empty: leave it out")
@@ -91,21 +89,16 @@ class TeacherWeights:
         return given
 
     def _quantization(self, what: str, config: PreTrainedConfig, hub: HubOptions) -> BitsAndBytesConfig:
-        """Return which layers are held in few bits: the last one decides, and is small; others may be too narrow."""
+        """Return which layers are held in few bits: not the last one, which decides and is small."""
         with torch.device("meta"):
             model = IMAGE_CLASSIFICATION.auto_class.from_config(config, trust_remote_code=hub.trust_remote_code)
-        linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        outputs, inputs = _BLOCK[self.bits or 8]
-        kept = [
-            name
-            for index, (name, module) in enumerate(linear.items())
-            if index == len(linear) - 1 or module.out_features % outputs or module.in_features % inputs
-        ]
-        if len(kept) == len(linear):
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        if len(linear) < 2:
             raise ValueError(
                 f"{what} has no linear layer beside its last one that could be held in {self.bits} bits, as "
                 "bitsandbytes does it: convolutions stay as they are. Give it dtype='bfloat16', or a device_map"
             )
+        kept = linear[-1:]
         if self.bits == 8:
             return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
         return BitsAndBytesConfig(

@@ -18,7 +18,7 @@ from hf_abkd.layers.sums import row_sums
 from hf_abkd.models.kept_state import freeze
 from hf_abkd.models.lent_inputs import Lender
 from hf_abkd.models.outputs import LOGITS
-from hf_abkd.models.placement import device_of
+from hf_abkd.models.placement import device_of, keep_stored_bits
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
 from hf_abkd.models.tasks.task import Task
 from hf_abkd.models.usable import check_usable
@@ -56,6 +56,7 @@ class LiveTeacher:
         task.check_model(model, "teacher")
         self.task = task
         freeze(model)
+        keep_stored_bits(model)
         self.model = model.eval()
         self._precision = precision
         self._points: dict[str, CapturePoint] = {}

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 
 from hf_abkd.data.hashes import pixel_hashes, signed_hash
+from hf_abkd.data.machines import found_by_all
 from hf_abkd.data.pixel_cache.image_keys import image_keys
 from hf_abkd.data.pixel_cache.layout import KEYS, PixelLayout
 from hf_abkd.data.pixel_cache.pixel_cache import PixelCache
@@ -59,7 +60,7 @@ def write_pixels(folder: str | Path, *datasets: Dataset) -> PixelCache:
     for layout in layouts[1:]:
         layouts[0].check(layout, folder)
     keys = np.concatenate([image_keys(*each) for each in zip(datasets, transforms, strict=True)])
-    if not (folder / MANIFEST_NAME).is_file():
+    if not found_by_all(folder / MANIFEST_NAME):
         _write(folder, layouts[0], keys, _images(datasets, transforms), transforms[0])
     cache = PixelCache.load(folder)
     cache.check(layouts[0], keys)

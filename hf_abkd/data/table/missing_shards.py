@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from hf_abkd.data.machines import check_shared
 from hf_abkd.data.table.shards import Shard
 from hf_abkd.data.table.table_writer import TableWriter
 
@@ -28,11 +29,15 @@ def write_missing(table: TableWriter, rows: Rows, state: PartialState, *, doing:
         rows: Makes the rows of shards.
         state: Which process this is.
         doing: What is done, for the bar.
+
+    Raises:
+        ValueError: If the folder of the table is not the same for all processes.
     """
     shards = table.shards
     missing = [shard for shard in shards if not shard.done]
     # A process that looked after another had written its first shard would share them out otherwise.
     state.wait_for_everyone()
+    check_shared(table.work)
     share = missing[state.process_index :: state.num_processes]
     if len(missing) < len(shards) and state.is_main_process:
         done = _rows(shards, table) - _rows(missing, table)

@@ -86,7 +86,8 @@ class TableWriter:
         if shard_bytes is None:
             least, most = _SHARD_BYTES
             shard_bytes = min(most, max(least, samples * sample_bytes // _SHARES))
-        self._work = incomplete(self.folder)
+        #: Where it is written until it is complete.
+        self.work = incomplete(self.folder)
         self._manifest = self._begin(
             BegunManifest(
                 FORMAT, as_json(identity), tuple(columns), samples, views, max(1, shard_bytes // sample_bytes)
@@ -97,32 +98,32 @@ class TableWriter:
         self.samples, self.views = samples, views
         self._blocks = RowBlocks(self.columns, views)
         self._samples_per_shard = self._manifest.samples_per_shard
-        self._table = self._work / ".table"
+        self._table = self.work / ".table"
         (self._table / "data").mkdir(parents=True, exist_ok=True)
 
     def _begin(self, manifest: BegunManifest) -> BegunManifest:
         """Make the folder to write in, or check the one that is there; return its manifest."""
-        path = self._work / BEGUN_NAME
+        path = self.work / BEGUN_NAME
         if not path.is_file():
             # Renaming a folder that has its manifest fails if another process was first, and is never half done.
-            scratch = self._work.with_name(f".{self._work.name}-{uuid4().hex}")
+            scratch = self.work.with_name(f".{self.work.name}-{uuid4().hex}")
             try:
                 scratch.mkdir(parents=True)
                 write_json(scratch / path.name, manifest_json(manifest))
-                scratch.rename(self._work)
+                scratch.rename(self.work)
             except OSError as error:
-                if not self._work.exists():
+                if not self.work.exists():
                     raise
                 if not path.is_file():
                     raise FileExistsError(
-                        f"{self._work}, in which the table would be written, holds something else: move it away"
+                        f"{self.work}, in which the table would be written, holds something else: move it away"
                     ) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         begun = read_manifest(path, BegunManifest)
         if differences := manifest_differences(begun, manifest):
             raise ValueError(
-                f"{self._work} was begun for another table and cannot be gone on with:\n  "
+                f"{self.work} was begun for another table and cannot be gone on with:\n  "
                 + "\n  ".join(differences)
                 + "\nDelete that folder, or choose another one for this table"
             )
@@ -220,7 +221,7 @@ class TableWriter:
         sync_folder(self._table)
         self._table.replace(self.folder)
         sync_folder(self.folder.parent)
-        shutil.rmtree(self._work)
+        shutil.rmtree(self.work)
         return TargetTable.open(self.folder)
 
     def _finished(self, shards: Sequence[Shard], files: Sequence[str]) -> FinishedManifest:

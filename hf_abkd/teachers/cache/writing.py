@@ -17,6 +17,7 @@ from transformers import BaseImageProcessor, default_data_collator
 
 from hf_abkd.data.augment import augmentation_name
 from hf_abkd.data.hashes import pixel_hashes
+from hf_abkd.data.machines import found_by_all
 from hf_abkd.data.pixel_cache.writing import write_pixels
 from hf_abkd.data.preprocessing import Preprocessing
 from hf_abkd.data.reloading import backend_of
@@ -179,7 +180,7 @@ class _Writer:
 
     def written_before(self) -> TeacherCache | None:
         """Return the cache that is complete in the folder, None if there is none."""
-        if not (self.folder / MANIFEST_NAME).is_file():
+        if not found_by_all(self.folder / MANIFEST_NAME):
             return None
         cache = TeacherCache(TargetTable.open(self.folder))
         wanted = Manifest(

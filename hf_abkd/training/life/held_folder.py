@@ -16,7 +16,9 @@ from uuid import uuid4
 from accelerate import Accelerator
 from torch import nn
 
+from hf_abkd.data.machines import hosts_without
 from hf_abkd.training.life.together import on_first
+from hf_abkd.wording import listed
 
 RUNNING_NAME = ".running.json"
 _HELD: set[Path] = set()
@@ -50,6 +52,15 @@ def writing(folder: Path, size: int, accelerator: Accelerator, *, saves: bool) -
             stack.enter_context(held(folder))
 
         on_first(take, accelerator)
+        if saves and (elsewhere := hosts_without(folder)) and accelerator.is_main_process:
+            logger.warning(
+                "the output folder %s of this machine is not that of %s: the student and its checkpoints are written "
+                "here alone, and the checkpoints lack the random states of the processes there, so that the run cannot "
+                "be gone on with. Choose an output_dir on a file system that all machines share, or set "
+                "save_strategy='no'",
+                folder.absolute(),
+                listed(elsewhere),
+            )
         yield
 
 

@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
+from hf_abkd.data.machines import hosts_where
 from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.teachers.source import TeacherSource
@@ -25,10 +26,11 @@ from hf_abkd.training.life.held_folder import checkpoint_size, writing
 from hf_abkd.training.life.interruption import Interruption
 from hf_abkd.training.life.make_up import check_make_up
 from hf_abkd.training.life.run_folder import AUTO, check_folder, checkpoint_of, claim_folder, sweep
-from hf_abkd.training.life.saved_state import read_saved, trainer_state
+from hf_abkd.training.life.saved_state import STATE_NAME, read_saved, trainer_state
 from hf_abkd.training.life.together import on_first
 from hf_abkd.training.progress import OneRunHandler
 from hf_abkd.training.stage_runner import StageRunner
+from hf_abkd.wording import listed
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,16 @@ class RunLife:
         folder, overwrite = self.folder, self._arguments().overwrite_output_dir
         self.checkpoint = on_first(lambda: checkpoint_of(asked, folder, overwrite=overwrite), self._accelerator)
         self._begins_anyway = asked == AUTO and not overwrite
+        if self.checkpoint is not None:
+            # A process that does not find it would end alone, and the others would wait for it.
+            is_here = (self.checkpoint / STATE_NAME).is_file()
+            lacking, having = hosts_where(not is_here), hosts_where(is_here)
+            if lacking and having:
+                raise ValueError(
+                    f"the checkpoint {self.checkpoint} lies on {listed(having)}, and processes on {listed(lacking)} do "
+                    "not find it: every machine reads it, so put the output folder on a file system that they share, "
+                    "or copy the checkpoint to each of them, with the rng_state files of all"
+                )
         self.ended = noted_end(folder) if self.checkpoint is not None and asked in (True, AUTO) else None
 
     def start(self, runner: StageRunner, here: Callable[[], Mapping[str, Any]]) -> RunStart:
