@@ -38,11 +38,11 @@ from transformers import TrainerCallback, ViTImageProcessorPil, set_seed
 from transformers.utils import logging as transformers_logging
 
 from hf_abkd import DistillationArguments, DistillationTrainer, activation_boundary, prepare
+from hf_abkd.data.table.columns import Column
+from hf_abkd.data.table.table_writer import TableWriter
+from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.teachers.cache import writing
 from hf_abkd.teachers.cache.settings import CacheSettings
-from hf_abkd.teachers.table.columns import Column
-from hf_abkd.teachers.table.table_writer import TableWriter
-from hf_abkd.teachers.table.target_table import TargetTable
 
 SIZE = 8
 BATCH = 250

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import gpu_checks
 import scale
 
 
@@ -52,3 +54,13 @@ def test_caches_are_written_and_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(scale.subprocess, "Popen", Here)
     found = scale.writers(tmp_path, scale.argparse.Namespace(written=8, writers=[1], turns=2))
     assert found["equal"] and found["images_per_second"][1] > 0 and found["over_one"] == {1: 1}
+
+
+def test_the_checks_of_a_gpu_say_that_there_is_none(tmp_path, capsys):
+    """What was not measured must not look as if it had been."""
+    file = tmp_path / "checks.json"
+    assert gpu_checks.main(["--json", str(file), "--steps", "1", "--batch", "2"]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["precision"] for row in rows] == ["fp16", "bf16"]
+    if not torch.cuda.is_available():
+        assert {row["result"] for row in rows} == {"not run"} and "result: not run" in capsys.readouterr().out

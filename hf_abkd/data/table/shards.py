@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def shard_name(shard: int, shards: int) -> str:
 
 def write_blocks(path: Path, blocks: Iterable[Mapping[str, np.ndarray]], fields: Sequence[Field]) -> None:
     """Write a new file of blocks of rows, each of which becomes a record batch."""
-    schema = _schema(fields)
+    schema = _schema(tuple(fields))
     with path.open("xb") as file, pa.ipc.new_stream(file, schema) as stream:
         for block in blocks:
             stream.write_batch(_record_batch(block, fields, schema))
@@ -48,7 +49,7 @@ def map_blocks(path: Path, fields: Sequence[Field], rows: int) -> list[dict[str,
     try:
         # The maps stay while there are arrays over them; the file, of which a process has few, is closed.
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-            if not stream.schema.equals(_schema(fields)):
+            if not stream.schema.equals(_schema(tuple(fields))):
                 raise ValueError(f"its columns are {stream.schema.names}, not {[field.name for field in fields]}")
             for batch in stream:
                 columns = zip(fields, batch.columns, strict=True)
@@ -60,7 +61,9 @@ def map_blocks(path: Path, fields: Sequence[Field], rows: int) -> list[dict[str,
     return blocks
 
 
-def _schema(fields: Sequence[Field]) -> pa.Schema:
+# Each shard of a table asks for it again, and making it takes longer than mapping the shard.
+@lru_cache(maxsize=16)
+def _schema(fields: tuple[Field, ...]) -> pa.Schema:
     return Features({field.name: _feature(field) for field in fields}).arrow_schema
 
 
