@@ -1,4 +1,4 @@
-"""Two processes write one cache, and learn from it and from its teacher; `test_cached.py` compares what they wrote."""
+"""Two processes write a cache and one of pixels, and learn from the former; `test_cached.py` compares what they wrote."""
 
 import functools
 import json
@@ -9,8 +9,11 @@ import tiny
 import torch
 from accelerate import PartialState
 from cached_runs import rows, teacher_of, write
-from learning_from_caches import boundary_and_kd, cached_run, live_run
+from learning_from_caches import boundary_and_kd, cached_run, images_for, live_run
 
+from hf_abkd import write_pixels
+from hf_abkd.data.hashes import pixel_hashes
+from hf_abkd.data.pixel_cache import writing
 from hf_abkd.data.table.table_writer import TableWriter
 from hf_abkd.teachers.cache import writing as caching
 
@@ -22,7 +25,12 @@ def main(home):
     sharing = {"max_steps": 8, "per_device_train_batch_size": 2}
     cached = cached_run(home / "cached", cache, boundary_and_kd(), **sharing)
     live = live_run(home / "live", teacher_of(), cache, boundary_and_kd(), **sharing)
+    writing.TableWriter = functools.partial(TableWriter, shard_bytes=4000)
+    images = images_for(cache, data=rows(22))
+    pixels = write_pixels(home / "pixels", images).attach(images)[:]
     found = {
+        "pixels": pixel_hashes(pixels["pixel_values"]).tolist(),
+        "shards of pixels": len(list((home / "pixels" / "data").iterdir())),
         "world": cached.args.world_size,
         "cached": tiny.losses(cached),
         "live": tiny.losses(live),

@@ -41,6 +41,7 @@ from hf_abkd import (
     knowledge_distillation,
 )
 from hf_abkd.data.augment import RandomCrop, RandomHorizontalFlip
+from hf_abkd.data.hashes import pixel_hashes
 from hf_abkd.data.table.target_table import TargetTable
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.layers.plan import Plan
@@ -520,6 +521,9 @@ def test_two_processes_write_one_cache_and_each_reads_its_own_images(tmp_path, t
     for name in alone.table.columns:
         both = [one.read(every, [name])[name] for one in (alone.table, TargetTable.open(tmp_path / "cache"))]
         np.testing.assert_allclose(both[0], both[1], rtol=1e-3, atol=1e-3)
+    # Both wrote some of the pixels that one process makes of the images.
+    assert ranks[0]["shards of pixels"] > 3
+    assert ranks[0]["pixels"] == pixel_hashes(images_for(alone, data=rows(22))[:]["pixel_values"]).tolist()
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from hf_abkd.data.decoding import SampleError
 from hf_abkd.data.hashes import signed_hash
 from hf_abkd.data.transform import ImageTransform
 
-_ROWS = 256
+# Whose files are in memory at once.
+_ROWS = 32
 # A bar that is gone at once says nothing.
 _SECONDS = 5
 

@@ -69,8 +69,8 @@ class PixelCache:
         if missing := int((~np.isin(keys, self._keys)).sum()):
             raise ValueError(
                 f"the pixel cache {self.table.folder} lacks {missing:,} of {len(keys):,} images: it holds the "
-                f"{self.table.samples:,} that it was written for. Delete it to write one of all of these, or choose "
-                "another folder"
+                f"{self.table.samples:,} that it was written for. Name the same images, number of samples and seed as "
+                "then, choose another folder, or delete it, and one of these images is written"
             )
 
     def attach(self, dataset: Dataset) -> Dataset:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from hf_abkd.data.transform import SAMPLE_IDS, ImageTransform
 logger = logging.getLogger(__name__)
 
 # Images that a thread makes ready at once, and how many threads there are at most.
-_BATCH, _THREADS = 32, 16
+_BATCH, _THREADS = 16, 16
 
 
 def write_pixels(folder: str | Path, *datasets: Dataset) -> PixelCache:
@@ -123,10 +124,25 @@ def _rows_of_shards(
 
     def rows(shard: Shard) -> Iterator[Mapping[str, Any]]:
         starts = range(shard.start, shard.stop, _BATCH)
-        stored = (images[start : min(start + _BATCH, shard.stop)][column] for start in starts)
-        # A shard at a time is what waits in memory for its turn.
-        for batch in pool.map(made, starts, stored):
+        stored = ((start, images[start : min(start + _BATCH, shard.stop)][column]) for start in starts)
+        for batch in _in_order(pool, made, stored):
             yield batch
             report(len(batch["view"]))
 
     return (rows(shard) for shard in shards)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[..., dict[str, Any]], arguments: Iterable[tuple[Any, ...]]
+) -> Iterator[dict[str, Any]]:
+    """Yield what a function returns for each of some arguments, of which no more are taken than threads can use.
+
+    The pool's own map would take all of them: the files of a whole shard.
+    """
+    running: deque[Future[dict[str, Any]]] = deque()
+    for given in arguments:
+        running.append(pool.submit(function, *given))
+        if len(running) > _THREADS:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import processors
 import pytest
@@ -86,3 +87,15 @@ def test_data_sets_of_two_processors_are_not_written_into_one(tmp_path, files):
     """Half of the rows would be those of another."""
     with pytest.raises(ValueError, match="another image processor"):
         write_pixels(tmp_path / "pixels", prepared(files), prepared(files, processors.vit(20)))
+
+
+def test_files_are_read_as_they_are_needed(monkeypatch):
+    """All files of a shard would lie in memory: of large photographs many times as much as their pixels."""
+    monkeypatch.setattr(writing, "_THREADS", 2)
+    taken, most = [], 0
+    arguments = ((taken.append(number) or number,) for number in range(50))
+    with ThreadPoolExecutor(2) as pool:
+        for count, number in enumerate(writing._in_order(pool, lambda number: number, arguments)):
+            assert number == count
+            most = max(most, len(taken) - count)
+    assert len(taken) == 50 and most <= 3
