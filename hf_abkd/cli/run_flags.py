@@ -42,11 +42,11 @@ class RunArguments:
     boundary_weight: float = field(
         default=BOUNDARY_WEIGHT, metadata={"help": "Weight of the boundary objective per layer."}
     )
-    unit_share: float | None = field(
-        default=None,
+    unit_share: float = field(
+        default=1.0,
         metadata={
             "help": "Share of the teacher's units that a step compares by their boundaries, other ones in each "
-            "step. Default: 1, which is all, but in layers with more than 8 times the student's channels."
+            "step: less time per step with wide teachers."
         },
     )
     boundaries_fall: bool = field(

@@ -30,7 +30,7 @@ def activation_boundary(
     *,
     margin: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
-    unit_share: float | None = None,
+    unit_share: float = 1.0,
     weight: float = BOUNDARY_WEIGHT,
     layer_weights: Sequence[float] | None = None,
     initialization_share: float | None = INITIALIZATION_SHARE,
@@ -61,8 +61,8 @@ def activation_boundary(
             response directly. None pairs layers automatically.
         margin: How far past the boundary counts as safe (mu in the paper).
         reduction: "mean" over elements, or the authors' "sum" over elements and mean over samples.
-        unit_share: Which share of the teacher's units a step compares, in (0, 1]. None compares a part of those of
-            layers with many times the student's channels (see `ActivationBoundary`), and all of them elsewhere.
+        unit_share: Which share of the teacher's units a step compares, in (0, 1]; less time per step with wide teachers
+            (see `ActivationBoundary`).
         weight: The weight of the boundary objective of every layer.
         layer_weights: A factor for each pair of names; 1 by default. The authors' are 1/4, 1/2, 1 with "sum". A plan
             has its own.

@@ -17,11 +17,6 @@ from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.settings import number
 
-# Where a teacher's layer has more than so many channels for one of the student's, a step compares a part of its units,
-_MANY_CHANNELS = 8
-# as many as with so many channels for one.
-_COMPARED_CHANNELS = 4
-
 
 class ActivationBoundary(Objective):
     """Put every student unit on the teacher unit's side of its activation boundary.
@@ -58,9 +53,8 @@ class ActivationBoundary(Objective):
         reduction: "mean" over all elements, or "sum" over the elements of a sample and mean over samples.
         unit_share: Which share of the teacher's units a step of training compares, in (0, 1]: those at some positions
             of the layer, other ones in each step, every one once in as many steps as that takes. The expected value and
-            gradient are those of all units. None compares all of them, unless the teacher's layer has more than 8
-            channels for one of the student's: then as many as if it had 4. The objective itself compares what it is
-            given; a run draws (see `hf_abkd.layers.position_draws`).
+            gradient are those of all units. The objective itself compares what it is given; a run draws (see
+            `hf_abkd.layers.position_draws`).
 
     Raises:
         ValueError: If `margin` is not positive and finite, `reduction` is neither of the two or `unit_share` no share;
@@ -84,14 +78,14 @@ class ActivationBoundary(Objective):
         *,
         margin: float = 1.0,
         reduction: Literal["mean", "sum"] = "mean",
-        unit_share: float | None = None,
+        unit_share: float = 1.0,
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.margin = number("margin", margin, above=0)
         self.reduction = reduction
-        self.unit_share = None if unit_share is None else number("unit_share", unit_share, above=0, most=1)
+        self.unit_share = number("unit_share", unit_share, above=0, most=1)
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the squared shortfall, reduced over elements and averaged over samples, shape ()."""
@@ -130,11 +124,10 @@ class ActivationBoundary(Objective):
             return None
         return self.mapped(connector.values, connector.weight, connector.bias, sides)
 
-    def compared_share(self, channels: int, teacher_channels: int) -> float:
-        """Return which share of the positions of a layer a step compares."""
-        if self.unit_share is not None:
-            return self.unit_share
-        return _COMPARED_CHANNELS * channels / teacher_channels if teacher_channels > _MANY_CHANNELS * channels else 1.0
+    @property
+    def compared_share(self) -> float:
+        """Which share of the positions of a layer a step compares."""
+        return self.unit_share
 
     @property
     def sums_positions(self) -> bool:
@@ -143,7 +136,7 @@ class ActivationBoundary(Objective):
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
-        share = "" if self.unit_share is None else f", unit_share={self.unit_share}"
+        share = "" if self.unit_share == 1 else f", unit_share={self.unit_share}"
         return f"margin={self.margin}, reduction={self.reduction!r}{share}"
 
 

@@ -202,14 +202,11 @@ class Objective(nn.Module):
             ValueError: If it cannot do with that.
         """
 
-    def compared_share(self, channels: int, teacher_channels: int) -> float:
-        """Return which share of the positions of a layer a step compares, in (0, 1]; by default all of them.
+    @property
+    def compared_share(self) -> float:
+        """Which share of the positions of a layer a step compares, in (0, 1]; by default all of them.
 
         Of fewer than all, each step draws others, and the objective is given both tensors at these alone, (N, P, C).
-
-        Args:
-            channels: How many channels the student's tensor has.
-            teacher_channels: How many the teacher's has.
         """
         return 1.0
 

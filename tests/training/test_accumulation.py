@@ -15,7 +15,7 @@ from hf_abkd import (
 )
 
 STEPS = 2
-SHARES = {"boundaries": None, "drawn units": 0.4}
+SHARES = {"boundaries": 1, "drawn units": 0.4}
 
 
 def sure(teacher):

@@ -7,7 +7,7 @@ from tiny_runs import assert_equal, entries, outcome, published, stopped_and_res
 from hf_abkd.layers import position_draws
 
 
-def wide(folder, layers=RESNET_LAYERS, *, unit_share=None, callbacks=(), extra=None, **settings):
+def wide(folder, layers=RESNET_LAYERS, *, unit_share=0.4, callbacks=(), extra=None, **settings):
     """A run whose student has 2 and 4 channels, and whose teacher 20 and 40; its first stage has 1 step in 3."""
     stages, models = published(layers, unit_share=unit_share), (resnet(1), resnet(10, seed=1))
     return trainer_of(folder, *models, stages, callbacks=callbacks, extra=extra, **settings)
@@ -23,7 +23,7 @@ def test_the_plan_that_a_run_prints_says_how_many_positions_are_drawn(tmp_path, 
     assert "positions a step" not in trainer.plan.without_connections().table()
 
 
-@pytest.mark.parametrize(("share", "told"), [(None, True), (1, False)])
+@pytest.mark.parametrize(("share", "told"), [(0.4, True), (1, False)])
 def test_a_run_whose_layers_were_named_says_so_too(share, told, tmp_path, capsys):
     """Its plan is not printed, as the user knows it."""
     wide(tmp_path, unit_share=share).train()
@@ -64,9 +64,12 @@ def test_a_resumed_run_goes_on_with_the_positions_of_the_run_that_was_never_stop
     assert_equal(outcome(resumed), outcome(whole))
 
 
-def test_by_default_positions_are_drawn(tmp_path):
-    """Otherwise nothing was drawn, and a test above compared a run with itself."""
-    runs = {share: wide(tmp_path / str(share), unit_share=share, max_steps=3) for share in (None, 0.4, 1)}
+def test_without_a_share_all_units_are_compared(tmp_path):
+    """Who asks for nothing trains as published."""
+    runs = {share: wide(tmp_path / str(share), unit_share=share, max_steps=3) for share in (0.4, 1)}
+    runs["default"] = trainer_of(
+        tmp_path / "default", resnet(1), resnet(10, seed=1), published(RESNET_LAYERS), max_steps=3
+    )
     for trainer in runs.values():
         trainer.train()
-    assert losses(runs[None]) == losses(runs[0.4]) != losses(runs[1])
+    assert losses(runs["default"]) == losses(runs[1]) != losses(runs[0.4])

@@ -198,12 +198,8 @@ class RunTerm(nn.Module):
         """Return which positions of a layer each step compares; None for all of them."""
         if len(student) != 1 or len(teacher) != 1:
             return None
-        layouts = [side.layout_or_plain for side in (student[0], teacher[0])]
-        channels = [
-            side.shape[layout.channel_dim] for side, layout in zip((student[0], teacher[0]), layouts, strict=True)
-        ]
-        share = self.objective.compared_share(*channels)
-        draws = PositionDraws(layouts[1], tuple(teacher[0].shape[1:]), isinstance(self.target_form, AsMap), share)
+        layout, shape = teacher[0].layout_or_plain, tuple(teacher[0].shape[1:])
+        draws = PositionDraws(layout, shape, isinstance(self.target_form, AsMap), self.objective.compared_share)
         return draws if draws.count < draws.total else None
 
     def _layer_pair(

@@ -92,22 +92,19 @@ def test_the_statistics_of_a_connector_are_those_of_all_positions(training):
     torch.testing.assert_close(*results)
 
 
-def test_positions_are_drawn_where_the_teacher_has_many_times_the_channels():
-    """The usual pairs of convolutional networks have up to 4 for one, and are to be compared as published."""
-    drawn = {}
-    for channels, wide in ((16, 64), (16, 128), (16, 129), (64, 1536), (512, 2048)):
-        term = RunTerm(Term(ActivationBoundary(), student="a", teacher="b"))
-        term.connect([Side((2, channels, 8, 8))], [Side((2, wide, 8, 8))])
-        drawn[channels, wide] = term.layer_pairs[0].drawn
-        assert (term.draws is None) == (drawn[channels, wide] is None)
-    # As many units as with 4 channels for one, rounded up to whole positions.
-    assert drawn == {(16, 64): None, (16, 128): None, (16, 129): (32, 64), (64, 1536): (11, 64), (512, 2048): None}
-    assert term_of("maps", unit_share=1)[0].draws is None
+def test_positions_are_drawn_where_a_share_is_asked_for():
+    """By default all units are compared, as published."""
+    drawn = {share: term_of("tokens as maps", unit_share=share)[0] for share in (1, 0.99, 0.3, 0.001)}
+    counts = {share: term.layer_pairs[0].drawn for share, term in drawn.items()}
+    # Rounded up to whole positions, of which one is the least.
+    assert counts == {1: None, 0.99: None, 0.3: (5, 16), 0.001: (1, 16)}
+    assert term_of("maps")[0].draws is None
 
 
 def test_vectors_are_compared_as_a_whole():
     """They have one position, and cost next to nothing."""
-    term = RunTerm(Term(ActivationBoundary(), student="a", teacher="b", connector=nn.Linear(3, 40)))
+    boundary = ActivationBoundary(unit_share=0.5)
+    term = RunTerm(Term(boundary, student="a", teacher="b", connector=nn.Linear(3, 40)))
     term.connect([Side((2, 3))], [Side((2, 40))])
     assert term.draws is None
 
