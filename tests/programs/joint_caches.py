@@ -1,4 +1,4 @@
-"""Two processes write a cache and one of pixels, and learn from the first; `test_cached.py` compares what they wrote."""
+"""Two processes write a cache and its pixels, and learn from the former; `test_cached.py` compares what they left."""
 
 import functools
 import json
