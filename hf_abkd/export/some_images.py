@@ -47,10 +47,13 @@ def spread_images(dataset: Any, count: int) -> Iterator[Tensor]:
     Args:
         dataset: What `prepare` returned.
         count: How many images.
+
+    Raises:
+        TypeError: If its images are bytes, which the trainer of a cached run makes colours of.
     """
     places = spread_places(len(dataset), min(count, len(dataset)))
     for batch in batches_of(dataset, places, _BATCH_SIZE):
-        yield batch[PIXELS]
+        yield _values(batch)
 
 
 def labelled_batches(dataset: Any, what: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,6 +62,9 @@ def labelled_batches(dataset: Any, what: str) -> Iterator[tuple[Tensor, Tensor]]
     Args:
         dataset: What `prepare` returned.
         what: What the bar is called.
+
+    Raises:
+        TypeError: As `spread_images` does.
     """
     bar = tqdm(
         batches_of(dataset, range(len(dataset)), _BATCH_SIZE),
@@ -68,4 +74,14 @@ def labelled_batches(dataset: Any, what: str) -> Iterator[tuple[Tensor, Tensor]]
         disable=not bars_are_seen(),
     )
     for batch in bar:
-        yield batch[PIXELS], batch[IMAGE_CLASSIFICATION.labels]
+        yield _values(batch), batch[IMAGE_CLASSIFICATION.labels]
+
+
+def _values(batch: dict[str, Any]) -> Tensor:
+    values: Tensor = batch[PIXELS]
+    if not values.is_floating_point():
+        raise TypeError(
+            f"the images of the data set are {str(values.dtype).removeprefix('torch.')}, as a cache hands them to its "
+            "run, and not what the student takes: give prepare(images, ImageTransform(processor))"
+        )
+    return values

@@ -12,6 +12,7 @@ from hf_abkd import export_student
 from hf_abkd.export import exporting
 from hf_abkd.export.deviation import Deviation
 from hf_abkd.export.form import ExportForm
+from hf_abkd.export.some_images import labelled_batches, spread_images
 
 OWN = """
 from transformers import ResNetConfig, ResNetForImageClassification
@@ -153,3 +154,11 @@ def test_an_empty_folder_may_be_there(student, tmp_path):
     (tmp_path / "shipped").mkdir()
     export_student(student, tmp_path / "shipped")
     assert ResNetConfig.from_pretrained(tmp_path / "shipped").num_labels == tiny.CLASSES
+
+
+def test_images_that_a_cache_hands_to_its_run_are_not_those_of_a_student():
+    """An error of the runtime about bytes does not say what to give instead."""
+    rows = [{"pixel_values": torch.zeros(3, 4, 4, dtype=torch.uint8), "labels": 0}] * 3
+    for batches in (spread_images(rows, 2), labelled_batches(rows, "measuring")):
+        with pytest.raises(TypeError, match=r"are uint8, .*prepare\(images, ImageTransform"):
+            next(batches)
