@@ -18,14 +18,15 @@ class KeptAnswers:
 
     Args:
         task: What the student does.
+        start: What it said before the first step of a run that may go on.
 
     Attributes:
         start: What it said before the first step; None if it was not asked.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, start: GivenAnswers | None = None) -> None:
         self.task = task
-        self.start: GivenAnswers | None = None
+        self.start = start
         self._last: tuple[object, int, GivenAnswers | None] | None = None
 
     def see(self, output: EvalLoopOutput, student: nn.Module, step: int) -> None:

@@ -16,6 +16,7 @@ from hf_abkd.models.adapters import merged
 from hf_abkd.models.costs import cost_of
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.latency import Latency, brief_latencies
+from hf_abkd.models.placement import is_sharded
 from hf_abkd.models.stored_size import stored_bytes
 from hf_abkd.teachers.source import TeacherSource
 
@@ -48,7 +49,8 @@ def run_costs(
 
     Args:
         student: The student; adapters are merged, as where it is stored.
-        source: What teaches it. Of a cached teacher no more than its parameters is known.
+        source: What teaches it. Of a cached teacher no more than its parameters is known, and one that lies in parts
+            in the processes is not run.
         batch: Some images as both take them.
         batch_sizes: The sizes of the batches that are timed.
         weight_bytes: The size of the files that the student was saved as, if it was.
@@ -60,7 +62,9 @@ def run_costs(
     costs = [RunCosts(plain.num_parameters(), weight_bytes=weight_bytes)]
     if live is not None:
         theirs = batch.teacher()
-        models.append((live.model, lambda count: live.bare_run(_first(theirs, count))))
+        if not is_sharded(live.model):
+            # One in parts in the processes would wait for the others, which do not ask it here.
+            models.append((live.model, lambda count: live.bare_run(_first(theirs, count))))
         parameters = sum(parameter.numel() for parameter in live.model.parameters())
         costs.append(RunCosts(parameters, weight_bytes=_stored_bytes(live.model)))
     with evaluating(plain), torch.inference_mode():
@@ -84,7 +88,11 @@ def _first(inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 def _timed(runs: Sequence[Callable[[], object]], size: int, device: torch.device) -> list[Latency] | None:
     on_gpu = device.type == "cuda"
-    return brief_latencies(runs, size, finish=torch.cuda.synchronize if on_gpu else lambda: None)
+    try:
+        return brief_latencies(runs, size, finish=torch.cuda.synchronize if on_gpu else lambda: None)
+    except torch.cuda.OutOfMemoryError:
+        # The run is over, and its own batches may have been smaller.
+        return None
 
 
 def _stored_bytes(teacher: nn.Module) -> int | None:

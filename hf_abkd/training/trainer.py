@@ -137,6 +137,9 @@ class DistillationTrainer(Trainer):
     optimizer_cls_and_kwargs: Any
     callback_handler: Any
     data_collator: Any
+    compute_metrics: Any
+    preprocess_logits_for_metrics: Any
+    is_in_train: bool
     push_in_progress: Any
     _signature_columns: list[str]
     _total_loss_scalar: float
@@ -207,6 +210,8 @@ class DistillationTrainer(Trainer):
         self._evaluation = Evaluation(self.task, self.source, self.reader, self.accelerator, self._classes)
         self._guessing = Guessing(self.task)
         self._answers = KeptAnswers(self.task)
+        # Whether the student is no longer what it was made as.
+        self._has_trained = False
         self._live_view = LiveView(lambda: self.callback_handler.callbacks, self.processing_class)
         #: What `measure` found last; its card shows it.
         self.measured: MeasuredRun | None = None
@@ -359,14 +364,15 @@ class DistillationTrainer(Trainer):
 
     def _train(self, trial: Any, ignore_keys: list[str] | None) -> TrainOutput:
         """Begin or go on, run the stages that are left, and note the end; the arguments are those of `train`."""
-        # What was found out of an earlier call is not of this one.
-        self._answers, self.measured, self._evaluation.taught = KeptAnswers(self.task), None, None
+        # What was found out of an earlier call is not of this one, unless it goes on.
+        self._answers, self.measured, self._evaluation.taught = KeptAnswers(self.task, self._answers.start), None, None
         start, life = self._start_run(), self._life
         if life.ended is not None:
             return life.tell_end(life.ended)
         resumes = start.resumes
         for index in range(start.stage, len(self.stages)):
             with self._running(index):
+                self._has_trained = True
                 output = super().train(resumes, trial, ignore_keys)
                 stopped = self._runner.stopped(self.state.global_step)
             resumes = None
@@ -384,6 +390,7 @@ class DistillationTrainer(Trainer):
             if model_init is not None:
                 seed_stage(self.args, 0)
                 self.model = self.model_wrapped = self.call_model_init(trial).to(self.args.device)
+                self._has_trained = False
                 # Trainer would make another one in every stage.
                 self.model_init = None
                 self.stages, self._setup = run_stages(self._given_stages, self.args), None
@@ -412,9 +419,14 @@ class DistillationTrainer(Trainer):
             return start
         life.check_folder()
         scores = self._measured_teacher() if start.checkpoint is None else None
-        if self.args.measure_run and (start.checkpoint is None or start.is_inside):
-            # The weights of a checkpoint inside of a stage are read when the stage goes on.
+        goes_on = start.checkpoint is not None
+        # The weights of a checkpoint inside of a stage are read when the stage goes on. Where an earlier call trained,
+        # the student that began the run is there no more, and that call has asked it.
+        is_as_it_began = not goes_on or (start.is_inside and not self._has_trained)
+        if self.args.measure_run and is_as_it_began:
             self._answers.start = self._ask_student()
+        elif not goes_on:
+            self._answers.start = None
         # Only now, when nothing can be wrong any more: this may delete what another run left.
         life.take_folder()
         early_logs = self._before_first_step(scores) if start.checkpoint is None else []
@@ -672,7 +684,8 @@ class DistillationTrainer(Trainer):
                     names = self.model.config.id2label
                     self._live_view.show(shown, names, metric_key_prefix, self.state.global_step)
         self._guessing.see(output, metric_key_prefix)
-        if self.is_in_train and metric_key_prefix == first_prefix(self.eval_dataset):
+        keeps_logits = self.preprocess_logits_for_metrics is None
+        if self.is_in_train and keeps_logits and metric_key_prefix == first_prefix(self.eval_dataset):
             self._answers.see(output, self.model, self.state.global_step)
         if self._quantization.has_seen:
             with self._quantization.in_evaluation(self.model):
@@ -753,9 +766,21 @@ class DistillationTrainer(Trainer):
             return None
         self.synchronize_buffers()
         self._keep_forward()
-        with random_state_kept(), evaluating(self.model):
-            run = partial(super().evaluation_loop, self.get_eval_dataloader(dataset), "Evaluation", False)
+        with random_state_kept(), evaluating(self.model), self._keeping_logits():
+            # Only of a prediction all are kept where scores are made batch by batch.
+            run = partial(super().evaluation_loop, self.get_eval_dataloader(dataset), "Prediction", False)
             return self._answers.answers_in(self._evaluation.of_labelled(run)())
+
+    @contextmanager
+    def _keeping_logits(self) -> Iterator[None]:
+        """Have evaluations return logits, and leave the weights alone, whatever those of the run do."""
+        ways = self.compute_metrics, self.preprocess_logits_for_metrics, self.is_in_train
+        # Outside of training Trainer casts the weights themselves for `bf16_full_eval` and `fp16_full_eval`.
+        self.compute_metrics, self.preprocess_logits_for_metrics, self.is_in_train = None, None, True
+        try:
+            yield
+        finally:
+            self.compute_metrics, self.preprocess_logits_for_metrics, self.is_in_train = ways
 
     def _asked_teacher(self) -> GivenAnswers | None:
         """Return what the teacher, as it is now, says of the evaluation images; None if that is not defined."""
@@ -1015,6 +1040,8 @@ class DistillationTrainer(Trainer):
         """Write what a resumed run needs into the checkpoint, too: first, as `trainer_state.json` ends it."""
         # What is not finite must neither be saved nor take the place of an older checkpoint.
         self._running_step.watch.check(self._running_step.parts.module)
+        # Every process goes on with what is saved, as it would in a resumed run.
+        self.synchronize_buffers()
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             checkpoints.begin_checkpoint(folder, self.model, self.stage_modules(), self.run_state())

@@ -33,6 +33,7 @@ def run(kind, folder, in_parts):
         sharded(teacher, 2)
     trainer = trainer_of(folder, student, teacher, stages, extra=extra, **settings)
     trainer.train()
+    costs = [vars(model) for model in trainer.measure(batch_sizes=(1,)).evaluation.models]
     trainer.create_model_card()
     evaluations = [
         {name: value for name, value in entry.items() if "runtime" not in name and "per_second" not in name}
@@ -45,6 +46,8 @@ def run(kind, folder, in_parts):
         "evaluations": evaluations,
         "teacher": trainer.source.identify(),
         "sharded": isinstance(teacher, FSDPModule),
+        "parameters": [one["parameters"] for one in costs],
+        "timed": [len(one["latencies"]) for one in costs],
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from launched import in_two_processes
 from safetensors.torch import load_file
 from tiny import SIZE, differing, images, resnet, tensors, vit
 from tiny_runs import (
@@ -217,3 +218,13 @@ def test_settings_that_lose_the_ranges_are_refused(tmp_path, monkeypatch):
     how = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
     with pytest.raises(ValueError, match="activation_checkpointing do not go together"):
         trainer_of(tmp_path, **INT8, **how)
+
+
+@needs_torchao
+@pytest.mark.slow
+def test_two_processes_resume_with_the_ranges_that_both_went_on_with(tmp_path):
+    """Each process sees other images, and a checkpoint has the ranges of the first one alone."""
+    in_two_processes("quantized_runs.py", tmp_path)
+    for rank in range(2):
+        straight, resumed = torch.load(tmp_path / f"rank{rank}.pt")
+        assert differing(straight, resumed) == []

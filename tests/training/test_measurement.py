@@ -182,3 +182,48 @@ def test_what_was_measured_is_read_back_as_it_was_and_is_gone_when_another_run_b
         stored_evaluation(tmp_path)
     run(tmp_path, overwrite_output_dir=True).train()
     assert stored_evaluation(tmp_path) is None
+
+
+@pytest.mark.parametrize("way", ["reduced", "in_batches"])
+def test_logits_that_a_user_does_not_keep_are_no_reason_to_fail_or_to_say_less(tmp_path, way):
+    """Classes in the place of logits save memory, and scores that are gathered batch by batch keep no answers."""
+    ways = {"reduced": {"preprocess_logits_for_metrics": lambda logits, _: logits.argmax(1)}, "in_batches": {}}
+    extra = {"eval_dataset": HELD_OUT, "compute_metrics": lambda found, compute_result=True: {}, **ways[way]}
+    settings = {"max_steps": 2, "measure_run": True, "eval_strategy": "epoch", "batch_eval_metrics": way != "reduced"}
+    trainer = trainer_of(tmp_path, stages=knowledge_distillation(), extra=extra, **settings)
+    trainer.train()
+    found = trainer.measure(**QUICK).evaluation
+    assert of(found, START).accuracy.value == pytest.approx(right(resnet(4))[0].mean())
+    assert of(found, "student").accuracy.value == pytest.approx(right(trainer.model)[0].mean())
+
+
+def test_a_student_that_is_evaluated_in_half_precision_trains_in_whole(tmp_path):
+    """Trainer casts the weights themselves where it evaluates outside of training."""
+    trainer = run(tmp_path, bf16_full_eval=True, eval_steps=3)
+    trainer.train()
+    trainer.measure(**QUICK)
+    assert {tensor.dtype for tensor in trainer.model.parameters()} == {torch.float32}
+
+
+def test_a_student_that_goes_on_in_the_same_process_began_as_it_began(tmp_path):
+    """After an interruption, as in a notebook, the student that is there has trained already."""
+    trainer = run(tmp_path, callbacks=[Interrupt(3)], save_strategy="steps", save_steps=2, learning_rate=0.1)
+    trainer.train()
+    trainer.train(resume_from_checkpoint=True)
+    started = right(resnet(4))[1].softmax(1).amax(1).numpy()
+    assert trainer._answers.start.confidences == pytest.approx(started, abs=1e-5)
+
+
+def test_what_does_not_fit_into_memory_is_not_timed(tmp_path, monkeypatch):
+    """A run that is over would end with an error, because it is timed with larger batches than its own."""
+    trainer = run(tmp_path, held_out=None)
+    call = type(trainer.model).forward
+
+    def forward(model, pixel_values, **named):
+        if len(pixel_values) > 8:
+            raise torch.cuda.OutOfMemoryError
+        return call(model, pixel_values, **named)
+
+    monkeypatch.setattr(type(trainer.model), "forward", forward)
+    found = trainer.measure(batch_sizes=(1, 32)).evaluation
+    assert [[one.batch_size for one in model.latencies] for model in found.models] == [[1], [1]]
