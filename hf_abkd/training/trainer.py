@@ -688,6 +688,7 @@ class DistillationTrainer(Trainer):
         if self.is_in_train and keeps_logits and metric_key_prefix == first_prefix(self.eval_dataset):
             self._answers.see(output, self.model, self.state.global_step)
         if self._quantization.has_seen:
+            self._close_bars()
             with self._quantization.in_evaluation(self.model):
                 in_8_bits = run().metrics
             for name in (self.task.score, "loss"):
@@ -769,7 +770,15 @@ class DistillationTrainer(Trainer):
         with random_state_kept(), evaluating(self.model), self._keeping_logits():
             # Only of a prediction all are kept where scores are made batch by batch.
             run = partial(super().evaluation_loop, self.get_eval_dataloader(dataset), "Prediction", False)
-            return self._answers.answers_in(self._evaluation.of_labelled(run)())
+            answers = self._answers.answers_in(self._evaluation.of_labelled(run)())
+        self._close_bars()
+        return answers
+
+    def _close_bars(self) -> None:
+        """Have the next pass over evaluation images begin a bar of its own, and not fill that of this one again."""
+        for callback in self.callback_handler.callbacks:
+            if getattr(callback, "prediction_bar", None) is not None:
+                callback.on_predict(self.args, self.state, self.control)
 
     @contextmanager
     def _keeping_logits(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from cached_runs import write
 from learning_from_caches import cached_run
 from tiny import differing, images, resnet, tensors
 from tiny_runs import Interrupt, accuracy, entries, trainer_of
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 from hf_abkd import MeanTeacher, knowledge_distillation
 from hf_abkd.reports.evaluation import START, Evaluation, stored_evaluation
@@ -227,3 +227,22 @@ def test_what_does_not_fit_into_memory_is_not_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(type(trainer.model), "forward", forward)
     found = trainer.measure(batch_sizes=(1, 32)).evaluation
     assert [[one.batch_size for one in model.latencies] for model in found.models] == [[1], [1]]
+
+
+class Bars(ProgressCallback):
+    """Notes how full the bar of each evaluation is at its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_evaluate(self, *given, **named):
+        self.seen.append((self.prediction_bar.n, self.prediction_bar.total))
+        super().on_evaluate(*given, **named)
+
+
+def test_an_evaluation_has_a_bar_of_its_own(tmp_path):
+    """What the student was asked before the first step would be counted in the bar of the first evaluation."""
+    bars = Bars()
+    run(tmp_path, callbacks=[bars]).train()
+    assert bars.seen == [(3, 3), (3, 3)]
