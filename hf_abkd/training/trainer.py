@@ -300,6 +300,13 @@ class DistillationTrainer(Trainer):
         with self._collating(names_read(running)):
             return super().get_train_dataloader()
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the batches to evaluate on; see `transformers.Trainer.get_eval_dataloader`."""
+        if eval_dataset is None or isinstance(eval_dataset, str) or eval_dataset is self.eval_dataset:
+            return super().get_eval_dataloader(eval_dataset)
+        # With persistent workers Trainer keeps the loader of one data set, and returns it for any other.
+        return self.get_test_dataloader(eval_dataset)
+
     @contextmanager
     def _collating(self, wanted: frozenset[str] | None) -> Iterator[Callable[..., Any]]:
         """Make batches with what a cached teacher said of these names meanwhile; None stands for all of them."""

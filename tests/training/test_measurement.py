@@ -100,13 +100,18 @@ def test_what_was_evaluated_last_counts_only_for_the_student_that_the_run_ends_w
         assert trainer.measured.answers.confidences == pytest.approx(confidences, abs=1e-5)
 
 
-def test_an_evaluation_of_other_images_is_not_that_of_the_run(tmp_path):
-    """A user evaluates on a test set behind the run, and asks the teacher about it: the table is of neither."""
-    trainer = run(tmp_path)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_evaluation_of_other_images_is_not_that_of_the_run(tmp_path, workers):
+    """A user evaluates on a test set behind the run, and asks the teacher about it: the table is of neither.
+
+    Trainer keeps the loader of one evaluation set where its workers stay, and takes it for any other.
+    """
+    trainer = run(tmp_path, dataloader_num_workers=workers, dataloader_persistent_workers=workers > 0)
     trainer.train()
     other = images(24, seed=9)
-    trainer.evaluate(other)
-    trainer.evaluate_teacher(other)
+    assert trainer.evaluate(other)["eval_accuracy"] == pytest.approx(right(trainer.model, other)[0].mean())
+    taught = trainer.evaluate_teacher(other)["teacher_accuracy"]
+    assert taught == pytest.approx(right(trainer.teacher.model, other)[0].mean())
     found = trainer.measure(**QUICK).evaluation
     assert of(found, "student").accuracy.value == pytest.approx(right(trainer.model)[0].mean())
     assert of(found, "teacher").accuracy.value == pytest.approx(right(trainer.teacher.model)[0].mean())
