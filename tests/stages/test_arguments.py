@@ -15,6 +15,7 @@ def test_defaults_change_nothing_of_a_training_run(tmp_path):
         "lr_gamma",
         "decay_norm_and_bias",
         "evaluate_teacher",
+        "measure_run",
         "eval_agreement",
         "teacher_precision",
         "teacher_fold_batch_norm",

@@ -38,7 +38,7 @@ def test_the_card_says_what_the_table_holds_and_what_is_known(tmp_path):
 def test_the_card_guesses_nothing():
     """What is not known must not look as if it were."""
     card = table_card([("x", "bits", "(8,)", 1)], 1, 1, "data/*.arrow", {})
-    for word in ("license", "How it was made", "teacher's class", "How to train", "seed"):
+    for word in ("license:", "How it was made", "teacher's class", "How to train", "seed"):
         assert word not in card
 
 
