@@ -174,4 +174,12 @@ def test_settings_are_what_decides_a_result():
     assert {"kd_weight", "temperature", "initialization_share", "flip"} <= set(settings)
     assert not {"seeds", "method", "compare"} & set(settings)
     names = {one.name for one in dataclasses.fields(run_flags.TrainingArguments)}
-    assert set(kept_runs._FREE) <= names | {"seeds", "method", "compare", "adaptive", "token", "cache_dir", "pixel_cache"}
+    assert set(kept_runs._FREE) <= names | {
+        "seeds",
+        "method",
+        "compare",
+        "adaptive",
+        "token",
+        "cache_dir",
+        "pixel_cache",
+    }
