@@ -115,6 +115,10 @@ def test_an_evaluation_of_other_images_is_not_that_of_the_run(tmp_path, workers)
     found = trainer.measure(**QUICK).evaluation
     assert of(found, "student").accuracy.value == pytest.approx(right(trainer.model)[0].mean())
     assert of(found, "teacher").accuracy.value == pytest.approx(right(trainer.teacher.model)[0].mean())
+    # Workers whose loaders go in a collection of cycles are not told that they may end: each is waited for 5 seconds.
+    trainer.callback_handler.train_dataloader = trainer.callback_handler.eval_dataloader = None
+    trainer.accelerator._dataloaders.clear()
+    vars(trainer).get("_eval_dataloaders", {}).clear()
 
 
 def test_a_run_that_goes_on_is_measured_like_one_that_never_stopped(tmp_path):
