@@ -238,6 +238,15 @@ class Interrupt(TrainerCallback):
             control.should_training_stop = True
 
 
+def refusal(act: Callable[[], object]) -> str:
+    """What is said where something is refused; "nothing" where it is not."""
+    try:
+        act()
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
 def left_at(step: int, whole: Path, folder: Path) -> Path:
     """Make the folder of a run that ended right after a checkpoint, from that of the run that was never stopped.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import tiny
 from accelerate import PartialState
 from cached_runs import rows, teacher_of, write
-from tiny_runs import AS_IT_IS, pieces, trainer_of
+from tiny_runs import AS_IT_IS, pieces, refusal, trainer_of
 
 
 class Kept(logging.Handler):
@@ -22,14 +22,6 @@ class Kept(logging.Handler):
 
     def emit(self, record):
         self.told.append(record.getMessage())
-
-
-def refusal(act):
-    try:
-        act()
-    except ValueError as error:
-        return str(error)
-    return "nothing"
 
 
 def main(home):

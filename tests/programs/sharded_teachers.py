@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from tiny import images, losses
-from tiny_runs import AS_IT_IS, pieces, trainer_of
+from tiny_runs import AS_IT_IS, pieces, refusal, trainer_of
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import ViTImageProcessor
@@ -49,14 +49,6 @@ def run(kind, folder, in_parts):
         "parameters": [one["parameters"] for one in costs],
         "timed": [len(one["latencies"]) for one in costs],
     }
-
-
-def refusal(act):
-    try:
-        act()
-    except ValueError as error:
-        return str(error)
-    return "nothing"
 
 
 def refusals(folder):
