@@ -25,7 +25,7 @@ from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.terminal import shown_table
 from hf_abkd.training.life.run_folder import AUTO
-from hf_abkd.training.measurement import MeasuredRun
+from hf_abkd.training.measuring.measurement import MeasuredRun
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.wording import public_name
 

@@ -20,7 +20,7 @@ from hf_abkd.data.batch import Batch, BatchReader
 from hf_abkd.data.few_rows import rows_of
 from hf_abkd.data.pixel_cache.stored_colours import stored_colours
 from hf_abkd.layers.plan import Plan
-from hf_abkd.models.kept_state import evaluating, random_state_kept
+from hf_abkd.models.kept_state import random_state_kept
 from hf_abkd.models.label_spaces import LabelMatch
 from hf_abkd.models.saving import restore_student
 from hf_abkd.models.tasks.image_classification import IMAGE_CLASSIFICATION
@@ -46,18 +46,18 @@ from hf_abkd.training.data_checks import CheckedBatches, first_dataset, first_pr
 from hf_abkd.training.evaluation import Evaluation
 from hf_abkd.training.fake_quantization import FakeQuantization, quantized_layers
 from hf_abkd.training.guessing import Guessing
-from hf_abkd.training.kept_answers import KeptAnswers
 from hf_abkd.training.life import checkpoints
 from hf_abkd.training.life.make_up import make_up
 from hf_abkd.training.life.run_life import RunLife, RunStart
 from hf_abkd.training.live_view import LiveView
+from hf_abkd.training.measuring.asking import asked_student, close_bars
+from hf_abkd.training.measuring.kept_answers import KeptAnswers
 from hf_abkd.training.memory_format import takes_channels_last
 from hf_abkd.training.open_stages import OpenStages
 from hf_abkd.training.progress import FollowStudent, Span
 from hf_abkd.training.publishing.publisher import Publisher, in_words_of
 from hf_abkd.training.publishing.run_facts import RunRecord, card_facts
 from hf_abkd.training.rows import TrainingRows
-from hf_abkd.training.run_costs import RunCosts, run_costs
 from hf_abkd.training.seeds import seed_stage
 from hf_abkd.training.setup import Given, Setup, set_up
 from hf_abkd.training.sources import GivenTeacher, check_cached_run, check_stages, shared_images_of, teacher_source
@@ -68,7 +68,7 @@ from hf_abkd.training.terms.balance import TermBalance
 from hf_abkd.training.terms.run_stage import named_terms, run_stages
 
 if TYPE_CHECKING:
-    from hf_abkd.training.measurement import MeasuredRun
+    from hf_abkd.training.measuring.measurement import MeasuredRun
 
 
 class DistillationTrainer(Trainer):
@@ -695,7 +695,7 @@ class DistillationTrainer(Trainer):
         if self.is_in_train and keeps_logits and metric_key_prefix == first_prefix(self.eval_dataset):
             self._answers.see(output, self.model, self.state.global_step)
         if self._quantization.has_seen:
-            self._close_bars()
+            close_bars(self)
             with self._quantization.in_evaluation(self.model):
                 in_8_bits = run().metrics
             for name in (self.task.score, "loss"):
@@ -732,8 +732,8 @@ class DistillationTrainer(Trainer):
 
         Of the evaluation images it takes what the last evaluation of the run found, or asks the student once more; what
         the teacher says was found out before the first step. With `args.measure_run` the student was asked before the
-        first step, too. Costs take a few seconds, and only the first process measures them; call it in all of them.
-        What was measured stands in the model card from then on.
+        first step, too. Costs take a few seconds; the first process measures them and tells the others, so call it in
+        all of them. What was measured stands in the model card from then on.
 
         Args:
             images: What the evaluation images are called.
@@ -746,26 +746,25 @@ class DistillationTrainer(Trainer):
             print(run_text(trainer.measure().evaluation))
         """
         # What statistics need takes a second to load, and is not needed to train.
-        from hf_abkd.training.measurement import MeasuredRun, RunAnswers, evaluation_of_run
+        from hf_abkd.training.measuring.run_end import RunEnd, measured_run
 
-        best, step = self.state.best_global_step, self.state.global_step
-        ends_with_last = not self.args.load_best_model_at_end or best in (None, step)
-        after = self._answers.at(self.model, step) if ends_with_last else None
-        after = self._ask_student() if after is None else after
-        said = RunAnswers(after, self._answers.start, None if after is None else self._asked_teacher())
-        costs = self._costs(batch_sizes)
-        names = self.task.class_names(self.model) or {}
-        teacher = self._life.teacher or {}
-        found = evaluation_of_run(
-            said,
-            costs,
-            [names.get(number, f"class {number}") for number in range(self.task.classes(self.model.config))],
-            images=images,
-            student=Path(self.hub_model_id or self.args.output_dir).absolute().name,
-            teacher=teacher.get("name_or_path") or "teacher",
-            baselines=baselines,
+        run = RunEnd(
+            student=self.model,
+            student_name=Path(self.hub_model_id or self.args.output_dir).absolute().name,
+            teacher_name=(self._life.teacher or {}).get("name_or_path") or "teacher",
+            task=self.task,
+            args=self.args,
+            state=self.state,
+            source=self.source,
+            answers=self._answers,
+            evaluation=self._evaluation,
+            accelerator=self.accelerator,
+            weight_bytes=self._publisher.weight_bytes,
+            ask_student=self._ask_student,
+            ask_teacher=lambda learns: self._teacher_scores(checks_order=False, learns=learns),
+            images=self._some_images,
         )
-        self.measured = MeasuredRun(found, after)
+        self.measured = measured_run(run, images=images, batch_sizes=batch_sizes, baselines=baselines)
         return self.measured
 
     def _ask_student(self) -> GivenAnswers | None:
@@ -774,51 +773,15 @@ class DistillationTrainer(Trainer):
             return None
         self.synchronize_buffers()
         self._keep_forward()
-        with random_state_kept(), evaluating(self.model), self._keeping_logits():
-            # Only of a prediction all are kept where scores are made batch by batch.
-            run = partial(super().evaluation_loop, self.get_eval_dataloader(dataset), "Prediction", False)
-            answers = self._answers.answers_in(self._evaluation.of_labelled(run)())
-        self._close_bars()
-        return answers
+        loop = super().evaluation_loop
+        # Only of a prediction all are kept where scores are made batch by batch.
+        run = self._evaluation.of_labelled(lambda: loop(self.get_eval_dataloader(dataset), "Prediction", False))
+        return asked_student(self, run, self._answers)
 
-    def _close_bars(self) -> None:
-        """Have the next pass over evaluation images begin a bar of its own, and not fill that of this one again."""
-        for callback in self.callback_handler.callbacks:
-            if getattr(callback, "prediction_bar", None) is not None:
-                callback.on_predict(self.args, self.state, self.control)
-
-    @contextmanager
-    def _keeping_logits(self) -> Iterator[None]:
-        """Have evaluations return logits, and leave the weights alone, whatever those of the run do."""
-        ways = self.compute_metrics, self.preprocess_logits_for_metrics, self.is_in_train
-        # Outside of training Trainer casts the weights themselves for `bf16_full_eval` and `fp16_full_eval`.
-        self.compute_metrics, self.preprocess_logits_for_metrics, self.is_in_train = None, None, True
-        try:
-            yield
-        finally:
-            self.compute_metrics, self.preprocess_logits_for_metrics, self.is_in_train = ways
-
-    def _asked_teacher(self) -> GivenAnswers | None:
-        """Return what the teacher, as it is now, says of the evaluation images; None if that is not defined."""
-        learns = bool(self.source.modules())
-        if learns or self._evaluation.taught is None:
-            self._evaluation.taught = None
-            self._teacher_scores(checks_order=False, learns=learns)
-        return self._evaluation.taught
-
-    def _costs(self, batch_sizes: Sequence[int]) -> list[RunCosts]:
-        """Return what student and teacher cost; no times and sizes in other processes than the first."""
+    def _some_images(self, count: int) -> Batch:
+        """Return so many evaluation images, or fewer if there are no more; without any, images that are trained on."""
         dataset = first_dataset(self.eval_dataset)
-        # Others rest meanwhile, and nobody's work falls on the times.
-        self.accelerator.wait_for_everyone()
-        try:
-            if not self.is_world_process_zero():
-                return [RunCosts(self.model.num_parameters())]
-            rows = [*range(min(max(batch_sizes, default=1), self.args.eval_batch_size))]
-            batch = self.sample_batch() if dataset is None else self._read_rows(dataset, rows)
-            return run_costs(self.model, self.source, batch, batch_sizes, self._publisher.weight_bytes)
-        finally:
-            self.accelerator.wait_for_everyone()
+        return self.sample_batch() if dataset is None else self._read_rows(dataset, range(count))
 
     def synchronize_buffers(self) -> None:
         """Give every process the buffers of the first: those of the student and of what is checkpointed beside it."""

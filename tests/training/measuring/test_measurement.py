@@ -14,7 +14,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from hf_abkd import MeanTeacher, knowledge_distillation
 from hf_abkd.reports.evaluation import START, Evaluation, stored_evaluation
-from hf_abkd.training.measurement import MeasuredRun
+from hf_abkd.training.measuring.measurement import MeasuredRun
 
 HELD_OUT = images(24, seed=7)
 QUICK = {"batch_sizes": (1,)}

@@ -11,7 +11,7 @@ from hf_abkd.models.machine import this_machine
 from hf_abkd.reports.evaluation import START, Evaluation, ModelEvaluation
 from hf_abkd.reports.given_answers import GivenAnswers
 from hf_abkd.reports.judging import against, agreement_of_answers, judged
-from hf_abkd.training.run_costs import RunCosts
+from hf_abkd.training.measuring.run_costs import RunCosts
 from hf_abkd.wording import public_name
 
 
