@@ -21,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from datasets import disable_progress_bars, load_dataset
+from datasets import disable_progress_bars
+from first_rows import first_rows
 from step_time import cifar_models, cifar_weights, machine
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -56,10 +57,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     disable_progress_bars()
-    train, test = (
-        load_dataset("parquet", data_files=str(path), split=f"train[:{count}]")
-        for path, count in ((args.train, args.images), (args.test, args.test_images))
-    )
+    train, test = first_rows(args)
     names = dict(enumerate(train.features["label"].names))
 
     def model(depth):

@@ -19,7 +19,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from datasets import disable_progress_bars, load_dataset
+from datasets import disable_progress_bars
+from first_rows import first_rows
 from step_time import machine
 from transformers import (
     ResNetConfig,
@@ -63,10 +64,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     disable_progress_bars()
-    train, test = (
-        load_dataset("parquet", data_files=str(path), split=f"train[:{count}]")
-        for path, count in ((args.train, args.images), (args.test, args.test_images))
-    )
+    train, test = first_rows(args)
     names = {number: str(number) for number in range(10)}
     data = {
         "train_dataset": prepare(train, ImageTransform(PROCESSOR, num_channels=1)),
