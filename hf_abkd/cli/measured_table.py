@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from hf_abkd.cli.comparison import percent
-from hf_abkd.cli.measured import Measured, MeasuredModel
+from hf_abkd.reports.evaluation import Evaluation, ModelEvaluation
 from hf_abkd.wording import scaled
 
 _TEACHER = "teacher"
 
 
-def measured_table(runs: Sequence[tuple[str, Measured]]) -> tuple[list[str], list[list[str]]]:
+def measured_table(runs: Sequence[tuple[str, Evaluation]]) -> tuple[list[str], list[list[str]]]:
     """Return the titles and the rows of a table: a row for each model, and the teacher first; no rows if none is known.
 
     Shares are means over the runs of a model, with their standard deviation. Times are the medians of each run,
@@ -48,7 +48,7 @@ def measured_table(runs: Sequence[tuple[str, Measured]]) -> tuple[list[str], lis
 class _Beside:
     """A model of a run beside the teacher of that run."""
 
-    def __init__(self, model: MeasuredModel, teacher: MeasuredModel | None) -> None:
+    def __init__(self, model: ModelEvaluation, teacher: ModelEvaluation | None) -> None:
         self.model, self.teacher = model, teacher
 
     @property
@@ -63,11 +63,11 @@ class _Beside:
         return ours, ours / theirs if ours and theirs else None
 
 
-def _multiply_adds(models: Sequence[MeasuredModel]) -> int | None:
+def _multiply_adds(models: Sequence[ModelEvaluation]) -> int | None:
     return _common([model.multiply_adds for model in models])
 
 
-def _weight_bytes(models: Sequence[MeasuredModel]) -> int | None:
+def _weight_bytes(models: Sequence[ModelEvaluation]) -> int | None:
     return _common([model.weight_bytes for model in models])
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hf_abkd.cli.comparison import Outcome
-from hf_abkd.cli.measured import measured_in
 from hf_abkd.cli.measured_table import measured_table
 from hf_abkd.reports.evaluation import stored_evaluation
 from hf_abkd.reports.evaluation_text import run_text
@@ -22,7 +21,7 @@ def measured_lines(outcomes: Sequence[Outcome], jobs: Sequence[tuple[str, Distil
         jobs: The runs, as `hf_abkd.cli.comparison.jobs` returned them.
     """
     folders = [Path(args.output_dir) for _, args in jobs]
-    found = [measured_in(folder) for folder in folders]
+    found = [stored_evaluation(folder) for folder in folders]
     known = [(outcome.model, one) for outcome, one in zip(outcomes, found, strict=True) if one is not None]
     if len(known) > 1:
         yield ""

@@ -53,6 +53,10 @@ class ModelEvaluation:
     corrupted: Mapping[str, Share | None] = field(default_factory=dict)
     latencies: Sequence[Latency] = ()
 
+    def milliseconds(self, batch_size: int) -> float | None:
+        """Return how long it takes for a batch of some size, the median; None if that was not measured."""
+        return next((one.milliseconds for one in self.latencies if one.batch_size == batch_size), None)
+
     def numbers(self) -> dict[str, float]:
         """Return the numbers of which ratios are taken, by name, as far as they are known."""
         known: dict[str, float | None] = {
@@ -149,7 +153,11 @@ class Evaluation:
     @property
     def teacher(self) -> ModelEvaluation | None:
         """The teacher; None if there is none."""
-        return next((model for model in self.models if model.role == "teacher"), None)
+        return self.of("teacher")
+
+    def of(self, role: str) -> ModelEvaluation | None:
+        """Return the first model of a role; None if there is none."""
+        return next((model for model in self.models if model.role == role), None)
 
     def content(self) -> dict[str, Any]:
         """Return it as JSON holds it: shares and ratios as numbers, differences in percentage points."""
@@ -161,6 +169,13 @@ class Evaluation:
                 kept["images_per_second"] = latency.images_per_second
             models.append(told | {"ratios_to_teacher": None if teacher is None else model.ratios_to(teacher)})
         return {"form": FORM, **asdict(self), "models": models}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The number of the form of a file, whatever else it holds."""
+
+    form: int
 
 
 def stored_evaluation(folder: Path) -> Evaluation | None:
@@ -176,7 +191,7 @@ def stored_evaluation(folder: Path) -> Evaluation | None:
     if not path.is_file():
         return None
     content = read_json(path, remedy=_REMEDY)
-    form = checked(content, dict[str, Any], origin=path, remedy=_REMEDY).get("form")
+    form = checked(content, _Form, origin=path, remedy=_REMEDY).form
     if form != FORM:
         raise ValueError(f"{path} is of the form {form}, and this version reads {FORM}. {_REMEDY}")
     return checked(content, Evaluation, origin=path, remedy=_REMEDY)

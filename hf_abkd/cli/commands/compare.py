@@ -8,11 +8,11 @@ from pathlib import Path
 
 from hf_abkd.cli.comparison import Outcome
 from hf_abkd.cli.flags import FlagParser, first_word_as
-from hf_abkd.cli.measured import Measured, measured_in
 from hf_abkd.cli.measured_table import measured_table
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.side_by_side import compared_with, comparison_table, joined, other_settings, seconds
 from hf_abkd.files import write_json
+from hf_abkd.reports.evaluation import Evaluation, stored_evaluation
 from hf_abkd.terminal import shown_table
 
 
@@ -45,7 +45,7 @@ def run(words: Sequence[str]) -> int:
     runs = joined(folders)
     outcomes = [run.outcome for run in runs]
     against = compared_with(wanted.against, list(dict.fromkeys(one.model for one in outcomes)))
-    measured = [measured_in(run.folder) for run in runs]
+    measured = [stored_evaluation(run.folder) for run in runs]
     for line in _report(outcomes, measured, against, folders):
         write_line(line)
     if wanted.json is not None:
@@ -55,7 +55,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _report(
-    outcomes: Sequence[Outcome], measured: Sequence[Measured | None], against: str, folders: Sequence[Path]
+    outcomes: Sequence[Outcome], measured: Sequence[Evaluation | None], against: str, folders: Sequence[Path]
 ) -> Iterator[str]:
     yield shown_table(*comparison_table(outcomes, against))
     known = [(one.model, found) for one, found in zip(outcomes, measured, strict=True) if found is not None]
@@ -70,7 +70,7 @@ def _report(
         yield from (f"  {line}" for line in others)
 
 
-def _row(outcome: Outcome, measured: Measured | None) -> dict[str, object]:
+def _row(outcome: Outcome, measured: Evaluation | None) -> dict[str, object]:
     """Return a run as it is written to a file; null is what is not known."""
     student = None if measured is None else measured.of("student")
     agreed = None if student is None else student.agreement

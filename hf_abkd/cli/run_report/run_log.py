@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_abkd.cli.comparison import Outcome
-from hf_abkd.cli.measured import Measured, measured_in
 from hf_abkd.cli.side_by_side import FoundRun
+from hf_abkd.reports.evaluation import Evaluation, stored_evaluation
 from hf_abkd.reports.figures.line_chart import Span
 from hf_abkd.stages.term import may_name_term
 from hf_abkd.training.life.finished import FINISHED_NAME
@@ -50,7 +50,7 @@ class RunLog:
     outcome: Outcome
     spans: Sequence[Span] = field(default_factory=list)
     teacher_parameters: int | None = None
-    measured: Measured | None = None
+    measured: Evaluation | None = None
 
     @property
     def model(self) -> str:
@@ -93,7 +93,7 @@ def run_log(run: FoundRun) -> RunLog:
     Raises:
         ValueError: If the note of its end, or what was measured, is damaged.
     """
-    measured = measured_in(run.folder)
+    measured = stored_evaluation(run.folder)
     path = run.folder / FINISHED_NAME
     if not path.is_file():
         return RunLog(run.folder, run.outcome, _logged_spans(run.outcome), run.outcome.teacher_parameters, measured)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
-from hf_abkd.cli.measured import MeasuredModel
 from hf_abkd.cli.run_report.run_log import RunLog
+from hf_abkd.reports.evaluation import ModelEvaluation
 from hf_abkd.reports.figures.trade_off import Candidate, pareto_front, trade_off
 from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.reports.page.parts import Part, Picture, Section
@@ -65,7 +65,7 @@ def _by_parameters(runs: Sequence[RunLog]) -> list[Candidate]:
     return [*students, *(Candidate(_TEACHER, *one) for one in sorted(teachers))]
 
 
-def _by(runs: Sequence[RunLog], cost_of: Callable[[MeasuredModel], float | None]) -> list[Candidate]:
+def _by(runs: Sequence[RunLog], cost_of: Callable[[ModelEvaluation], float | None]) -> list[Candidate]:
     """Return students and teachers by a cost that was measured, with the accuracy of the same measurement."""
     students: list[Candidate] = []
     teachers: dict[float, list[float]] = {}
@@ -85,7 +85,7 @@ def _by(runs: Sequence[RunLog], cost_of: Callable[[MeasuredModel], float | None]
     return list(dict.fromkeys([*students, *found]))
 
 
-def _multiply_adds(model: MeasuredModel) -> float | None:
+def _multiply_adds(model: ModelEvaluation) -> float | None:
     return None if model.multiply_adds is None else model.multiply_adds / _MILLION
 
 

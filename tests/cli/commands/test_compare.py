@@ -7,6 +7,10 @@ import pytest
 
 from hf_abkd.cli import main as cli
 from hf_abkd.cli.verdict import difference
+from hf_abkd.models.latency import Latency
+from hf_abkd.reports.agreement import Agreement
+from hf_abkd.reports.evaluation import Evaluation, ModelEvaluation
+from hf_abkd.reports.intervals import Share
 
 ALONE, KD = {0: 0.70, 1: 0.71, 2: 0.72}, {0: 0.80, 1: 0.82, 2: 0.81}
 
@@ -106,14 +110,13 @@ def test_mistakes_are_told_in_a_line(note, tmp_path, words, told, capsys):
 def measured(folder, *, agreement=None, milliseconds=2.0, teacher=True):
     """Writes what was measured of a run into its folder."""
 
-    def one(role, parameters, time, **more):
-        latencies = [{"batch_size": 1, "milliseconds": time}]
-        return {"role": role, "name": role, "parameters": parameters, "latencies": latencies, **more}
+    def one(role, size, time, **more):
+        costs = {"parameters": 10 * size, "multiply_adds": 1000 * size, "weight_bytes": 400 * size}
+        return ModelEvaluation(role, role, **costs, latencies=[Latency(1, 7, time, time, time)], **more)
 
-    agreed = None if agreement is None else {"top_1": {"value": agreement}}
-    student = one("student", 10, milliseconds, agreement=agreed, weight_bytes=400, multiply_adds=1000)
-    others = [one("teacher", 40, 8.0, weight_bytes=1600, multiply_adds=4000)] if teacher else []
-    Path(folder, "evaluation.json").write_text(json.dumps({"form": 1, "models": [student, *others]}))
+    agreed = None if agreement is None else Agreement(Share(agreement, 0.0, 1.0), None, None)
+    models = [one("student", 1, milliseconds, agreement=agreed), *([one("teacher", 4, 8.0)] if teacher else [])]
+    Path(folder, "evaluation.json").write_text(json.dumps(Evaluation("rows", 0, [], [], models).content()))
 
 
 @pytest.mark.usefixtures("comparison")

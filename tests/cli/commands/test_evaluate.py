@@ -10,7 +10,7 @@ from datasets import load_dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_abkd.cli import main as cli
-from hf_abkd.cli.measured import measured_in
+from hf_abkd.reports.evaluation import stored_evaluation
 from hf_abkd.reports.intervals import paired_difference, share
 
 IMAGES = ["--validation_files", "rows.parquet"]
@@ -75,7 +75,7 @@ def test_what_a_student_costs_is_told_and_kept(capsys):
     student, teacher = found["models"]
     assert student["name"] == "student" and [one["weight_bytes"] for one in (student, teacher)] == sizes
     # What `hf-abkd report` draws is what was written.
-    drawn = measured_in(Path("student")).of("student")
+    drawn = stored_evaluation(Path("student")).of("student")
     assert drawn.multiply_adds == student["multiply_adds"] and drawn.milliseconds(2) > 0
     assert f"{sizes[0] / 1000:.3g} kB ({sizes[0] / sizes[1]:.2f}x)" == rows["weights on the disk"][0]
     assert student["latencies"][0]["batch_size"] == 2 and rows["latency, batch of 2"][0].endswith("x)")

@@ -11,13 +11,13 @@ from PIL import Image as PILImage
 from hf_abkd.cli.answers import Answers
 from hf_abkd.cli.asking import Asking
 from hf_abkd.cli.comparison import Outcome
-from hf_abkd.cli.measured import Measured, MeasuredModel
 from hf_abkd.cli.run_report.asked import Asked, AskedRun
 from hf_abkd.cli.run_report.class_part import ClassAccuracies, asked_classes, class_section, measured_classes
 from hf_abkd.cli.run_report.disagreement_part import disagreement_section
 from hf_abkd.cli.run_report.layers_part import layers_section
 from hf_abkd.cli.run_report.run_log import RunLog
 from hf_abkd.data.evaluated import EvaluatedImages
+from hf_abkd.reports.evaluation import Evaluation, ModelEvaluation
 from hf_abkd.reports.page.parts import Gallery
 
 TRUTH = np.array([0, 0, 1, 1])
@@ -79,11 +79,15 @@ def test_only_the_classes_that_changed_most_are_shown():
 def test_classes_that_were_measured_before_serve_without_images():
     """Who has measured each student does not want to wait for it again."""
     shares = {"student": [1.0, 0.5], "teacher": [1.0, 1.0]}
-    models = [MeasuredModel(role, role, 1, class_accuracy=share) for role, share in shares.items()]
-    runs = [run("AB", measured=Measured(1, models, ["cat", "dog"])), run("KD")]
+    models = [ModelEvaluation(role, role, 1, class_accuracy=share) for role, share in shares.items()]
+
+    def measured(*names):
+        return Evaluation("rows", 4, [*names], [2, 2], models)
+
+    runs = [run("AB", measured=measured("cat", "dog")), run("KD")]
     found = measured_classes(runs)
     assert found == ClassAccuracies(["cat", "dog"], {"AB": {0: [1.0, 0.5]}}, [1.0, 1.0])
-    assert measured_classes([*runs, run("KD", 1, measured=Measured(1, models, ["dog", "cat"]))]) is None
+    assert measured_classes([*runs, run("KD", 1, measured=measured("dog", "cat"))]) is None
 
 
 def test_the_images_on_which_both_disagree_are_shown_with_their_answers(asked):

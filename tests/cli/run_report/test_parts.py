@@ -129,7 +129,7 @@ def test_what_was_not_measured_is_told(finished):
     with pytest.raises(ValueError, match=r"run/evaluation\.json is damaged"):
         runs_of("run")
     Path("run/evaluation.json").write_text('{"form": 2, "models": []}')
-    with pytest.raises(ValueError, match="form is 2, and this version reads 1"):
+    with pytest.raises(ValueError, match="of the form 2, and this version reads 1"):
         runs_of("run")
 
 
