@@ -15,7 +15,8 @@ others share the machine, `--clock processor` counts the time of the processor a
 - `live`, `cached`: `DistillationTrainer` in a stage of boundaries, with the teacher and with what it said on disk.
 - `live, bf16`: `live` with `teacher_precision="bf16"`; `live, compiled`: `live` with `teacher_compile=True`, and the
   student compiled by `torch_compile=True` too in `live, both compiled`.
-- `cached, a tenth`: `cached` with `unit_share=0.1`, so that each step compares a tenth of the teacher's units.
+- `cached, all units`: `cached` with `units_per_channel=None`, which is another thing where the teacher is wide; likewise
+  with 2, 4 and 8 units for each channel of the student.
 - `KD live`, `KD cached`: likewise with the labels and the teacher's logits.
 """
 
@@ -128,10 +129,11 @@ GPU_CASES = {
 COMPILED = {"live, compiled": {"teacher_compile": True}}
 COMPILED["live, both compiled"] = {"teacher_compile": True, "torch_compile": True}
 SETTINGS = {**COMPILED, "live, bf16": {"teacher_precision": "bf16"}}
-TENTH = "cached, a tenth"
+#: How many units of the teacher are compared for each channel of the student, where it is not the default.
+UNITS = {"cached, all units": None, **{f"cached, {number} a channel": number for number in (2, 4, 8)}}
 VARIANTS = (
     *("student alone", "AB by hand", "alone, ours", *SETTINGS, "live"),
-    *("cached", TENTH, "KD live", "KD cached"),
+    *("cached", *UNITS, "KD live", "KD cached"),
 )
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
@@ -323,7 +325,7 @@ class Work:
         """Return one stage: the labels and the teacher's logits, or its boundaries."""
         if variant.startswith("KD"):
             return knowledge_distillation()
-        boundaries = ActivationBoundary(unit_share=0.1 if variant == TENTH else 1.0)
+        boundaries = ActivationBoundary(**({"units_per_channel": UNITS[variant]} if variant in UNITS else {}))
         return [Stage([PairedTerms(boundaries)], name="boundaries")]
 
     def arguments(self, **settings):

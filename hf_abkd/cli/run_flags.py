@@ -13,6 +13,7 @@ from hf_abkd.cli.flags import FlagParser
 from hf_abkd.data.arguments import DataArguments
 from hf_abkd.methods import BOUNDARY_WEIGHT, INITIALIZATION_SHARE
 from hf_abkd.models.arguments import ModelArguments
+from hf_abkd.objectives.activation_boundary import UNITS_PER_CHANNEL
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.training.life.run_folder import AUTO
 
@@ -42,11 +43,11 @@ class RunArguments:
     boundary_weight: float = field(
         default=BOUNDARY_WEIGHT, metadata={"help": "Weight of the boundary objective per layer."}
     )
-    unit_share: float = field(
-        default=1.0,
+    units_per_channel: float = field(
+        default=UNITS_PER_CHANNEL,
         metadata={
-            "help": "Share of the teacher's units that a step compares by their boundaries, other ones in each "
-            "step: less time per step with wide teachers."
+            "help": "How many units of a layer of the teacher are compared by their boundaries, at most, for each channel "
+            "of the student's; 0 for all of them."
         },
     )
     boundaries_fall: bool = field(

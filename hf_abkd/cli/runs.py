@@ -85,7 +85,7 @@ def stages_of(method: str, run: RunArguments) -> list[Stage] | None:
     return activation_boundary(
         _layers(run),
         weight=run.boundary_weight,
-        unit_share=run.unit_share,
+        units_per_channel=run.units_per_channel or None,
         boundaries_fall=run.boundaries_fall,
         initialization_share=run.initialization_share,
         # Without a word on KD, each method has the terms that suit it.

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import nn
 
+from hf_abkd.layers.chosen_units import ChosenUnits
 from hf_abkd.layers.connectors import AsMap, LinearHead, MapConnector, TokenConnector
 from hf_abkd.layers.layout import Layout, check_layout, plain_layout
 
@@ -54,6 +55,12 @@ class Connection:
     connector: nn.Module
     target_form: nn.Module
     description: str
+
+    @property
+    def units(self) -> tuple[int, int] | None:
+        """How many of the teacher's units are compared, and of how many; None for all of them."""
+        form = self.target_form
+        return (form.count, form.total) if isinstance(form, ChosenUnits) else None
 
     @property
     def parameters(self) -> int:

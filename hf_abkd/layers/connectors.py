@@ -74,14 +74,10 @@ class HasLinearMap(ABC):
     """
 
     @abstractmethod
-    def linear_map(self, student: Tensor, *, always: bool = False) -> LinearMap | None:
+    def linear_map(self, student: Tensor) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor; None if it is none.
 
         As `forward` does, this moves the statistics of a BatchNorm in training: call one of the two.
-
-        Args:
-            student: The student's tensor.
-            always: Whether it is wanted where `forward` is faster by itself too, as for some positions alone.
         """
 
 
@@ -120,7 +116,7 @@ class MapConnector(nn.Module, HasLinearMap):
     def forward(self, student: Tensor) -> Tensor:
         """Return a map on the teacher's grid, (N, C_teacher, H, W)."""
         maps, grid = self._pooled(student)
-        if self._is_plain and self._pays:
+        if self._is_linear:
             weight, bias = self._weights(maps)
             maps = functional.conv2d(maps, weight[:, :, None, None], bias)
         else:
@@ -129,27 +125,20 @@ class MapConnector(nn.Module, HasLinearMap):
             maps = functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
         return maps
 
-    def linear_map(self, student: Tensor, *, always: bool = False) -> LinearMap | None:
+    def linear_map(self, student: Tensor) -> LinearMap | None:
         """Return the linear map that `forward` is for this tensor, for channels last; None if it is none."""
         if type(self).forward is not MapConnector.forward:
             return None
         maps, grid = self._pooled(student)
-        same_grid = grid == (maps.shape[2], maps.shape[3])
-        if not self._is_plain or not (always or (self._pays and same_grid)):
+        if not self._is_linear or grid != (maps.shape[2], maps.shape[3]):
             return None
-        weight, bias = self._weights(maps)
-        # A change of the grid and a map of each position may be done in either order.
-        resized = maps if same_grid else functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-        return LinearMap(resized.movedim(1, -1), weight, bias, channel_dim=1)
+        return LinearMap(maps.movedim(1, -1), *self._weights(maps), channel_dim=1)
 
     @property
-    def _is_plain(self) -> bool:
+    def _is_linear(self) -> bool:
         # Another one may have been put in its place, which counts over all processes.
-        return type(self.normalization) is nn.BatchNorm2d
-
-    @property
-    def _pays(self) -> bool:
-        return pays(self.convolution.in_channels, self.convolution.out_channels)
+        plain = type(self.normalization) is nn.BatchNorm2d
+        return plain and pays(self.convolution.in_channels, self.convolution.out_channels)
 
     def _pooled(self, student: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return a map on the coarser of the two grids, and the teacher's grid."""
@@ -189,13 +178,13 @@ class TokenConnector(nn.Module, HasLinearMap):
         normalized: Tensor = self.normalization(mapped.flatten(0, 1))
         return normalized.view_as(mapped)
 
-    def linear_map(self, tokens: Tensor, *, always: bool = False) -> LinearMap | None:
+    def linear_map(self, tokens: Tensor) -> LinearMap | None:
         """Return the linear map that `forward` is for these tokens; None if it is none."""
-        return self._as_map(tokens, always=always) if type(self).forward is TokenConnector.forward else None
+        return self._as_map(tokens) if type(self).forward is TokenConnector.forward else None
 
-    def _as_map(self, tokens: Tensor, *, always: bool = False) -> LinearMap | None:
+    def _as_map(self, tokens: Tensor) -> LinearMap | None:
         linear, norm = self.linear, self.normalization
-        if type(norm) is not nn.BatchNorm1d or not (always or pays(linear.in_features, linear.out_features)):
+        if type(norm) is not nn.BatchNorm1d or not pays(linear.in_features, linear.out_features):
             return None
         return LinearMap(tokens, *normalized_map(tokens, linear.weight, norm), channel_dim=-1)
 

@@ -37,7 +37,7 @@ class LayerPair:
         connector: A kind (see `hf_abkd.layers.connectors.connect`) or a module of your own.
         description: The connector that was made, in words; empty before that.
         parameters: How many parameters it has; None before it was made.
-        drawn: How many positions of the layer each step compares, and of how many; None for all of them.
+        units: How many of the teacher's units are compared, and of how many; None for all of them, and before that.
 
     Raises:
         ValueError: If the weight is not a finite number from 0 on, or there is no such kind of connector.
@@ -55,7 +55,7 @@ class LayerPair:
     connector: Kind | nn.Module = "auto"
     description: str = ""
     parameters: int | None = None
-    drawn: tuple[int, int] | None = None
+    units: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Check the weight and the connector."""

@@ -87,11 +87,11 @@ class Plan:
         lines = [f"pair  model    {'layer':<{width}}  channels x grid (layout)"]
         for number, pair in enumerate(self.pairs, 1):
             size = f", {pair.parameters:,} parameters" if pair.parameters else ""
-            drawn = f", {pair.drawn[0]} of {pair.drawn[1]:,} positions a step" if pair.drawn else ""
+            some = f", {pair.units[0]:,} of {pair.units[1]:,} units" if pair.units else ""
             lines += [
                 f"{number:<6}student  {pair.student.layer:<{width}}  {_tensor_text(pair.student)}".rstrip(),
                 f"      teacher  {pair.teacher.layer:<{width}}  {_tensor_text(pair.teacher)}".rstrip(),
-                f"               {pair.description or pair.connector_name}{size}{drawn}, weight {pair.weight:g}",
+                f"               {pair.description or pair.connector_name}{size}{some}, weight {pair.weight:g}",
             ]
         return "\n".join(lines)
 
@@ -147,7 +147,7 @@ class Plan:
                 teacher=PlannedTensor(pair.teacher.layer),
                 description="",
                 parameters=None,
-                drawn=None,
+                units=None,
             )
             for pair in self.pairs
         ]

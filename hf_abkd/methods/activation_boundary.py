@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hf_abkd.layers.plan import Plan
 from hf_abkd.objectives import ActivationBoundary, CenteredLogits, CrossEntropy, KnowledgeDistillation
+from hf_abkd.objectives.activation_boundary import UNITS_PER_CHANNEL
 from hf_abkd.stages.extra_head import ExtraHead
 from hf_abkd.stages.schedules import Linear
 from hf_abkd.stages.stage import Stage
@@ -30,7 +31,7 @@ def activation_boundary(
     *,
     margin: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
-    unit_share: float = 1.0,
+    units_per_channel: float | None = UNITS_PER_CHANNEL,
     weight: float = BOUNDARY_WEIGHT,
     layer_weights: Sequence[float] | None = None,
     initialization_share: float | None = INITIALIZATION_SHARE,
@@ -61,8 +62,8 @@ def activation_boundary(
             response directly. None pairs layers automatically.
         margin: How far past the boundary counts as safe (mu in the paper).
         reduction: "mean" over elements, or the authors' "sum" over elements and mean over samples.
-        unit_share: Which share of the teacher's units a step compares, in (0, 1]; less time per step with wide teachers
-            (see `ActivationBoundary`).
+        units_per_channel: How many of the teacher's units are compared, at most, for each channel of the student; None
+            for all of them (see `ActivationBoundary`).
         weight: The weight of the boundary objective of every layer.
         layer_weights: A factor for each pair of names; 1 by default. The authors' are 1/4, 1/2, 1 with "sum". A plan
             has its own.
@@ -94,7 +95,7 @@ def activation_boundary(
         layers = Plan.of_names(layers, layer_weights)
     elif layer_weights is not None:
         raise ValueError("layer_weights belong to named layers; a plan has the weights of its pairs in it")
-    objective = ActivationBoundary(margin=margin, reduction=reduction, unit_share=unit_share)
+    objective = ActivationBoundary(margin=margin, reduction=reduction, units_per_channel=units_per_channel)
     paired = PairedTerms(objective, plan=layers, weight=weight)
     boundaries = [paired] if layers is None else paired.terms(layers)
     head = ExtraHead(CenteredLogits(), transfer_weight)

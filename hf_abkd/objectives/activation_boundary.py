@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,10 +13,15 @@ from torch import Tensor
 from hf_abkd.boundaries.mapped_boundary import fits, mapped_boundary
 from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.boundaries.sides import mirrored, parts, sum_of_squares
+from hf_abkd.layers.chosen_units import ChosenUnits
+from hf_abkd.layers.connection import Connection, Kind, Side
 from hf_abkd.layers.connectors import LinearMap
 from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
 from hf_abkd.settings import number
+
+# What `benchmarks/wide_teachers.py` chose.
+UNITS_PER_CHANNEL = 8
 
 
 class ActivationBoundary(Objective):
@@ -51,13 +57,13 @@ class ActivationBoundary(Objective):
     Args:
         margin: How far past the boundary counts as safe, in units of the student's response (mu in the paper).
         reduction: "mean" over all elements, or "sum" over the elements of a sample and mean over samples.
-        unit_share: Which share of the teacher's units a step of training compares, in (0, 1]: those at some positions
-            of the layer, other ones in each step, every one once in as many steps as that takes. The expected value and
-            gradient are those of all units. The objective itself compares what it is given; a run draws (see
-            `hf_abkd.layers.position_draws`).
+        units_per_channel: How many of the teacher's units are compared, at most, for each channel of the student. Of
+            a wider layer they are evenly spaced among all, and the same in the whole run (see
+            `hf_abkd.layers.chosen_units`); a sum is scaled to that of all. None compares all.
 
     Raises:
-        ValueError: If `margin` is not positive and finite, `reduction` is neither of the two or `unit_share` no share;
+        ValueError: If `margin` is not positive and finite, `reduction` is neither of the two or `units_per_channel`
+            not positive and finite;
             if the target of a batch does not fit the student's responses.
         TypeError: If the target is none of the three.
         RuntimeError: If a second derivative is asked for.
@@ -78,19 +84,50 @@ class ActivationBoundary(Objective):
         *,
         margin: float = 1.0,
         reduction: Literal["mean", "sum"] = "mean",
-        unit_share: float = 1.0,
+        units_per_channel: float | None = UNITS_PER_CHANNEL,
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.margin = number("margin", margin, above=0)
         self.reduction = reduction
-        self.unit_share = number("unit_share", unit_share, above=0, most=1)
+        self.units_per_channel = (
+            None if units_per_channel is None else number("units_per_channel", units_per_channel, above=0)
+        )
+        # How many of a layer's units stand for all of them, as a share.
+        self._share = 1.0
+
+    def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection | None:
+        """Propose a connector to the teacher's units, or to some of them where the layer is wide.
+
+        Raises:
+            ValueError: If the two cannot be connected, or not so.
+        """
+        count = self._chosen(student, teacher)
+        if count is None:
+            return super().connect(student, teacher, kind)
+        wide = teacher[0]
+        dim = wide.layout_or_plain.channel_dim
+        narrow = Side((*wide.shape[:dim], count, *wide.shape[dim + 1 :]), wide.layout_or_plain)
+        connection = super().connect(student, [narrow], kind)
+        if connection is None:
+            return None
+        self._share = count / wide.shape[dim]
+        return replace(connection, target_form=ChosenUnits(wide.shape[1:], dim, count, connection.target_form))
+
+    def _chosen(self, student: Sequence[Side], teacher: Sequence[Side]) -> int | None:
+        """Return with how many of the teacher's units the student is compared; None for all of them."""
+        if self.units_per_channel is None or len(student) != 1 or len(teacher) != 1:
+            return None
+        units, channels = (side.shape[side.layout_or_plain.channel_dim] for side in (teacher[0], student[0]))
+        count = math.ceil(self.units_per_channel * channels)
+        # Vectors cost next to nothing.
+        return count if count < units and len(teacher[0].shape) > 2 else None
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the squared shortfall, reduced over elements and averaged over samples, shape ()."""
         _check(student, target)
-        count = student.numel() if self.reduction == "mean" else len(student)
+        count = student.numel() if self.reduction == "mean" else len(student) * self._share
         if torch.compiler.is_compiling():
             # The compiler fuses this and chooses what to keep; it warns of an autograd function.
             signed = mirrored(student, _sides(target, student))
@@ -108,7 +145,7 @@ class ActivationBoundary(Objective):
         Raises:
             RuntimeError: If a second derivative is asked for.
         """
-        count = len(values) * (math.prod(sides.shape[1:]) if self.reduction == "mean" else 1)
+        count = len(values) * (math.prod(sides.shape[1:]) if self.reduction == "mean" else self._share)
         return mapped_boundary(values, weight, bias, sides, self.margin, count)
 
     def in_one_pass(
@@ -124,20 +161,11 @@ class ActivationBoundary(Objective):
             return None
         return self.mapped(connector.values, connector.weight, connector.bias, sides)
 
-    @property
-    def compared_share(self) -> float:
-        """Which share of the positions of a layer a step compares."""
-        return self.unit_share
-
-    @property
-    def sums_positions(self) -> bool:
-        """Whether the value of more positions is a larger one."""
-        return self.reduction == "sum"
-
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
-        share = "" if self.unit_share == 1 else f", unit_share={self.unit_share}"
-        return f"margin={self.margin}, reduction={self.reduction!r}{share}"
+        usual = self.units_per_channel == UNITS_PER_CHANNEL
+        units = "" if usual else f", units_per_channel={self.units_per_channel}"
+        return f"margin={self.margin}, reduction={self.reduction!r}{units}"
 
 
 def boundary_agreement(student: Tensor, teacher: Tensor) -> Tensor:
@@ -173,7 +201,7 @@ class _SquaredShortfall(torch.autograd.Function):
     """The sum of the squared shortfalls divided by a count; autograd keeps the signed shortfall, and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, target: Tensor, margin: float, count: int) -> Tensor:
+    def forward(ctx: Any, student: Tensor, target: Tensor, margin: float, count: float) -> Tensor:
         # Half the slope of the summed squares: below 0 where the response is too low, above 0 where it is too high.
         shortfall = torch.empty_like(student)
         units = math.prod(student.shape[1:])

@@ -202,19 +202,6 @@ class Objective(nn.Module):
             ValueError: If it cannot do with that.
         """
 
-    @property
-    def compared_share(self) -> float:
-        """Which share of the positions of a layer a step compares, in (0, 1]; by default all of them.
-
-        Of fewer than all, each step draws others, and the objective is given both tensors at these alone, (N, P, C).
-        """
-        return 1.0
-
-    @property
-    def sums_positions(self) -> bool:
-        """Whether the value of more positions is a larger one; of drawn ones it is then scaled to that of all."""
-        return False
-
     def in_one_pass(
         self, student: Tensor, linear_map: Callable[[Tensor], LinearMap | None], target: Tensor
     ) -> tuple[Tensor, Tensor] | None:

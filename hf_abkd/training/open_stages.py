@@ -70,10 +70,10 @@ class OpenStages:
         if self._paired and plan is not None:
             tqdm.write(f"Layers paired automatically:\n{plan.table()}")
         elif plan is not None:
-            drawn = [(*pair.drawn, pair.teacher.layer) for pair in plan.pairs if pair.drawn is not None]
-            parts = (f"{count} of {total:,} positions of {layer!r}" for count, total, layer in drawn)
-            if drawn:
-                tqdm.write(f"Each step compares, of layers of the teacher: {', '.join(parts)}.")
+            chosen = [(*pair.units, pair.teacher.layer) for pair in plan.pairs if pair.units is not None]
+            parts = (f"{count:,} of the {total:,} units of {layer!r}" for count, total, layer in chosen)
+            if chosen:
+                tqdm.write(f"Of wide layers of the teacher the student is compared with {', '.join(parts)}.")
         if self.head is not None and self._labels is not None:
             match = self._labels
             # As many classes are often the same ones under other names.

@@ -45,7 +45,6 @@ class StepParts:
         balance: What measures the terms against each other in the first steps.
         accelerator: For autocast, the device and the mean over processes.
         channels_last: Whether the student takes its images with their channels together in memory.
-        seed: What the positions are drawn by that terms compare.
         meter: What keeps the means of the terms for the log.
     """
 
@@ -59,7 +58,6 @@ class StepParts:
     balance: TermBalance
     accelerator: Accelerator
     channels_last: bool
-    seed: int
     meter: Meter = field(default_factory=Meter)
 
 
@@ -171,18 +169,8 @@ class Step:
         # Made on the CPU: a copy that waits for the device would hold up every step.
         weights = torch.tensor([term.weight_at(progress) for term in parts.stage.all_terms()])
         weights = weights.to(parts.accelerator.device, non_blocking=True)
-        outputs: dict[str, Tensor] = module(
-            batch.student, targets, batch.labels, weights, batch.rows, batch.samples, self._positions()
-        )
+        outputs: dict[str, Tensor] = module(batch.student, targets, batch.labels, weights, batch.rows, batch.samples)
         return outputs
-
-    def _positions(self) -> tuple[Tensor | None, ...] | None:
-        """Return at which positions each term compares in this step; None if all compare all."""
-        terms, device = self.parts.stage.all_terms(), self.parts.accelerator.device
-        if all(term.draws is None for term in terms):
-            return None
-        drawn = [term.drawn(self.parts.seed, self._step) for term in terms]
-        return tuple(None if places is None else places.to(device, non_blocking=True) for places in drawn)
 
     def _targets(self, batch: Batch) -> dict[str, Any]:
         """Return what the teacher says of a batch; whether it is finite is looked at later."""

@@ -498,7 +498,6 @@ class DistillationTrainer(Trainer):
                     balance=self._balance,
                     accelerator=self.accelerator,
                     channels_last=channels_last,
-                    seed=self.args.seed,
                 )
                 self._step = Step(parts)
                 seed_stage(arguments, index)

@@ -308,6 +308,6 @@ def test_readme_has_a_row(name):
 
 def test_the_refusal_of_an_unknown_setting_names_those_that_there_are():
     """`margn=3.0` must not train with the default margin, and the user should not have to look the name up."""
-    settings = r"\['margin', 'reduction', 'unit_share'\]"
+    settings = r"\['margin', 'reduction', 'units_per_channel'\]"
     with pytest.raises(TypeError, match=rf"no setting \['margn'\]; its settings are {settings}"):
         ActivationBoundary(margn=3.0)

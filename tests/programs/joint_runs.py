@@ -25,8 +25,7 @@ def pieces(kind):
     if kind == "batchnorm":
         return resnet(4), resnet(6, seed=1), two_stages()
     student, teacher, layers, maps, freeze = reproducible(kind)
-    drawn = {"unit_share": 0.5} if kind == "frozen" else {}
-    return student, teacher, [Stage(boundaries(layers, maps, **drawn), freeze=freeze), Stage(taught(), freeze=freeze)]
+    return student, teacher, [Stage(boundaries(layers, maps), freeze=freeze), Stage(taught(), freeze=freeze)]
 
 
 def shared(processes, **settings):

@@ -53,5 +53,5 @@ def live_run(folder, teacher, cache, stages=None, **settings):
     return trainer
 
 
-def boundary_and_kd():
-    return published(initialization_share=0.6, classification=taught())
+def boundary_and_kd(**settings):
+    return published(initialization_share=0.6, classification=taught(), **settings)

@@ -15,7 +15,6 @@ from hf_abkd import (
 )
 
 STEPS = 2
-SHARES = {"boundaries": 1, "drawn units": 0.4}
 
 
 def sure(teacher):
@@ -40,7 +39,7 @@ def train(folder, kind, method, batch, accumulation, clip):
     else:
         taught = [Term(KnowledgeDistillation()), Term(CrossEntropy())]
         stages = [
-            Stage(terms=boundaries(layers, maps, unit_share=SHARES[method]), freeze=freeze, steps=STEPS),
+            Stage(terms=boundaries(layers, maps), freeze=freeze, steps=STEPS),
             Stage(terms=taught, freeze=freeze, steps=STEPS),
         ]
     before = tensors(student)
@@ -75,7 +74,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05], ids=["not clipped", "clipped"])
-@pytest.mark.parametrize("method", ["boundaries", "drawn units", "no teacher"])
+@pytest.mark.parametrize("method", ["boundaries", "no teacher"])
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_a_batch_of_16_and_four_of_4_make_the_same_updates(trained, kind, method, clip):
     """Otherwise gradients are multiplied by the number of accumulation steps, and only the loss curve hints at it."""

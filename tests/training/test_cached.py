@@ -99,9 +99,12 @@ def test_cached_and_live_teacher_train_the_same_student(tmp_path, teachers, cach
         "student": tiny.resnet(4),
         "callbacks": [EndWorkers()],
     }
-    live = live_run(tmp_path / "live", teachers[kind], caches[kind], boundary_and_kd(), **settings)
+    # Of one of the teachers some units alone.
+    units = {"units_per_channel": 1} if kind == "swin" else {}
+    live = live_run(tmp_path / "live", teachers[kind], caches[kind], boundary_and_kd(**units), **settings)
     settings["student"] = tiny.resnet(4)
-    cached = cached_run(tmp_path / "cached", caches[kind], boundary_and_kd(), **settings)
+    cached = cached_run(tmp_path / "cached", caches[kind], boundary_and_kd(**units), **settings)
+    assert [pair.units is not None for pair in cached.plan.pairs] == [bool(units)] * len(cached.plan.pairs)
     assert cached.state.epoch > 3 and cached.teacher is None
     if kind == "vit":
         views = [term.target_form for term in cached.stages[0].terms]

@@ -35,15 +35,12 @@ class BatchFacts:
         labels: Their labels, (N,), or None.
         rows: The groups of rows that terms may name.
         samples: The ids of the images, (N,), or None.
-        positions: For each term at which positions of its layer it compares, (P,), or None for all; None for all of all
-            terms.
     """
 
     count: int
     labels: Tensor | None = None
     rows: Mapping[str, slice] | None = None
     samples: Tensor | None = None
-    positions: Sequence[Tensor | None] | None = None
 
 
 class Distiller(nn.Module):
@@ -119,7 +116,6 @@ class Distiller(nn.Module):
         weights: Tensor,
         rows: Mapping[str, slice] | None = None,
         samples: Tensor | None = None,
-        positions: Sequence[Tensor | None] | None = None,
     ) -> dict[str, Tensor]:
         """Run the student and every term.
 
@@ -131,8 +127,6 @@ class Distiller(nn.Module):
             rows: The groups of rows that terms may name (see `hf_abkd.data.batch.Batch`). None, for a batch of one
                 kind, compares all rows; in training a term that names a group is then refused.
             samples: The ids of the images, (N,), or None.
-            positions: For each term at which positions of its layer it compares, (P,), or None for all; None for all
-                of all terms.
 
         Returns:
             `loss` (), the weighted sum; `logits` (N, K), in training only if a term needs them; `terms` (T,), the
@@ -142,7 +136,7 @@ class Distiller(nn.Module):
             `task` () and `distillation` (), whose sum is the loss.
         """
         logits, captured = self.observe(inputs)
-        facts = BatchFacts(len(next(iter(inputs.values()))), labels, rows, samples, positions)
+        facts = BatchFacts(len(next(iter(inputs.values()))), labels, rows, samples)
         values, agreements = self.compare(logits, captured, targets, facts)
         stacked = torch.stack(values) if values else weights.new_zeros(0)
         result = {"loss": (weights * stacked).sum(), "terms": stacked.detach()}
@@ -219,7 +213,7 @@ class Distiller(nn.Module):
             tensors[LOGITS] = logits
         values: list[Tensor] = []
         agreements: list[Tensor] = []
-        for number, term in enumerate(self.terms):
+        for term in self.terms:
             student = _named(term.student, tensors)
             given = _given(term, targets, facts, _device(student))
             chosen = self._rows_of(term, facts)
@@ -230,9 +224,7 @@ class Distiller(nn.Module):
                 if chosen is not None:
                     # Not for all rows: the gradient of a slice is a copy.
                     student, given = _sliced(student, chosen), {k: _sliced(v, chosen) for k, v in given.items()}
-                value, agreement = term.compare(
-                    student, given, None if facts.positions is None else facts.positions[number]
-                )
+                value, agreement = term.compare(student, given)
             values.append(value)
             if agreement is not None:
                 agreements.append(agreement)

@@ -57,7 +57,6 @@ class JointDistiller(nn.Module):
         weights: Tensor,
         rows: Mapping[str, slice] | None = None,
         samples: Tensor | None = None,
-        positions: Sequence[Tensor | None] | None = None,
     ) -> dict[str, Tensor]:
         """Run both models and every term.
 
@@ -68,7 +67,6 @@ class JointDistiller(nn.Module):
             weights: The weights of the terms, the student's first, (T + U,).
             rows: The groups of rows that terms may name.
             samples: The ids of the images, (N,), or None.
-            positions: At which positions the terms compare, the student's first; see `Distiller.forward`.
 
         Returns:
             As `Distiller.forward`; `terms` (T + U,) are those of the student and of the teacher, `logits` and
@@ -79,15 +77,11 @@ class JointDistiller(nn.Module):
         if logits is not None:
             taught[LOGITS] = logits.detach()
         split = len(self.student.terms)
-        result: dict[str, Tensor] = self.student(
-            inputs, taught, labels, weights[:split], rows, samples, None if positions is None else positions[:split]
-        )
+        result: dict[str, Tensor] = self.student(inputs, taught, labels, weights[:split], rows, samples)
         result["taught"] = sums(list(taught.values())) if taught else weights.new_zeros(0)
         # The terms of the teacher may compare with the student in turn, as it was before this step.
         of_student = {LOGITS: result["logits"].detach()} if "logits" in result else {}
-        facts = BatchFacts(
-            len(next(iter(targets.values()))), labels, rows, samples, None if positions is None else positions[split:]
-        )
+        facts = BatchFacts(len(next(iter(targets.values()))), labels, rows, samples)
         of_teacher, _ = self.teacher.compare(logits, captured, of_student, facts)
         values = torch.stack(of_teacher)
         result["loss"] = result["loss"] + (weights[split:] * values).sum()

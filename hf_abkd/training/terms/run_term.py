@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hf_abkd.boundaries.packing import unpack_signs
+from hf_abkd.layers.chosen_units import ChosenUnits
 from hf_abkd.layers.connection import Connection, Kind, Side
-from hf_abkd.layers.connectors import AsMap, ClassPositions, ClassSelection, HasLinearMap, LinearMap
+from hf_abkd.layers.connectors import ClassPositions, ClassSelection, HasLinearMap, LinearMap
 from hf_abkd.layers.layer_pair import LayerPair, PlannedTensor
 from hf_abkd.layers.layout import Layout
 from hf_abkd.layers.plan import Plan
-from hf_abkd.layers.position_draws import PositionDraws, at
 from hf_abkd.models.kept_state import evaluating
 from hf_abkd.models.outputs import LOGITS
 from hf_abkd.objectives import Objective, boundary_agreement
@@ -45,7 +43,6 @@ class RunTerm(nn.Module):
         balance: The factor that `balance_terms` has found; 1 otherwise.
         factor: That of the stage that runs, over the stage; None for none.
         layer_pairs: The pairs of layers that are compared, once they were connected; none for logits and labels.
-        draws: Which positions of the layer each step compares; None for all of them.
     """
 
     def __init__(self, term: Term, copied: dict[int, Any] | None = None) -> None:
@@ -61,7 +58,6 @@ class RunTerm(nn.Module):
         self.balance = 1.0
         self.factor: Schedule | None = None
         self.layer_pairs: tuple[LayerPair, ...] = ()
-        self.draws: PositionDraws | None = None
         self._teacher_shapes: tuple[tuple[int, ...], ...] = ()
         # How many classes are compared, where it is not all of the teacher's in its order.
         self._classes = 0
@@ -188,19 +184,10 @@ class RunTerm(nn.Module):
         self._check_weights()
         self._may_be_linear = isinstance(self.connector, HasLinearMap)
         if connection is not None and teacher and LOGITS not in (*self.student_names, *self.teacher_names):
-            self.draws = self._position_draws(student, teacher)
             self.layer_pairs = tuple(
                 self._layer_pair(number, one, other, connection, description)
                 for number, (one, other) in enumerate(zip(student, teacher, strict=True))
             )
-
-    def _position_draws(self, student: Sequence[Side], teacher: Sequence[Side]) -> PositionDraws | None:
-        """Return which positions of a layer each step compares; None for all of them."""
-        if len(student) != 1 or len(teacher) != 1:
-            return None
-        layout, shape = teacher[0].layout_or_plain, tuple(teacher[0].shape[1:])
-        draws = PositionDraws(layout, shape, isinstance(self.target_form, AsMap), self.objective.compared_share)
-        return draws if draws.count < draws.total else None
 
     def _layer_pair(
         self, number: int, student: Side, teacher: Side, connection: Connection, description: str
@@ -215,7 +202,7 @@ class RunTerm(nn.Module):
             self.connector_kind or connection.connector,
             description,
             connection.parameters,
-            None if self.draws is None else (self.draws.count, self.draws.total),
+            connection.units,
         )
 
     def _check_weights(self) -> None:
@@ -272,15 +259,6 @@ class RunTerm(nn.Module):
         except ValueError as error:
             raise ValueError(f"term {self.name!r} ({self.term.pair}): {error}") from error
 
-    def drawn(self, seed: int, step: int) -> Tensor | None:
-        """Return the positions that are compared in a step, (P,), int64; None for all of them.
-
-        Args:
-            seed: The seed of the run.
-            step: How many steps of the run are done.
-        """
-        return None if self.draws is None else self.draws.draw(seed, self.name, step)
-
     # ---- What it computes ----
 
     def adapt(self, student: Tensors) -> Tensors:
@@ -291,13 +269,14 @@ class RunTerm(nn.Module):
     def form(self, target: Tensors) -> Tensors:
         """Return the teacher's tensor, detached, in the form in which it is compared.
 
-        Packed signs (uint8) become bools; other values become float32 where they are compared, or before weights of the
+        Packed signs (uint8) become bools, those of some units without the others being read; other values become float32 where they are compared, or before weights of the
         run's own, which are in float32, change them.
         """
         given = (target,) if isinstance(target, Tensor) else tuple(target)
         shapes = self._teacher_shapes or tuple(tuple(tensor.shape[1:]) for tensor in given)
+        chooses = isinstance(self.target_form, ChosenUnits)
         detached = [
-            unpack_signs(tensor, shape) if tensor.dtype == torch.uint8 else tensor.detach()
+            unpack_signs(tensor, shape) if tensor.dtype == torch.uint8 and not chooses else tensor.detach()
             for tensor, shape in zip(given, shapes, strict=True)
         ]
         if next(self.target_form.parameters(), None) is not None:
@@ -366,24 +345,18 @@ class RunTerm(nn.Module):
             )
         return target
 
-    def compare(
-        self, student: Tensors, given: Mapping[str, Any], positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def compare(self, student: Tensors, given: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Return the value and, of a boundary, the agreement per sample, (N,), without a graph.
 
-        The same as `forward` behind `adapt` and `form`, where it can be in one pass with the connector. Of drawn
-        positions both are estimates of what they are of all.
+        The same as `forward` behind `adapt` and `form`, where it can be in one pass with the connector.
 
         Args:
             student: The student's tensor.
             given: What the objective needs beside it, by name, as the teacher and the batch give it.
-            positions: At which positions of the layer, (P,), int64; None for all.
 
         Raises:
             ValueError: If the two do not fit.
         """
-        if positions is not None:
-            return self._compare_at(_first(student), given, positions)
         formed = self.formed(given)
         target = formed.get("teacher")
         if (linear_map := self._linear_map(student)) is not None and isinstance(target, Tensor):
@@ -392,24 +365,6 @@ class RunTerm(nn.Module):
                 return together
         adapted = self.adapt(student)
         return self(adapted, **formed), self.agreement(adapted, formed)
-
-    def _compare_at(self, student: Tensor, given: Mapping[str, Any], positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what `compare` does, at some positions, where they are of use making nothing for the others."""
-        draws = cast(PositionDraws, self.draws)
-        target = draws.of_teacher(given["teacher"], positions)
-        formed = {**self.formed({name: one for name, one in given.items() if name != "teacher"}), "teacher": target}
-        scale = draws.total / draws.count if self.objective.sums_positions else 1
-        linear_map = self._linear_map(student)
-        found = None if linear_map is None else linear_map(student, always=True)
-        if found is None:
-            adapted = draws.of_student(_first(self.adapt(student)), positions)
-        else:
-            there = replace(found, values=at(found.values, -1, positions), channel_dim=-1)
-            together = self.objective.in_one_pass(there.values, lambda _: there, target)
-            if together is not None:
-                return together[0] * scale, together[1]
-            adapted = functional.linear(there.values, there.weight, there.bias).float()
-        return self(adapted, **formed) * scale, self.agreement(adapted, formed)
 
     def formed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the objective needs in the form in which it is given to it."""

@@ -263,7 +263,7 @@ def test_compiled_training_without_logits_equals_eager():
     torch.testing.assert_close(results[True], results[False])
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit", "overwritten", "drawn"])
+@pytest.mark.parametrize("family", ["resnet", "vit", "overwritten", "some units"])
 def test_compiled_equals_eager(family):
     """A graph break makes `torch_compile` useless, and a hook that is not traced captures nothing."""
     torch._dynamo.reset()
@@ -275,18 +275,17 @@ def test_compiled_equals_eager(family):
             names = [f"resnet.encoder.stages.{stage}.layers.0.layer.1.normalization:output" for stage in range(2)]
             parts = build(layers=[(name, name) for name in names])
             assert len(parts[0].capture.overwritten) == 2
-        elif family == "drawn":
-            parts = build(unit_share=0.5)
+        elif family == "some units":
+            parts = build(units_per_channel=0.5)
+            assert all(term.layer_pairs[0].units for term in parts[0].terms[:2])
         else:
             parts = build()
         distiller, inputs, targets, labels = parts
         distiller.train()
         run = torch.compile(distiller, fullgraph=True, backend="aot_eager") if compiled else distiller
-        for step in range(2):
+        for _ in range(2):
             distiller.zero_grad()
-            positions = [term.drawn(0, step) for term in distiller.terms]
-            assert (positions[0] is not None) == (family == "drawn")
-            result = run(inputs, targets, labels, WEIGHTS, None, None, positions)
+            result = run(inputs, targets, labels, WEIGHTS)
             result["loss"].backward()
         gradients = {name: parameter.grad for name, parameter in distiller.named_parameters()}
         results[compiled] = result, gradients, dict(distiller.named_buffers())

@@ -1,14 +1,15 @@
-"""Boundaries of some of a wide teacher's units in each step, against those of all of them: accuracy, on two pairs.
+"""Boundaries of some of a wide teacher's units against those of all of them: accuracy and time, on two pairs.
 
-    python benchmarks/unit_shares.py --train cifar10-train.parquet --test cifar10-test.parquet \
-        --weights model.safetensors --digits mnist-train.parquet --digits_test mnist-test.parquet --folder unit_shares \
-        --json benchmarks/results/unit_shares.json
+    python benchmarks/wide_teachers.py --train cifar10-train.parquet --test cifar10-test.parquet \
+        --weights model.safetensors --digits mnist-train.parquet --digits_test mnist-test.parquet --folder wide \
+        --json benchmarks/results/wide_teachers.json
 
 `digits`: a ViT of three blocks, whose paired layers have 256 units and which this file trains for an epoch on all
-digits, teaches a ResNet-8 of 4, 8 and 16 channels, on 1,000 of them in 20 epochs. `cifar`: a CIFAR ResNet-56 with the
-given weights (16, 32 and 64 units) teaches a ResNet-20 of 4, 8 and 16 channels, on 1,000 images in 30 epochs. Each
-student learns from a cache by the defaults of AB, by one of the shares of units, or by KD alone; optimiser and learning
-rate are what a run chooses by itself. Finished runs are kept in the folder: the command goes on where it was stopped.
+digits, teaches a ResNet-8 of 4, 8 and 16 channels on 1,000 of them. `cifar`: a CIFAR ResNet-56 with the given weights
+(16, 32 and 64 units) teaches a ResNet-20 of 4, 8 and 16 channels on 1,000 images. Each student learns in 60 epochs from
+a cache by the defaults of AB, with so many of the teacher's units for each channel of the student, or by KD alone;
+optimiser and learning rate are what a run chooses by itself. Finished runs are kept in the folder: the command goes on
+where it was stopped.
 """
 
 import argparse
@@ -35,11 +36,15 @@ from hf_abkd.cli.verdict import difference
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.wording import markdown_table
 
-#: Ways to train, and the share of units where it is AB.
-WAYS = {"KD": "kd", "all units": 1.0, "a quarter": 0.25, "an eighth": 0.125}
-#: Views of the images, epochs, and depth of the student.
-PAIRS = {"digits": (20, 20, 8), "cifar": (100, 30, 20)}
-IMAGES = 1000
+KD = "KD"
+#: How many units of the teacher AB compares for each channel of the student; None for all.
+UNITS = {"all units": None, "8 a channel": 8, "4 a channel": 4, "2 a channel": 2, "1 a channel": 1}
+#: Views of the images, depth of the student, and the ways that differ from comparing all units.
+PAIRS = {
+    "digits": (20, 8, ("8 a channel", "4 a channel", "2 a channel")),
+    "cifar": (100, 20, ("2 a channel", "1 a channel")),
+}
+IMAGES, EPOCHS = 1000, 60
 
 
 class Digits(Cifar):
@@ -79,19 +84,19 @@ class Digits(Cifar):
 
 def trained(images, pair, way, seed):
     """Train one student; return its accuracy and how long a step took."""
-    views, epochs, depth = PAIRS[pair]
+    views, depth, _ = PAIRS[pair]
     set_seed(seed)
     student = cifar_models.CifarResNetForImageClassification(
         cifar_models.CifarResNetConfig(depth=depth, widths=[4, 8, 16], id2label={n: str(n) for n in range(10)})
     )
-    stages = knowledge_distillation() if WAYS[way] == "kd" else activation_boundary(unit_share=WAYS[way])
+    stages = knowledge_distillation() if way == KD else activation_boundary(units_per_channel=UNITS[way])
     cache = images.cache(IMAGES, views)
-    trainer = images.trainer(student, seed=seed, epochs=epochs, rows=IMAGES, teacher=cache, stages=stages)
+    trainer = images.trainer(student, seed=seed, epochs=EPOCHS, rows=IMAGES, teacher=cache, stages=stages)
     start = time.process_time()
     trainer.train()
     seconds = (time.process_time() - start) / trainer.state.global_step
-    drawn = [] if trainer.plan is None else [pair.drawn for pair in trainer.plan.pairs]
-    found = {"pair": pair, "way": way, "seed": seed, "positions": drawn, "seconds_per_step": seconds}
+    units = [] if trainer.plan is None else [pair.units for pair in trainer.plan.pairs]
+    found = {"pair": pair, "way": way, "seed": seed, "units": units, "seconds_per_step": seconds}
     return {**found, "accuracy": trainer.evaluate()["eval_accuracy"]}
 
 
@@ -104,11 +109,11 @@ def table(results, pair):
     lines = []
     for way in dict.fromkeys(one["way"] for one in results if one["pair"] == pair):
         of_way = [one for one in results if (one["pair"], one["way"]) == (pair, way)]
-        units = ", ".join("all" if drawn is None else f"{drawn[0]} of {drawn[1]}" for drawn in of_way[0]["positions"])
+        units = ", ".join("all" if some is None else f"{some[0]} of {some[1]}" for some in of_way[0]["units"])
         found = "" if way == "all units" else str(difference(accuracies(way), accuracies("all units")) or "")
         step = statistics.median(one["seconds_per_step"] for one in of_way)
         lines.append([way, units, percent(list(accuracies(way).values())), found, f"{1000 * step:.0f} ms"])
-    return markdown_table(["way", "positions a step", "accuracy", "difference to all units", "a step"], lines)
+    return markdown_table(["way", "units", "accuracy", "difference to all units", "a step"], lines)
 
 
 def main(argv=None):
@@ -118,7 +123,6 @@ def main(argv=None):
     parser.add_argument("--digits_test", type=Path, required=True, help="parquet file with digits to evaluate on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="WAY")
     args = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     disable_progress_bars()
@@ -127,7 +131,7 @@ def main(argv=None):
     for pair in args.pairs:
         images = Cifar(args) if pair == "cifar" else Digits(args)
         for seed in args.seeds:
-            for way in args.ways:
+            for way in (KD, "all units", *PAIRS[pair][2]):
                 path = args.folder / f"{pair} {way} {seed}.json"
                 if not path.exists():
                     with contextlib.redirect_stdout(io.StringIO()):
