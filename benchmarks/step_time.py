@@ -15,8 +15,8 @@ others share the machine, `--clock processor` counts the time of the processor a
 - `live`, `cached`: `DistillationTrainer` in a stage of boundaries, with the teacher and with what it said on disk.
 - `live, bf16`: `live` with `teacher_precision="bf16"`; `live, compiled`: `live` with `teacher_compile=True`, and the
   student compiled by `torch_compile=True` too in `live, both compiled`.
-- `cached, all units`: `cached` with `units_per_channel=None`, which is another thing where the teacher is wide; likewise
-  with 2, 4 and 8 units for each channel of the student.
+- `cached, all units`, `cached, 2 a channel` and so on: `cached` with another number of the teacher's units for each
+  channel of the student, which makes a difference where the teacher is wide.
 - `KD live`, `KD cached`: likewise with the labels and the teacher's logits.
 """
 

@@ -46,8 +46,8 @@ class RunArguments:
     units_per_channel: float = field(
         default=UNITS_PER_CHANNEL,
         metadata={
-            "help": "How many units of a layer of the teacher are compared by their boundaries, at most, for each channel "
-            "of the student's; 0 for all of them."
+            "help": "How many units of a layer of the teacher are compared by their boundaries, at most, for each "
+            "channel of the student's; 0 for all of them."
         },
     )
     boundaries_fall: bool = field(

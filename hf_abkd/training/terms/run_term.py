@@ -269,8 +269,8 @@ class RunTerm(nn.Module):
     def form(self, target: Tensors) -> Tensors:
         """Return the teacher's tensor, detached, in the form in which it is compared.
 
-        Packed signs (uint8) become bools, those of some units without the others being read; other values become float32 where they are compared, or before weights of the
-        run's own, which are in float32, change them.
+        Packed signs (uint8) become bools, those of chosen units without the others being read; other values become
+        float32 where they are compared, or before weights of the run's own, which are in float32, change them.
         """
         given = (target,) if isinstance(target, Tensor) else tuple(target)
         shapes = self._teacher_shapes or tuple(tuple(tensor.shape[1:]) for tensor in given)
