@@ -13,7 +13,7 @@ from hf_abkd.models.tasks.task import Task
 from hf_abkd.reports.card_facts import CardFacts, hub_id, is_repo_id
 from hf_abkd.reports.card_picture import picture_link
 from hf_abkd.reports.card_training import code, link, training_sections
-from hf_abkd.wording import markdown_table, public_name
+from hf_abkd.wording import counted, markdown_table, public_name
 
 if TYPE_CHECKING:
     from hf_abkd.reports.evaluation import Evaluation
@@ -96,7 +96,8 @@ def _measured(found: Evaluation) -> list[str]:
     """Return the table of what was measured, and what the differences are worth."""
     from hf_abkd.reports.evaluation_text import run_differences, run_rows
 
-    notes = ["In brackets: the ratio to the teacher's number."] if found.teacher is not None else []
+    notes = [f"Measured on {counted(found.count, 'image')}: {found.images}."] if found.count else []
+    notes += ["In brackets: the ratio to the teacher's number."] if found.teacher is not None else []
     notes += [f"Times on {found.machine}."] if found.machine is not None else []
     lines = "\n".join(f"- {line}" for line in run_differences(found))
     return [markdown_table(*run_rows(found)), *filter(None, [" ".join(notes), lines])]

@@ -594,6 +594,7 @@ def test_what_was_measured_stands_on_the_card_with_its_picture(measured, tmp_pat
     student = run.measured.evaluation.models[0]
     assert table["accuracy"]["mine"].startswith(f"{100 * student.accuracy.value:.2f} % (")
     assert re.fullmatch(r"[\d.]+ ms \([\d.]+x\)", table["latency, batch of 1"]["mine"])
+    assert f"Measured on {run.measured.evaluation.count} images: flowers." in text
     assert "- mine against mine before the run: " in text and f"Times on {this_machine()}." in text
     [accuracy_result] = [
         one for one in metadata["model-index"][0]["results"][0]["metrics"] if one["type"] == "accuracy"
