@@ -108,7 +108,7 @@ def main():
     comparison.check(jobs, make)
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
-        print("\n".join([comparison.report(outcomes, COLUMNS), *measured_lines(outcomes, jobs)]))
+        print("\n".join([comparison.report(outcomes, COLUMNS), *measured_lines(METHODS, jobs)]))
         accuracies = [outcome.teacher_accuracy for outcome in outcomes if outcome.teacher_accuracy is not None]
         print("\n".join(f"Accuracy of the teacher: {100 * accuracy:.2f} %" for accuracy in accuracies[:1]))
 

@@ -30,6 +30,7 @@ from hf_abkd import AdaptiveDeepInversion, DeepInversion, synthesize
 from hf_abkd.cli import comparison, demonstration, image_kinds, run_flags, runs
 from hf_abkd.cli.image_comparison import ImageComparison, Judge
 from hf_abkd.cli.program import run_script
+from hf_abkd.cli.run_end import measured_lines
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.data.transform import ImageTransform
 from hf_abkd.methods.deep_inversion.image_classes import class_names
@@ -43,7 +44,6 @@ CHANGES = {
     "num_train_epochs": 40,
     "eval_strategy": "no",
     "save_strategy": "no",
-    "evaluate_teacher": False,
     "eval_agreement": False,
 }
 
@@ -90,7 +90,8 @@ def main():
         runs.check_teacher([method], models)
     runs.check_unlabelled([], data)  # what is compared takes their place
     long = replace(args, num_train_epochs=demonstration.DEFAULTS["num_train_epochs"])  # for what learns from all digits
-    kinds = ["synthesised", "noise", "real", *(["adaptive"] if flags.adaptive else [])]
+    # What is asked about comes last, and is measured beside the others.
+    kinds = ["noise", "real", "synthesised", *(["adaptive"] if flags.adaptive else [])]
     jobs = comparison.jobs(kinds, args, run)
     kept = comparison.kept_runs(jobs, args, every_flag)
     labelled = replace(run, cutmix=False)
@@ -115,7 +116,7 @@ def main():
     noise = image_kinds.noise_images(count, made.dataset[0]["image"].size[::-1], names)
     transform = ImageTransform(work.processor, teacher_processor=work.teacher_processor)
     compared = ImageComparison(work, args, run, judge, kept, method)
-    for kind, images in zip(kinds[:3], (made.dataset, noise, real), strict=True):
+    for kind, images in zip(kinds[:3], (noise, real, made.dataset), strict=True):
         compared.teach(kind, images, transform)
     if flags.adaptive:
         per_epoch = -(-count // (args.train_batch_size * args.world_size))
@@ -126,7 +127,7 @@ def main():
             "adaptive", lambda args: AdaptiveDeepInversion(teacher, processor, args, **given), steps=steps
         )
     if args.process_index == 0:
-        print(compared.table())
+        print("\n".join([compared.table(), *measured_lines({kind: kind for kind in kinds}, jobs)]))
         print(f"Look at the images: {made.folder / 'previews.png'}")
 
 

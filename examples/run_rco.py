@@ -125,7 +125,7 @@ def main():
     comparison.check(jobs, make)
     outcomes = comparison.outcomes_of(jobs, METHODS, kept, train)
     if args.process_index == 0:
-        print("\n".join([comparison.report(outcomes), *measured_lines(outcomes, jobs)]))
+        print("\n".join([comparison.report(outcomes), *measured_lines(METHODS, jobs)]))
         shares = outcomes[-1].logged("anchor_accuracy")
         print("Accuracy of the anchors: " + ", ".join(f"{100 * share:.2f} %" for share in shares))
 

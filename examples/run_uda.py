@@ -32,9 +32,13 @@ from transformers import ViTImageProcessorPil, set_seed
 from hf_abkd import CrossEntropy, Stage, Term, joint_adaptation, knowledge_distillation
 from hf_abkd.cli import comparison, demonstration, run_flags
 from hf_abkd.cli.domains import named_domains, prepared_domains, trainer_of
+from hf_abkd.cli.finished_run import finish
 from hf_abkd.cli.program import run_script
+from hf_abkd.cli.run_end import measured_lines
 from hf_abkd.methods import domain_confusion
-from hf_abkd.wording import markdown_table
+from hf_abkd.wording import markdown_table, public_name
+
+DOMAINS = ("source", "target")
 
 
 @dataclass
@@ -65,7 +69,7 @@ def student_trainer(method, domains, teacher, args, confusion):
     if method == "joint":
         stages = joint_adaptation(confusion=confusion)
         return trainer(args, train=domains.both, teacher=copy.deepcopy(teacher), stages=stages)
-    first = replace(args, output_dir=f"{args.output_dir}/kd")
+    first = replace(args, output_dir=f"{args.output_dir}/kd", measure_run=False)
     trainer(first, share=0.5, teacher=teacher, stages=knowledge_distillation()).train("auto")
     terms = [Term(CrossEntropy(), rows="source"), domain_confusion(confusion=confusion)]
     return trainer(args, train=domains.both, share=0.5, stages=[Stage(terms, name="adaptation")])
@@ -74,9 +78,9 @@ def student_trainer(method, domains, teacher, args, confusion):
 def accuracies(trainer, teacher=False):
     """Return the accuracy on both domains, of the student or its teacher."""
     if teacher:
-        return [trainer.evaluate_teacher(rows)["teacher_accuracy"] for rows in trainer.eval_dataset.values()]
+        return [trainer.evaluate_teacher(trainer.eval_dataset[domain])["teacher_accuracy"] for domain in DOMAINS]
     scores = trainer.evaluate()
-    return [scores[f"eval_{domain}_accuracy"] for domain in trainer.eval_dataset]
+    return [scores[f"eval_{domain}_accuracy"] for domain in DOMAINS]
 
 
 def main():
@@ -95,7 +99,8 @@ def main():
     )
     processor = ViTImageProcessorPil(size={"height": 28, "width": 28})
     domains = prepared_domains(*pair, processor, data, seed=args.seed)
-    jobs = comparison.jobs(["alone", "kd-then-adapt", "joint"], args, run)
+    titles = {method: f"student, {method}" for method in ("alone", "kd-then-adapt", "joint")}
+    jobs = comparison.jobs([*titles], args, run)
     kept = comparison.kept_runs(jobs, args, flags)
     teacher = train_teacher(domains, args, args.num_train_epochs if demo else target.teacher_epochs, kept)
 
@@ -104,24 +109,26 @@ def main():
         trainer = student_trainer(method, domains, teacher, args, target.confusion)
         before = {"teacher, source only": accuracies(trainer, teacher=True)} if method == "joint" else {}
         trainer.train(resume_from_checkpoint="auto")
-        trainer.save_model()
-        trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
-        student = {f"student, {method}": accuracies(trainer)}
+        # Before the run labels of the target would have said whether the teacher's classes are in order.
+        trainer.args.evaluate_teacher = True
+        student = {titles[method]: accuracies(trainer)}
+        finish(trainer, f"evaluation images of the target, {public_name(pair[1].name)}", beside)
         if method != "joint":
             return student
         trainer.teacher.model.save_pretrained(Path(trainer.args.output_dir) / "adapted-teacher")
         return {**before, **student, "teacher, adapted": accuracies(trainer, teacher=True)}
 
-    results = {}
+    results, beside = {}, {}
     for method, job_args in jobs:
         title = f"{method}, seed {job_args.seed}"
-        for name, pair in kept.result(title, job_args, partial(train, method)).items():
-            results.setdefault(name, []).append(pair)
+        for name, shares in kept.result(title, job_args, partial(train, method)).items():
+            results.setdefault(name, []).append(shares)
     # The teacher is one for all seeds.
     results["teacher, source only"] = results["teacher, source only"][:1]
     if args.process_index == 0:
         rows = [[name, *map(comparison.percent, zip(*per_seed, strict=True))] for name, per_seed in results.items()]
-        print(markdown_table(["model", "accuracy on the source", "on the target"], rows))
+        table = markdown_table(["model", "accuracy on the source", "on the target"], rows)
+        print("\n".join([table, *measured_lines(titles, jobs)]))
 
 
 if __name__ == "__main__":

@@ -13,24 +13,19 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
+from hf_abkd.cli.finished_run import MeasuredRuns, finish
 from hf_abkd.cli.kept_runs import OUTCOME_NAME, KeptRuns
 from hf_abkd.cli.run_flags import METHODS, RunArguments
 from hf_abkd.cli.runs import make_trainer
 from hf_abkd.cli.verdict import verdict
 from hf_abkd.cli.workload import Workload
 from hf_abkd.files import write_json
-from hf_abkd.reports.evaluation import stored_evaluation
-from hf_abkd.reports.file_names import EVALUATION_NAME
 from hf_abkd.stages.arguments import DistillationArguments
 from hf_abkd.stages.stage import Stage
 from hf_abkd.terminal import shown_table
 from hf_abkd.training.life.run_folder import AUTO
-from hf_abkd.training.measuring.measurement import MeasuredRun
 from hf_abkd.training.trainer import DistillationTrainer
 from hf_abkd.wording import public_name
-
-#: What was measured of runs, by their seeds.
-MeasuredRuns = dict[int, list[MeasuredRun]]
 
 
 @dataclass(frozen=True)
@@ -200,36 +195,11 @@ def finished(
     """
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    if args.measure_run:
-        _measure(trainer, work, {} if beside is None else beside)
-    card: dict[str, Any] = {
-        "dataset": work.name,
-        "dataset_tags": work.dataset_id,
-        "model_name": Path(args.output_dir).name,
-    }
-    if args.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
+    images = f"evaluation images of {public_name(work.name)}"
+    finish(trainer, images, {} if beside is None else beside, dataset=work.name, dataset_tags=work.dataset_id)
     teacher = work.teacher if isinstance(work.teacher, nn.Module) else None
     size = None if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())
     return Outcome(model, args.seed, trainer.model.num_parameters(), trainer.state.log_history, measured, size)
-
-
-def _measure(trainer: DistillationTrainer, work: Workload, beside: MeasuredRuns) -> None:
-    """Measure what a run came to, and write it into its folder; of a run that was over before nothing changes."""
-    folder = Path(trainer.args.output_dir)
-    if trainer.was_over:
-        stored = stored_evaluation(folder)
-        trainer.measured = None if stored is None else MeasuredRun(stored, None)
-        return
-    others = beside.setdefault(trainer.args.seed, [])
-    images = f"evaluation images of {public_name(work.name)}"
-    found = trainer.measure(images=images, baselines=others)
-    others.append(found)
-    if trainer.args.process_index == 0:
-        write_json(folder / EVALUATION_NAME, found.evaluation.content())
 
 
 def percent(shares: Sequence[float | None]) -> str:

@@ -27,7 +27,7 @@ class Domains:
     Attributes:
         source: The training images of the source.
         both: Training images of both domains side by side; those of the target have no labels.
-        validation: Labelled images of both, to report on: `source` and `target`.
+        validation: Labelled images of both, to report on: `target`, on which runs are measured, and `source`.
         processor: The image processor that prepares them.
         labels: The names of the classes.
     """
@@ -97,7 +97,8 @@ def prepared_domains(
     return Domains(
         source=prepared,
         both=PairedDomains(prepared, prepare(target.train, without_labels), seed=seed),
-        validation={"source": prepare(source.validation, of_source), "target": prepare(target.validation, of_target)},
+        # A run is measured on the first of them.
+        validation={"target": prepare(target.validation, of_target), "source": prepare(source.validation, of_source)},
         processor=processor,
         labels=source.labels,
     )

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import BaseImageProcessor, TrainerCallback
 
 from hf_abkd.cli.comparison import percent, seeded_trainer, with_seed
+from hf_abkd.cli.finished_run import MeasuredRuns, finish
 from hf_abkd.cli.kept_runs import KeptRuns
 from hf_abkd.cli.run_flags import RunArguments
 from hf_abkd.cli.runs import stages_of
@@ -21,7 +22,7 @@ from hf_abkd.methods import AdaptiveDeepInversion
 from hf_abkd.methods.deep_inversion.image_quality import Quality, measure_quality
 from hf_abkd.methods.deep_inversion.image_shards import ImageShards
 from hf_abkd.stages.arguments import DistillationArguments
-from hf_abkd.wording import markdown_table
+from hf_abkd.wording import markdown_table, public_name
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class ImageComparison:
         self.work, self.args, self.run, self.judge, self.kept = work, args, run, judge, kept
         self.method = method
         self._rows: list[list[str]] = []
+        self._beside: MeasuredRuns = {}
 
     def teach(self, kind: str, images: Dataset, transform: ImageTransform) -> None:
         """Teach a student with each seed from the same images."""
@@ -130,7 +132,7 @@ class ImageComparison:
     def _distil(
         self, kind: str, args: DistillationArguments, images: Callable[[DistillationArguments], tuple[Any, ...]]
     ) -> float:
-        """Distil one student, save it, and return its accuracy on the evaluation set.
+        """Distil one student, save and measure it, and return its accuracy on the evaluation set.
 
         Args:
             kind: What it learns from.
@@ -144,8 +146,9 @@ class ImageComparison:
             for callback in callbacks:
                 trainer.add_callback(callback)
             trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-            trainer.save_model()
-            return {"accuracy": trainer.evaluate()["eval_accuracy"]}
+            accuracy = trainer.evaluate()["eval_accuracy"]
+            finish(trainer, f"evaluation images of {public_name(self.work.name)}", self._beside)
+            return {"accuracy": accuracy}
 
         title = f"{kind} images, seed {args.seed}"
         return float(self.kept.result(title, args, distilled, schema=_Accuracy)["accuracy"])

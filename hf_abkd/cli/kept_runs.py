@@ -130,8 +130,8 @@ class KeptRuns:
             trainer.save_model()
             return {}
 
-        # What is published is the students.
-        changes: dict[str, Any] = {"output_dir": str(folder), "push_to_hub": False}
+        # What is published and measured is the students.
+        changes: dict[str, Any] = {"output_dir": str(folder), "push_to_hub": False, "measure_run": False}
         self.result(name, replace(args, **changes), trained, numbered=False)
         # Where it lies, as of a model that was loaded from there.
         model.config.name_or_path = str(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from hf_abkd.cli import comparison, demonstration, run_flags, runs
+from hf_abkd.cli.finished_run import MeasuredRuns
 from hf_abkd.cli.kept_recipe import keep_recipe
 from hf_abkd.cli.output import write_line
 from hf_abkd.cli.recipe_of_flags import recipe_of_flags, training_section
@@ -57,7 +58,7 @@ def run_methods(
         work = from_flags(models, data, seed=args.seed)
     comparison.check(jobs, lambda method, args: comparison.seeded_trainer(work, args, run, runs.stages_of(method, run)))
 
-    beside: comparison.MeasuredRuns = {}
+    beside: MeasuredRuns = {}
 
     def train(method: str, args: DistillationArguments) -> comparison.Outcome:
         training, stages = training_section(args), runs.stages_of(method, run)
@@ -70,7 +71,7 @@ def run_methods(
     outcomes = comparison.outcomes_of(jobs, run_flags.titles(run), kept, train)
     if args.process_index == 0:
         teacher = _teacher_row(outcomes, None if methods == ["alone"] else work.teacher)
-        for line in _told(outcomes, jobs, teacher):
+        for line in _told(outcomes, run_flags.titles(run), jobs, teacher):
             write_line(line)
         write_line(f"The student is in {jobs[-1][1].output_dir}, with its model card.")
     return 0
@@ -78,11 +79,12 @@ def run_methods(
 
 def _told(
     outcomes: Sequence[comparison.Outcome],
+    titles: Mapping[str, str],
     jobs: Sequence[tuple[str, DistillationArguments]],
     teacher: list[list[str]],
 ) -> Iterator[str]:
     """Return what came out; one run that was measured is told in one table."""
-    measured = list(measured_lines(outcomes, jobs))
+    measured = list(measured_lines(titles, jobs))
     if len(outcomes) > 1 or not measured:
         yield comparison.report(outcomes, {_AGREEMENT: _agreement}, teacher)
         yield from measured
@@ -97,7 +99,7 @@ def _trained(
     trainer: DistillationTrainer,
     work: Workload,
     run: run_flags.RunArguments,
-    beside: comparison.MeasuredRuns,
+    beside: MeasuredRuns,
 ) -> comparison.Outcome:
     """Run one method with one seed; return what became of the student."""
     args = trainer.args

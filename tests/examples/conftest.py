@@ -31,7 +31,8 @@ def shared_workspace(tmp_path_factory, _saved):
 
 @pytest.fixture
 def demonstrated_on_few(monkeypatch):
-    """Make demonstrations small: few images and smaller networks."""
+    """Make demonstrations small: few images, smaller networks, and times of two turns."""
+    monkeypatch.setattr("hf_abkd.models.latency._BRIEF_TURNS", 2)
     for network, widths in ((demonstration._TEACHER, [8, 12, 16]), (demonstration._STUDENT, [4, 8, 12])):
         monkeypatch.setitem(network, "widths", widths)
         monkeypatch.setitem(network, "depths", [1, 1, 1])

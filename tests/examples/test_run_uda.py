@@ -10,6 +10,7 @@ from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from hf_abkd.cli.domains import prepared_domains
 from hf_abkd.data.arguments import DataArguments
+from hf_abkd.reports.evaluation import stored_evaluation
 
 QUICK = [
     "--use_cpu",
@@ -32,10 +33,22 @@ def models_in(printed):
 
 
 def test_the_demonstration_prints_one_table(tmp_path):
-    """What users see first: both models on both domains, before and after."""
+    """What users see first: both models on both domains, before and after.
+
+    And below it what the joint run came to, on images of the target alone: those of the source say nothing of adapting.
+    """
     printed = call("run_uda", "--output_dir", tmp_path, *SHORT)
     assert models_in(printed) == sorted(MODELS)
     joint = tmp_path / "joint-seed0"
+    found = stored_evaluation(joint)
+    on_target = {row[0]: row[2] for row in rows_of(printed)[1:]}
+    told = {one.role: f"{100 * one.accuracy.value:.2f} %" for one in found.models if one.role in ("student", "teacher")}
+    assert told == {"student": on_target["student, joint"], "teacher": on_target["teacher, adapted"]}
+    assert found.images == "evaluation images of the target, digits, thick strokes" and found.count == 32
+    assert [one.name for one in found.models if one.role == "baseline"] == ["alone-seed0", "kd-then-adapt-seed0"]
+    beside = rows_of(printed, "")
+    assert beside[0][2:4] == ["joint-seed0 before the run", "joint-seed0"] and beside[1][3].startswith(told["student"])
+    assert "joint-seed0 before the run" in (joint / "README.md").read_text()
     student = AutoModelForImageClassification.from_pretrained(joint)
     teacher = AutoModelForImageClassification.from_pretrained(joint / "adapted-teacher")
     assert student.num_parameters() < teacher.num_parameters()
@@ -56,7 +69,7 @@ def test_files_of_both_domains_are_read(monkeypatch, tmp_path):
 
     monkeypatch.setattr(imported("run_uda"), "prepared_domains", prepared)
     flags = ["--image_column_name", "img", "--output_dir", tmp_path / "out", "--confusion", "gradient_reversal"]
-    printed = call("run_uda", *files, *flags, *SHORT)
+    printed = call("run_uda", *files, *flags, *SHORT, "--measure_run", "false")
     assert seen == [(64, 32, ["img", "label"])]
     assert models_in(printed) == sorted(MODELS)
     joint = tmp_path / "out" / "joint-seed0"
