@@ -14,7 +14,7 @@ others share the machine, `--clock processor` counts the time of the processor a
 - `alone, ours`: `DistillationTrainer` without a teacher, which is what its bookkeeping costs.
 - `live`, `cached`: `DistillationTrainer` in a stage of boundaries, with the teacher and with what it said on disk.
 - `live, bf16`: `live` with `teacher_precision="bf16"`; `live, compiled`: `live` with `teacher_compile=True`, and the
-  student compiled by `torch_compile=True` too in `live, both compiled`.
+  student compiled by `torch_compile=True` too in `live, both compiled` (and `live, both compiled, bf16`).
 - `cached, all units`, `cached, 2 a channel` and so on: `cached` with another number of the teacher's units for each
   channel of the student, which makes a difference where the teacher is wide.
 - `KD live`, `KD cached`: likewise with the labels and the teacher's logits.
@@ -128,7 +128,8 @@ GPU_CASES = {
 }
 COMPILED = {"live, compiled": {"teacher_compile": True}}
 COMPILED["live, both compiled"] = {"teacher_compile": True, "torch_compile": True}
-SETTINGS = {**COMPILED, "live, bf16": {"teacher_precision": "bf16"}}
+BF16 = {"teacher_precision": "bf16"}
+SETTINGS = {**COMPILED, "live, bf16": BF16, "live, both compiled, bf16": {**COMPILED["live, both compiled"], **BF16}}
 #: How many units of the teacher are compared for each channel of the student, where it is not the default.
 UNITS = {"cached, all units": None, **{f"cached, {number} a channel": number for number in (2, 4, 8)}}
 VARIANTS = (
@@ -165,7 +166,7 @@ def main(argv=None):
         found = measured(case, batch, args.variants, args.turns, args.seed, CLOCKS[args.clock])
         print(f"\n{case.name}, batch {batch}, {case.precision}", flush=True)
         print(
-            f"{'variant':<20}{'ms':>9}{'quartiles':>20}{'images/s':>10}{'x alone':>9}{'x by hand':>11}{'peak MiB':>10}"
+            f"{'variant':<26}{'ms':>9}{'quartiles':>20}{'images/s':>10}{'x alone':>9}{'x by hand':>11}{'peak MiB':>10}"
         )
         for row in found:
             print(line(row), flush=True)
@@ -270,7 +271,7 @@ def line(row):
     peak = row["peak_bytes"] if isinstance(row["peak_bytes"], str) else row["peak_bytes"] / 2**20
     spread = f"{row['quartiles'][0]:.1f} - {row['quartiles'][1]:.1f}"
     return (
-        f"{row['variant']:<20}{row['milliseconds']:>9.1f}{spread:>20}{row['images_per_second']:>10.0f}"
+        f"{row['variant']:<26}{row['milliseconds']:>9.1f}{spread:>20}{row['images_per_second']:>10.0f}"
         f"{figure(row['over_alone'], 9, '.2f')}{figure(row['over_hand'], 11, '.2f')}{figure(peak, 10, '.0f')}"
     )
 

@@ -21,7 +21,7 @@ def fits(values: Tensor, target: Tensor) -> bool:
 
 
 def mapped_boundary(
-    values: Tensor, weight: Tensor, bias: Tensor, sides: Tensor, margin: float, count: float
+    values: Tensor, weight: Tensor, bias: Tensor, sides: Tensor, margin: float, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return what `ActivationBoundary` and `boundary_agreement` say of values behind a linear map: value and agreement.
 
@@ -62,7 +62,7 @@ class _MappedShortfall(torch.autograd.Function):
         bias: Tensor,
         sides: Tensor,
         margin: float,
-        count: float,
+        count: int,
         trained: bool,
     ) -> tuple[Tensor, Tensor]:
         units, positions = len(weight), math.prod(values.shape[1:-1])

@@ -94,8 +94,6 @@ class ActivationBoundary(Objective):
         self.units_per_channel = (
             None if units_per_channel is None else number("units_per_channel", units_per_channel, above=0)
         )
-        # How many of a layer's units stand for all of them, as a share.
-        self._share = 1.0
 
     def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection | None:
         """Propose a connector to the teacher's units, or to some of them where the layer is wide.
@@ -112,7 +110,6 @@ class ActivationBoundary(Objective):
         connection = super().connect(student, [narrow], kind)
         if connection is None:
             return None
-        self._share = count / wide.shape[dim]
         return replace(connection, target_form=ChosenUnits(wide.shape[1:], dim, count, connection.target_form))
 
     def _chosen(self, student: Sequence[Side], teacher: Sequence[Side]) -> int | None:
@@ -127,7 +124,7 @@ class ActivationBoundary(Objective):
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the squared shortfall, reduced over elements and averaged over samples, shape ()."""
         _check(student, target)
-        count = student.numel() if self.reduction == "mean" else len(student) * self._share
+        count = student.numel() if self.reduction == "mean" else len(student)
         if torch.compiler.is_compiling():
             # The compiler fuses this and chooses what to keep; it warns of an autograd function.
             signed = mirrored(student, _sides(target, student))
@@ -145,7 +142,7 @@ class ActivationBoundary(Objective):
         Raises:
             RuntimeError: If a second derivative is asked for.
         """
-        count = len(values) * (math.prod(sides.shape[1:]) if self.reduction == "mean" else self._share)
+        count = len(values) * (math.prod(sides.shape[1:]) if self.reduction == "mean" else 1)
         return mapped_boundary(values, weight, bias, sides, self.margin, count)
 
     def in_one_pass(
@@ -160,6 +157,11 @@ class ActivationBoundary(Objective):
         if sides.shape != (*connector.values.shape[:-1], len(connector.weight)):
             return None
         return self.mapped(connector.values, connector.weight, connector.bias, sides)
+
+    @property
+    def sums_units(self) -> bool:
+        """Whether the value of more units is a larger one."""
+        return self.reduction == "sum"
 
     def extra_repr(self) -> str:
         """Show the settings in `repr`, logs and model cards."""
@@ -201,7 +203,7 @@ class _SquaredShortfall(torch.autograd.Function):
     """The sum of the squared shortfalls divided by a count; autograd keeps the signed shortfall, and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, target: Tensor, margin: float, count: float) -> Tensor:
+    def forward(ctx: Any, student: Tensor, target: Tensor, margin: float, count: int) -> Tensor:
         # Half the slope of the summed squares: below 0 where the response is too low, above 0 where it is too high.
         shortfall = torch.empty_like(student)
         units = math.prod(student.shape[1:])

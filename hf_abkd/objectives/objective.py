@@ -202,6 +202,11 @@ class Objective(nn.Module):
             ValueError: If it cannot do with that.
         """
 
+    @property
+    def sums_units(self) -> bool:
+        """Whether the value of more units is a larger one; that of chosen ones is then scaled to that of all."""
+        return False
+
     def in_one_pass(
         self, student: Tensor, linear_map: Callable[[Tensor], LinearMap | None], target: Tensor
     ) -> tuple[Tensor, Tensor] | None:

@@ -5,10 +5,10 @@ from tiny import RESNET_LAYERS, images, losses, resnet
 from tiny_runs import assert_equal, entries, outcome, published, stopped_and_resumed, trainer_of
 
 
-def wide(folder, layers=RESNET_LAYERS, *, callbacks=(), extra=None, units_per_channel=8, **settings):
+def wide(folder, layers=RESNET_LAYERS, *, callbacks=(), extra=None, units_per_channel=8, reduction="mean", **settings):
     """A run whose student has 2 and 4 channels, and whose teacher 20 and 40; its first stage has 1 step in 3."""
-    stages, models = published(layers, units_per_channel=units_per_channel), (resnet(1), resnet(10, seed=1))
-    return trainer_of(folder, *models, stages, callbacks=callbacks, extra=extra, **settings)
+    stages = published(layers, units_per_channel=units_per_channel, reduction=reduction)
+    return trainer_of(folder, resnet(1), resnet(10, seed=1), stages, callbacks=callbacks, extra=extra, **settings)
 
 
 def test_the_plan_that_a_run_prints_says_how_many_units_are_compared(tmp_path, capsys):
@@ -41,3 +41,15 @@ def test_evaluations_and_resumed_runs_compare_the_same_units(tmp_path):
     key = next(key for entry in whole.state.log_history for key in entry if key.startswith("eval_boundary_agreement"))
     assert entries(resumed, key) == entries(whole, key) and 0 < entries(whole, key)[0] < 1
     assert len(set(losses(whole)[:3])) == 3
+
+
+def test_a_sum_over_chosen_units_is_scaled_for_each_layer_by_itself(tmp_path):
+    """Layers share one objective, and their shares differ: what it kept of one layer would scale the others."""
+    layers, terms = [*RESNET_LAYERS, (RESNET_LAYERS[0][0], RESNET_LAYERS[1][1])], {}
+    for reduction in ("mean", "sum"):
+        trainer = wide(tmp_path / reduction, layers, reduction=reduction, learning_rate=0.0, units_per_channel=4)
+        trainer.train()
+        terms[reduction] = [entries(trainer, term.name)[0] for term in trainer.stages[0].terms[:3]]
+    assert [pair.units for pair in trainer.plan.pairs] == [(8, 20), (16, 40), (8, 40)]
+    # Units and positions of a sample, of which the sum is so many times the mean.
+    assert terms["sum"] == pytest.approx([20 * 16 * terms["mean"][0], *(40 * 4 * mean for mean in terms["mean"][1:])])

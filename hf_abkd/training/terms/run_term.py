@@ -313,6 +313,14 @@ class RunTerm(nn.Module):
                 f"the objective of term {self.name!r}, {type(self.objective).__name__}, must return one number as a "
                 f"tensor of shape (), the mean over the samples, and returned {got}"
             )
+        return self._of_all(value)
+
+    def _of_all(self, value: Tensor) -> Tensor:
+        """Return the value of all units, where it is a sum over some of them."""
+        # Not of the objective, which several terms may share.
+        form = self.target_form
+        if isinstance(form, ChosenUnits) and self.objective.sums_units:
+            return value * (form.total / form.count)
         return value
 
     def _comparable(self, student: Tensors, target: Tensors) -> Tensors:
@@ -362,7 +370,7 @@ class RunTerm(nn.Module):
         if (linear_map := self._linear_map(student)) is not None and isinstance(target, Tensor):
             together = self.objective.in_one_pass(_first(student), linear_map, target)
             if together is not None:
-                return together
+                return self._of_all(together[0]), together[1]
         adapted = self.adapt(student)
         return self(adapted, **formed), self.agreement(adapted, formed)
 
