@@ -52,7 +52,7 @@ def with_target_domain(
     if sorted(known) != sorted(images.labels):
         raise ValueError(f"source and target must have the same classes, got {known} and {images.labels}")
     columns: dict[str, Any] = {"image_column": target.image_column_name}
-    unlabelled = ImageTransform(work.processor, **columns, label_column=None)
+    unlabelled = ImageTransform(work.processor, **columns, label_column=None, reduced_decoding=target.reduced_decoding)
     labelled = ImageTransform(work.processor, **columns, label_column=target.label_column_name)
     train = prepare(images.train, unlabelled)
     evaluated = None if images.validation is None else prepare(images.validation, labelled)

@@ -64,6 +64,7 @@ def named_domains(
         train_files=target_files,
         image_bits=source.image_bits,
         skip_damaged_images=source.skip_damaged_images,
+        reduced_decoding=source.reduced_decoding,
         validation_files=target_validation_files,
         image_column_name=source.image_column_name,
         label_column_name=source.label_column_name,
@@ -80,7 +81,7 @@ def prepared_domains(
         source: The images of the source, in the columns that `data` names.
         target: Those of the target, in the same columns, or in `image` and `label`.
         processor: The image processor.
-        data: The names of the columns.
+        data: The names of the columns, and whether less of large JPEG files to train on is decoded.
         seed: Seed of the order in which images of the target come.
 
     Raises:
@@ -92,8 +93,10 @@ def prepared_domains(
     target_columns = columns if "image" not in target.train.column_names else {}
     of_source = ImageTransform(processor, **columns)
     of_target = ImageTransform(processor, **target_columns)
-    without_labels = ImageTransform(processor, **{**target_columns, "label_column": None})
-    prepared = prepare(source.train, of_source)
+    # Evaluations decode in full.
+    reduced: dict[str, Any] = {"reduced_decoding": data.reduced_decoding}
+    without_labels = ImageTransform(processor, **{**target_columns, "label_column": None}, **reduced)
+    prepared = prepare(source.train, ImageTransform(processor, **columns, **reduced))
     return Domains(
         source=prepared,
         both=PairedDomains(prepared, prepare(target.train, without_labels), seed=seed),

@@ -70,15 +70,17 @@ def prepared(
     label_column: str = "label",
     teacher_processor: BaseImageProcessor | None = None,
     pixel_cache: str | None = None,
+    reduced_decoding: bool = False,
 ) -> Workload:
     """Return a workload of models and images, with the images prepared by the processor, or by both.
 
     A teacher's processor that does the same as the student's is left out. With a cached teacher the training images
     are prepared as those that it saw. With a pixel cache, or one that was kept with a cached teacher, they are read
-    from there.
+    from there. Reduced decoding is for training images: a student is judged by what its published processor will see.
     """
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     if isinstance(teacher, TeacherCache):
+        teacher.check_decoding(reduced_decoding)
         alone = ImageTransform(processor, num_channels=num_channels, **columns)
         train = prepare(images.train, teacher.transform(processor, **columns, unlabelled=images.unlabelled > 0))
         # The teacher has no part in evaluations.
@@ -99,19 +101,20 @@ def prepared(
     if teacher_processor is not None and same_preprocessing(processor, teacher_processor, num_channels):
         teacher_processor = None
 
-    def transform(shared: bool, unlabelled: bool = False) -> ImageTransform:
+    def transform(*, training: bool) -> ImageTransform:
         return ImageTransform(
             processor,
             **columns,
             num_channels=num_channels,
             teacher_processor=teacher_processor,
-            shared=shared,
-            unlabelled=unlabelled,
+            # Images to evaluate on are not augmented, so that each model can have exactly what its processor makes.
+            shared=training,
+            unlabelled=training and images.unlabelled > 0,
+            reduced_decoding=training and reduced_decoding,
         )
 
-    train = prepare(images.train, transform(shared=True, unlabelled=images.unlabelled > 0))
-    # Not augmented, so that each model can have exactly what its own processor makes.
-    validation = None if images.validation is None else prepare(images.validation, transform(shared=False))
+    train = prepare(images.train, transform(training=True))
+    validation = None if images.validation is None else prepare(images.validation, transform(training=False))
     if pixel_cache is not None:
         train, validation = with_cached_pixels(pixel_cache, [train, validation])
     return Workload(
@@ -152,6 +155,7 @@ def from_flags(models: ModelArguments, data: DataArguments, *, seed: int) -> Wor
         label_column=data.label_column_name,
         teacher_processor=_load_teacher_processor(models, teacher),
         pixel_cache=data.pixel_cache,
+        reduced_decoding=data.reduced_decoding,
     )
     return replace(work, dataset_id=data.dataset_name, student_start=student.start)
 

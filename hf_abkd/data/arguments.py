@@ -87,6 +87,14 @@ class DataArguments:
             "before training. Otherwise such an image is an error."
         },
     )
+    reduced_decoding: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode JPEG files to train on that are at least four times as large as the image processor makes "
+            "them at a half, a quarter or an eighth of their size. That is faster, and colours differ a little. "
+            "Evaluations decode in full."
+        },
+    )
     pixel_cache: str | None = field(
         default=None,
         metadata={

@@ -12,6 +12,7 @@ from datasets import Dataset, Image, IterableDataset
 from PIL import Image as PILImage
 
 from hf_abkd.data.image_files import problem_of, remedy
+from hf_abkd.data.reduced_decoding import decoded_jpeg
 
 # An image column in memory that is larger is not searched for the row of a damaged image: what searches it is copied
 # into every worker.
@@ -81,8 +82,14 @@ class StoredImages:
         return None if found < 0 else found
 
 
-def decoded(value: Mapping[str, Any], images: StoredImages) -> PILImage.Image:
+def decoded(value: Mapping[str, Any], images: StoredImages, least_side: int | None = None) -> PILImage.Image:
     """Return a stored image (`bytes` or a `path`) as a picture, turned as its EXIF data say.
+
+    Args:
+        value: The stored image.
+        images: Where it lies.
+        least_side: How many pixels its shorter side keeps at least where a JPEG is decoded at a smaller scale; see
+            `hf_abkd.data.reduced_decoding`. None decodes all pixels.
 
     Raises:
         SampleError: If it cannot be read, with its name.
@@ -95,7 +102,9 @@ def decoded(value: Mapping[str, Any], images: StoredImages) -> PILImage.Image:
         if data is None and path is not None and not elsewhere:
             # Read here: a file that cannot be decoded would be left open.
             data = Path(path).read_bytes()
-        picture: PILImage.Image = images.decoder.decode_example({"bytes": data, "path": path})
+        picture = None if least_side is None or data is None else decoded_jpeg(data, least_side, images.decoder.mode)
+        if picture is None:
+            picture = images.decoder.decode_example({"bytes": data, "path": path})
     except Exception as error:
         if elsewhere:
             raise SampleError(f"{images.name(value)} cannot be fetched: {type(error).__name__}: {error}") from error

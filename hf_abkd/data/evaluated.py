@@ -50,6 +50,8 @@ def load_evaluated_images(
     """
     if arguments.pixel_cache:
         raise ValueError("an evaluation of finished models decodes its images: leave out --pixel_cache")
+    if arguments.reduced_decoding:
+        raise ValueError("an evaluation decodes its images in full: leave out --reduced_decoding")
     if arguments.streaming:
         raise ValueError("an evaluation reads all of its images: leave out --streaming")
     if arguments.train_files or arguments.train_dir or arguments.dataset_name:

@@ -146,8 +146,8 @@ def _common_size(processor: BaseImageProcessor, processed_probes: Sequence[Tenso
     if len(set(sizes)) > 1:
         raise ValueError(
             f"{type(processor).__name__} gives images of (height, width) {PROBE_SIZES} the sizes {tuple(sizes)}; "
-            "teacher and student can share an image only if each has one fixed size. Set do_resize=True with "
-            "size={'height': ..., 'width': ...}, or a centre crop, or use one image processor for both."
+            "only images of one fixed size are shared by teacher and student, cached, or decoded smaller. Set "
+            "do_resize=True with size={'height': ..., 'width': ...}, or a centre crop, or use one processor for both."
         )
     return sizes[0]
 

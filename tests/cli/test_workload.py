@@ -10,6 +10,7 @@ from transformers import ViTImageProcessorPil
 
 from hf_abkd.cli.workload import from_flags
 from hf_abkd.data.arguments import DataArguments
+from hf_abkd.data.evaluated import load_evaluated_images
 from hf_abkd.models.arguments import ModelArguments
 
 FACTORY = "import tiny\n\ndef make():\n    return tiny.resnet(4)\n"
@@ -54,6 +55,17 @@ def load(tmp_path, monkeypatch):
 def test_a_teacher_that_is_code_gets_the_processor_that_is_named(load, student, flags, sides):
     """It was trained on images that nothing in its folder describes, and guesses on the student's."""
     assert load(student, **flags) == sides
+
+
+def test_images_to_train_on_alone_are_decoded_at_a_reduced_scale(load):
+    """A student would be judged by other pixels than those that its published processor makes."""
+    models = ModelArguments(student_name_or_path="student", teacher_name_or_path="teacher_for_test:make")
+    data = DataArguments(train_files=["rows.parquet"], validation_files=["rows.parquet"], reduced_decoding=True)
+    work = from_flags(models, data, seed=0)
+    sides = [images.format["format_kwargs"]["transform"].least_side for images in (work.train, work.validation)]
+    assert sides == [32, None]
+    with pytest.raises(ValueError, match="an evaluation decodes its images in full: leave out --reduced_decoding"):
+        load_evaluated_images(data)
 
 
 def test_a_processor_for_no_teacher_and_one_that_is_none_are_refused(load):

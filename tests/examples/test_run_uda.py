@@ -61,16 +61,22 @@ def test_files_of_both_domains_are_read(monkeypatch, tmp_path):
         part.rename_columns({"image": "img"}).to_parquet(str(tmp_path / f"{name}.parquet"))
     files = ["--train_files", tmp_path / "train.parquet", "--validation_files", tmp_path / "test.parquet"]
     files += ["--target_files", tmp_path / "test.parquet", "--target_validation_files", tmp_path / "train.parquet"]
-    seen = []
+    seen, reduced = [], []
 
     def prepared(source, target, *more, **settings):
         seen.append((len(source.train), len(target.train), target.train.column_names))
-        return prepared_domains(source, target, *more, **settings)
+        domains = prepared_domains(source, target, *more, **settings)
+        images = [domains.source, domains.both.target_domain, *domains.validation.values()]
+        reduced.extend(one.format["format_kwargs"]["transform"].least_side for one in images)
+        return domains
 
     monkeypatch.setattr(imported("run_uda"), "prepared_domains", prepared)
     flags = ["--image_column_name", "img", "--output_dir", tmp_path / "out", "--confusion", "gradient_reversal"]
-    printed = call("run_uda", *files, *flags, *SHORT, "--measure_run", "false")
+    flags += ["--reduced_decoding", "--measure_run", "false"]
+    printed = call("run_uda", *files, *flags, *SHORT)
     assert seen == [(64, 32, ["img", "label"])]
+    # What is trained on, and not what it is judged by.
+    assert reduced[0] == reduced[1] > 0 and reduced[2:] == [None, None]
     assert models_in(printed) == sorted(MODELS)
     joint = tmp_path / "out" / "joint-seed0"
     student = AutoModelForImageClassification.from_pretrained(joint)

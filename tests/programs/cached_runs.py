@@ -49,7 +49,7 @@ def teacher_of(kind="resnet", **settings):
     return named(tiny.vit(16, seed=1, **settings) if kind == "vit" else tiny.resnet(8, seed=1, **settings))
 
 
-def write(folder, teacher=None, data=None, own=None, *, num_channels=3, name="noise", **changes):
+def write(folder, teacher=None, data=None, own=None, *, num_channels=3, name="noise", reduced=False, **changes):
     """A cache; two views of each image unless told otherwise."""
     settings = {"views": 2, "augmentation": AUGMENTATION, "batch_size": 5, **changes}
     return write_cache(
@@ -60,6 +60,7 @@ def write(folder, teacher=None, data=None, own=None, *, num_channels=3, name="no
         CacheSettings(**settings),
         num_channels=num_channels,
         name=name,
+        reduced_decoding=reduced,
     )
 
 

@@ -119,6 +119,7 @@ def run(words: Sequence[str]) -> int:
     teacher, processor = _load(stored, images.labels)
     if complete and stored.verify is not None:
         cache = TeacherCache.load(Path(stored.output_dir))
+        cache.check_decoding(data.reduced_decoding)
     else:
         cache = write_cache(
             stored.output_dir,
@@ -130,6 +131,7 @@ def run(words: Sequence[str]) -> int:
             num_channels=channels_of(getattr(teacher, "config", None)) or 3,
             name=images.name,
             keep_images=stored.images,
+            reduced_decoding=data.reduced_decoding,
         )
     if state.is_main_process:
         for line in _report(cache, put_on(teacher, state.device), images, settings, stored, data):
@@ -205,7 +207,7 @@ def _report(
         yield from map(_deviation, deviations)
     if stored.push_to_hub:
         yield f"uploaded to {cache.table.push_to_hub(stored.push_to_hub, token=stored.token)}"
-    flags = _augmentation_flags(stored)
+    flags = _augmentation_flags(stored) + (" --reduced_decoding" if cache.reduced_decoding else "")
     yield f"Train from it with --teacher_name_or_path {shlex.quote(stored.output_dir)}{flags}"
 
 

@@ -93,6 +93,8 @@ def _images(student: StoredStudent, wanted: ExportArguments, data: DataArguments
 
     if data.pixel_cache:
         raise ValueError("an export decodes the few images that it looks at: leave out --pixel_cache")
+    if data.reduced_decoding:
+        raise ValueError("an export decodes the few images that it looks at in full: leave out --reduced_decoding")
     if _names_training(data):
         if data.streaming:
             raise ValueError("an export reads images from all over the data set: leave out --streaming")

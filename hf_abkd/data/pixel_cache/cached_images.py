@@ -44,4 +44,5 @@ def _name(dataset: Dataset) -> str:
     """Return the name of the cache of a data set: the sizes of its images, and a hash of what else they depend on."""
     layout = PixelLayout.of(dataset, transform_of(dataset))
     sizes = "-".join(f"{height}x{width}" for height, width in (made.size for made in layout.images.values()))
-    return f"{sizes}-{signed_hash(repr(layout).encode()) % 2**32:08x}"
+    scale = "" if layout.least_side is None else f"-least{layout.least_side}"
+    return f"{sizes}-{signed_hash(repr(layout).encode()) % 2**32:08x}{scale}"

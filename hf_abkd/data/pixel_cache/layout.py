@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ class PixelLayout:
         mode: The mode to which the column of images converts them, if it names one.
         bits: How many bits 16-bit grey images use, if that was said.
         images: By the name of the column, what the images of a row are.
+        least_side: How many pixels the shorter side of a JPEG keeps at least where less of it is decoded; None where
+            all is. Caches of that kind, which are older, do not have it.
     """
 
     what: Literal["pixels of images"]
@@ -52,6 +54,8 @@ class PixelLayout:
     mode: str | None
     bits: int | None
     images: dict[str, MadeImages]
+    # Not in its repr, of which caches of fully decoded images have their names.
+    least_side: Positive | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, dataset: Dataset, transform: ImageTransform) -> PixelLayout:
@@ -63,7 +67,7 @@ class PixelLayout:
         feature = dataset.features[transform.image_column]
         mode = feature.mode if isinstance(feature, Image) else None
         made = {name: _made(pixels, transform.channels) for name, pixels in transform.pixels.items()}
-        return cls(_WHAT, transform.channels, mode, transform.bits, made)
+        return cls(_WHAT, transform.channels, mode, transform.bits, made, transform.least_side)
 
     @classmethod
     def read(cls, table: TargetTable) -> PixelLayout:
@@ -88,7 +92,7 @@ class PixelLayout:
 
     def facts(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("least_side", None)}
 
     def check(self, run: PixelLayout, folder: Path) -> None:
         """Refuse a run whose images are others than these.
@@ -97,6 +101,15 @@ class PixelLayout:
             ValueError: If they differ; what differs is named.
         """
         if differences := identity_differences(self.facts(), run.facts()):
+            if self.least_side != run.least_side and self.images == run.images:
+                here, there = (
+                    "in full" if side is None else f"at scales that leave {side} pixels (reduced_decoding)"
+                    for side in (self.least_side, run.least_side)
+                )
+                raise ValueError(
+                    f"the images of the pixel cache {folder} were decoded {here}, and those of this run are decoded "
+                    f"{there}: give each a folder of its own"
+                )
             sizes = [{name: made.size for name, made in layout.images.items()} for layout in (self, run)]
             what = (
                 f"images are resized or cropped otherwise ({differences[0].replace('table', 'cache')})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ class CacheIdentity:
         seed: The seed of the views.
         points: Where each tensor was read.
         layers: What is told of each layer, by the name of its column.
+        reduced_decoding: Whether large JPEG files were decoded at smaller scales; older caches do not tell it.
     """
 
     teacher: dict[str, str | int]
@@ -61,6 +62,7 @@ class CacheIdentity:
     seed: int
     points: dict[str, Any]
     layers: dict[str, CachedLayer]
+    reduced_decoding: bool = False
 
     def __post_init__(self) -> None:
         """Check what types do not say."""
@@ -76,7 +78,8 @@ def read_identity(table: TargetTable) -> CacheIdentity:
     Raises:
         ValueError: If the table is no cache of a teacher, or its manifest is damaged.
     """
-    if lacking := sorted(set(CacheIdentity.__dataclass_fields__) - set(table.identity)):
+    wanted = {each.name for each in fields(CacheIdentity) if each.default is MISSING}
+    if lacking := sorted(wanted - set(table.identity)):
         raise ValueError(f"{table.folder} is a table, but no cache of a teacher: it lacks {lacking}")
     manifest = table.folder / MANIFEST_NAME
     identity = checked(table.identity, CacheIdentity, origin=manifest, remedy=_REMEDY)

@@ -72,6 +72,8 @@ class TeacherCache:
         self.image_size: tuple[int, int] = identity.image_size
         self.channels: int = identity.channels
         self.precision: str = identity.precision
+        #: Whether large JPEG files were decoded at smaller scales.
+        self.reduced_decoding: bool = identity.reduced_decoding
         #: Where each tensor was read, by the name of its column.
         self.points: dict[str, Any] = identity.points
         self._backend: str | None = identity.backend
@@ -139,6 +141,7 @@ class TeacherCache:
             teacher_processor=self.processor,
             teacher_canvas=True,
             num_channels=self.channels,
+            reduced_decoding=self.reduced_decoding,
             **settings,
         )
 
@@ -203,6 +206,19 @@ class TeacherCache:
                     f"the {what} of the cached teacher is {of_cache}, and that of this run {of_run}: the student would "
                     f"see other images than the teacher saw. For {self.table.folder}, {remedy}; or write another cache."
                 )
+
+    def check_decoding(self, reduced_decoding: bool) -> None:
+        """Refuse a run that decodes images otherwise than they were decoded for the teacher.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if reduced_decoding != self.reduced_decoding:
+            how, do = ("at smaller scales", "give") if self.reduced_decoding else ("in full", "leave out")
+            raise ValueError(
+                f"the images of the cached teacher {self.table.folder} were decoded {how}, and their targets are those "
+                f"of other pixels than this run decodes: {do} --reduced_decoding, or write another cache"
+            )
 
     def check_colours(self, augmentation: Augmentation | None, shared_images: SharedImages) -> None:
         """Refuse an augmentation that would show the student other images because its colours are not the teacher's.

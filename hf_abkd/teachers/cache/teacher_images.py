@@ -14,7 +14,12 @@ from hf_abkd.data.transform import ImageTransform, prepare
 
 
 def prepared_for_teacher(
-    dataset: Dataset, processor: BaseImageProcessor, image_column: str, num_channels: int
+    dataset: Dataset,
+    processor: BaseImageProcessor,
+    image_column: str,
+    num_channels: int,
+    *,
+    reduced_decoding: bool = False,
 ) -> Dataset:
     """Return the images of a data set, without labels, as the teacher's processor prepares them."""
     transform = ImageTransform(
@@ -23,6 +28,7 @@ def prepared_for_teacher(
         image_column=image_column,
         label_column=None,
         num_channels=num_channels,
+        reduced_decoding=reduced_decoding,
     )
     return prepare(dataset, transform)
 

@@ -88,7 +88,9 @@ def verify(
         tolerance = _TOLERANCES[cache.precision]
     places = spread_places(len(dataset), min(samples, len(dataset)))
     with frozen(teacher):
-        images = prepared_for_teacher(dataset, cache.processor, image_column, cache.channels)
+        images = prepared_for_teacher(
+            dataset, cache.processor, image_column, cache.channels, reduced_decoding=cache.reduced_decoding
+        )
         compared = _compared(cache, teacher, batches_of(images, places, batch_size), augmentation)
     deviations = [_deviation(cache.table.columns[name], parts, tolerance) for name, parts in compared.items()]
     if wrong := [deviation for deviation in deviations if deviation.differing]:

@@ -63,6 +63,7 @@ def write_cache(
     name: str = "",
     device: torch.device | str | None = None,
     keep_images: bool = False,
+    reduced_decoding: bool = False,
 ) -> TeacherCache:
     """Store what a teacher says of the images of a data set, or go on where an earlier call was interrupted.
 
@@ -81,12 +82,15 @@ def write_cache(
         device: Where the teacher runs; by default the device of the process.
         keep_images: Whether the images are kept too, as the processor resizes and crops them: runs on this cache then
             decode none. They lie in `<folder>/images`, and in `<folder>.images` until the cache is complete.
+        reduced_decoding: Whether large JPEG files are decoded at smaller scales, see
+            `hf_abkd.data.transform.ImageTransform`; `TeacherCache.transform` then does so, too.
 
     Raises:
         OSError: If the disk has too little space.
         FileExistsError: If the folder holds a complete cache of something else, or no cache; what differs is named.
         ValueError: If a name, the processor, the augmentation or the images are not possible, another cache was begun
-            there, or the teacher's answers cannot be stored (not finite, or beyond float16), or it is sharded.
+            there, or the teacher's answers cannot be stored (not finite, or beyond float16), or it is sharded, or a
+            complete cache is of images that were decoded otherwise.
 
     Example:
         cache = write_cache(
@@ -109,7 +113,7 @@ def write_cache(
         )
     with frozen(teacher):
         put_on(teacher, state.device if device is None else device)
-        images = _Images(dataset, processor, image_column, num_channels, name)
+        images = _Images(dataset, processor, image_column, num_channels, name, reduced_decoding)
         if keep_images:
             images.keep(Path(folder))
         writer = _Writer(Path(folder), teacher, images, settings or CacheSettings(), state)
@@ -136,12 +140,21 @@ class _Images:
     """The images of a data set as the teacher sees them, and what tells them from those of another."""
 
     def __init__(
-        self, dataset: Dataset, processor: BaseImageProcessor, image_column: str, num_channels: int, name: str
+        self,
+        dataset: Dataset,
+        processor: BaseImageProcessor,
+        image_column: str,
+        num_channels: int,
+        name: str,
+        reduced_decoding: bool,
     ) -> None:
         self.processor, self.channels, self.name = processor, num_channels, name
+        self.reduced_decoding = reduced_decoding
         self.preprocessing = Preprocessing.measured(processor, num_channels)
         check_reloadable(processor, num_channels)
-        self.rows = prepared_for_teacher(dataset, processor, image_column, num_channels)
+        self.rows = prepared_for_teacher(
+            dataset, processor, image_column, num_channels, reduced_decoding=reduced_decoding
+        )
         #: A batch of a few images from all over the data set.
         self.few = default_data_collator([self.rows[place] for place in spread_places(len(dataset), _FIRST_IMAGES)])
 
@@ -183,6 +196,8 @@ class _Writer:
         if not found_by_all(self.folder / MANIFEST_NAME):
             return None
         cache = TeacherCache(TargetTable.open(self.folder))
+        # Otherwise ids would be named that nobody knows.
+        cache.check_decoding(self.images.reduced_decoding)
         wanted = Manifest(
             FORMAT, as_json(self.identity), tuple(self.columns), len(self.images.rows), self.settings.views
         )
@@ -253,6 +268,7 @@ class _Writer:
             "augmentation": self.identity["augmentation"],
             "seed": self.settings.seed,
             "image size": by(self.images.preprocessing.size),
+            **({"decoding": "large JPEG files at smaller scales"} if self.images.reduced_decoding else {}),
             "precision": self.settings.precision,
             "usage": "Train from it with `DistillationTrainer(student, teacher=<its id or folder>, ...)` on "
             "images prepared by `TeacherCache.load(...).transform(processor)`, or with `--teacher_name_or_path`.",
@@ -278,6 +294,8 @@ def _identity(
         "data": images.facts(),
         "points": layers.points,
         "layers": layers.facts,
+        # Older caches are of images that were decoded in full, and do not tell it.
+        **({"reduced_decoding": True} if images.reduced_decoding else {}),
     }
 
 

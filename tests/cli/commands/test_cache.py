@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,7 @@ def test_a_complete_cache_is_only_verified(workspace, capsys):
     for words, message in (
         (["--views", "2", "--crop_padding", "2"], "augmentation of the cached teacher"),
         ([*VIEWS, "--teacher", "student"], "was written with another teacher"),
+        ([*VIEWS, "--reduced_decoding"], "were decoded in full"),
     ):
         with pytest.raises(SystemExit) as end:
             cli.main([*CACHE, *folder, *words, "--verify", "5"])
@@ -150,6 +152,8 @@ def test_images_are_kept_with_the_targets_and_read_by_runs(workspace, capsys):
     work = from_flags(models, data, seed=args.seed)
     assert work.train.format["format_kwargs"]["transform"].reads_pixels
     assert not work.validation.format["format_kwargs"]["transform"].reads_pixels
+    with pytest.raises(ValueError, match="kept were decoded in full, .*: leave out --reduced_decoding"):
+        from_flags(models, replace(data, reduced_decoding=True), seed=args.seed)
     with pytest.raises(SystemExit):
         cli.main([*CACHE, "--output_dir", "other", "--pixel_cache", "pixels"])
     assert "give --images in the place of --pixel_cache" in capsys.readouterr().err

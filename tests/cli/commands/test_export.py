@@ -46,6 +46,10 @@ def test_training_flags_hold_out_what_the_run_held_out(capsys):
         (["student", "--output_dir", "new", "--format", "onnx"], "pip install 'hf_abkd[onnx]'"),
         (["student", "--output_dir", "new", "--format", "onnx", "--quantize", "int8", *IMAGES], "--train_files"),
         (["student", "--output_dir", "new", "--train_files", "rows.parquet", "--streaming"], "leave out --streaming"),
+        (
+            ["student", "--output_dir", "new", "--train_files", "rows.parquet", "--reduced_decoding"],
+            "at in full: leave",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(workspace, monkeypatch, words, told, capsys):

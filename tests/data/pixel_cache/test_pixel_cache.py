@@ -202,6 +202,24 @@ def test_images_of_folders_are_found_by_their_content(tmp_path, files):
         cache.attach(prepare(by_path.select([0, 1, 2]), ImageTransform(PROCESSORS["vit"])))
 
 
+def test_images_of_which_less_is_decoded_lie_in_caches_of_their_own(tmp_path, files):
+    """They are other pixels, with other ids, than those that a cache of all pixels was written of."""
+    photograph = [file_of(processors.noise(104, 200), "JPEG"), *files]
+    full, reduced = (prepared(photograph, reduced_decoding=one) for one in (False, True))
+    attached = write_pixels(tmp_path / "one", reduced).attach(reduced)
+    assert attached[0]["sample_id"] == reduced[0]["sample_id"] != full[0]["sample_id"]
+    assert [row["sample_id"] for row in attached][1:] == [row["sample_id"] for row in full][1:]
+    with pytest.raises(ValueError, match=r"decoded at scales that leave 48 pixels .*this run are decoded in full"):
+        PixelCache.load(tmp_path / "one").attach(full)
+    cache = write_pixels(tmp_path / "two", full)
+    # What was written before there was another way is found and read.
+    assert "least_side" not in cache.table.identity and "least_side" not in repr(cache.layout)
+    with pytest.raises(ValueError, match=r"two were decoded in full, and .* leave 48 pixels .*: give each a folder"):
+        cache.attach(reduced)
+    with_cached_pixels(tmp_path / "both", [reduced, full])
+    assert len(list((tmp_path / "both").iterdir())) == 2
+
+
 def test_a_table_of_something_else_is_refused(tmp_path, cached):
     """A cached teacher is a table too."""
     manifest = tmp_path / "pixels" / "hf_abkd_cache.json"

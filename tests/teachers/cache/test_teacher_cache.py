@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import processors
 import pytest
 import tiny
 import torch
@@ -22,6 +23,7 @@ from cached_runs import (
     teacher_of,
     write,
 )
+from image_rows import file_of, rows_of
 from target_tables import edit_manifest
 from torch import nn
 from transformers import default_data_collator
@@ -41,6 +43,7 @@ from hf_abkd.teachers.cache.cached_targets import CachedTargets
 from hf_abkd.teachers.cache.encoding import largest_logits
 from hf_abkd.teachers.cache.finding import is_hub_cache, is_local_cache
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.teachers.cache.verification import verify
 
 POOLED = "resnet.embedder.pooler"
 
@@ -261,6 +264,25 @@ def test_images_that_the_teacher_never_saw_are_refused(cache):
         collate(cache, ["logits"])(
             batch_of(cache, dataset_of([rows()[0]["image"], rows(1, seed=9)[0]["image"]]), (0, 1))
         )
+
+
+def test_images_of_which_less_was_decoded_are_found_by_the_same_decoding_alone(tmp_path):
+    """Their ids and pixels are others; a run that decodes otherwise would end at its first batch, after all loading."""
+    images = rows_of([file_of(processors.noise(64, 72, seed=seed), "JPEG") for seed in range(4)])
+    caches = {one: write(tmp_path / str(one), data=images, reduced=one, layers=[]) for one in (True, False)}
+    for one, cache in caches.items():
+        assert CACHED_TARGETS in collate(cache, ["logits"])(batch_of(cache, images, (3, 0)))
+        cache.check_decoding(one)
+        other = caches[not one].transform(processor())
+        with pytest.raises(ValueError, match="not in the table .* or how its images are decoded, differs"):
+            collate(cache, ["logits"])(batch_of(cache, images, (3, 0), transform=other))
+    with pytest.raises(ValueError, match=r"decoded at smaller scales, .*: give --reduced_decoding, or"):
+        caches[True].check_decoding(False)
+    with pytest.raises(ValueError, match=r"decoded in full, .*: leave out --reduced_decoding, or"):
+        caches[False].check_decoding(True)
+    verify(caches[True], teacher_of(), images, 1, augmentation=AUGMENTATION)
+    with pytest.raises(ValueError, match="False were decoded in full"):
+        write(tmp_path / "False", data=images, reduced=True, layers=[])
 
 
 def student_sized(cache):
