@@ -87,9 +87,10 @@ def test_whole_runs_are_compared(tmp_path):
 def test_the_ways_to_pixels_are_timed(tmp_path, capsys):
     """Likewise."""
     file = tmp_path / "pixels.json"
-    words = ["--images", "4", "--height", "20", "--width", "30", "--side", "8", "--turns", "2", "--json", str(file)]
+    words = ["--sizes", "32x40", "--megapixels", "0.005", "--side", "8", "--turns", "2", "--json", str(file)]
     assert pixels.main(words) == 0
-    found = json.loads(file.read_text())
-    assert found["over_plain"]["plain"] == 1
+    found = json.loads(file.read_text())["sizes"]["32x40"]
+    assert found["images"] == 3 and found["over_plain"]["plain"] == 1
     assert all(rate > 0 for rate in found["images_per_second"].values())
+    assert 0 < found["reduced_differs"]["mean"] < 2
     assert "plain" in capsys.readouterr().out
