@@ -14,7 +14,8 @@ others share the machine, `--clock processor` counts the time of the processor a
 - `alone, ours`: `DistillationTrainer` without a teacher, which is what its bookkeeping costs.
 - `live`, `cached`: `DistillationTrainer` in a stage of boundaries, with the teacher and with what it said on disk.
 - `live, bf16`: `live` with `teacher_precision="bf16"`; `live, compiled`: `live` with `teacher_compile=True`, and the
-  student compiled by `torch_compile=True` too in `live, both compiled` (and `live, both compiled, bf16`).
+  student compiled by `torch_compile=True` too in `live, both compiled`, in `live, both compiled, bf16` with both. In
+  `live, both bf16` teacher and student compute in bfloat16 (`bf16=True`).
 - `cached, all units`, `cached, 2 a channel` and so on: `cached` with another number of the teacher's units for each
   channel of the student, which makes a difference where the teacher is wide.
 - `KD live`, `KD cached`: likewise with the labels and the teacher's logits.
@@ -129,7 +130,13 @@ GPU_CASES = {
 COMPILED = {"live, compiled": {"teacher_compile": True}}
 COMPILED["live, both compiled"] = {"teacher_compile": True, "torch_compile": True}
 BF16 = {"teacher_precision": "bf16"}
-SETTINGS = {**COMPILED, "live, bf16": BF16, "live, both compiled, bf16": {**COMPILED["live, both compiled"], **BF16}}
+SETTINGS = {
+    **COMPILED,
+    "live, bf16": BF16,
+    "live, both compiled, bf16": {**COMPILED["live, both compiled"], **BF16},
+    "live, both bf16": {"bf16": True},
+    "live, both bf16, compiled": {**COMPILED["live, both compiled"], "bf16": True},
+}
 #: How many units of the teacher are compared for each channel of the student, where it is not the default.
 UNITS = {"cached, all units": None, **{f"cached, {number} a channel": number for number in (2, 4, 8)}}
 VARIANTS = (
@@ -338,7 +345,6 @@ class Work:
             max_steps=1_000_000,
             learning_rate=0.01,
             optim="sgd",
-            bf16=bf16,
             use_cpu=self.case.device == "cpu",
             dataloader_pin_memory=self.case.device != "cpu",
             dataloader_drop_last=True,
@@ -349,7 +355,7 @@ class Work:
             log_level="error",
             term_gradient_steps=0,
             seed=self.seed,
-            **settings,
+            **{"bf16": bf16, **settings},
         )
 
 
