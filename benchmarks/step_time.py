@@ -127,16 +127,14 @@ GPU_CASES = {
     )
     for precision in ("fp32", "bf16")
 }
-COMPILED = {"live, compiled": {"teacher_compile": True}}
-COMPILED["live, both compiled"] = {"teacher_compile": True, "torch_compile": True}
-BF16 = {"teacher_precision": "bf16"}
-SETTINGS = {
-    **COMPILED,
-    "live, bf16": BF16,
-    "live, both compiled, bf16": {**COMPILED["live, both compiled"], **BF16},
-    "live, both bf16": {"bf16": True},
-    "live, both bf16, compiled": {**COMPILED["live, both compiled"], "bf16": True},
+BF16, BOTH_COMPILED = {"teacher_precision": "bf16"}, {"teacher_compile": True, "torch_compile": True}
+COMPILED = {
+    "live, compiled": {"teacher_compile": True},
+    "live, both compiled": BOTH_COMPILED,
+    "live, both compiled, bf16": {**BOTH_COMPILED, **BF16},
+    "live, both bf16, compiled": {**BOTH_COMPILED, "bf16": True},
 }
+SETTINGS = {**COMPILED, "live, bf16": BF16, "live, both bf16": {"bf16": True}}
 #: How many units of the teacher are compared for each channel of the student, where it is not the default.
 UNITS = {"cached, all units": None, **{f"cached, {number} a channel": number for number in (2, 4, 8)}}
 VARIANTS = (
