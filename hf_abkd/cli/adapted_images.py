@@ -47,6 +47,11 @@ def with_target_domain(
             "one batch has images of both domains: give both a pixel cache (data.pixel_cache and "
             "data.target_domain.pixel_cache, which may be one folder), or none"
         )
+    if source.reduced_decoding != target.reduced_decoding:
+        raise ValueError(
+            "images of two domains that are decoded differently differ by that, too: give both reduced_decoding "
+            "(data.reduced_decoding and data.target_domain.reduced_decoding), or neither"
+        )
     images = load_image_datasets(target, seed=seed, cache_dir=models.cache_dir, token=models.token)
     known = work.train.features[source.label_column_name].names
     if sorted(known) != sorted(images.labels):
@@ -58,7 +63,8 @@ def with_target_domain(
     evaluated = None if images.validation is None else prepare(images.validation, labelled)
     if target.pixel_cache is not None:
         train, evaluated = with_cached_pixels(target.pixel_cache, [train, evaluated])
-    validation = {} if work.validation is None else {"source": work.validation}
-    validation |= {} if evaluated is None else {"target": evaluated}
+    # A run is measured on the first of them.
+    validation = {} if evaluated is None else {"target": evaluated}
+    validation |= {} if work.validation is None else {"source": work.validation}
     both = PairedDomains(work.train, train, seed=seed)
     return replace(work, train=both, validation=validation or None)

@@ -75,6 +75,7 @@ def connect(
     student_layout: Layout | None = None,
     teacher_layout: Layout | None = None,
     kind: Kind = "auto",
+    units_per_channel: float | None = None,
 ) -> Connection:
     """Return the connection of a student tensor with a teacher tensor.
 
@@ -88,11 +89,14 @@ def connect(
         student_layout: How the student's tensor lies; None takes what the shape suggests.
         teacher_layout: Likewise the teacher's.
         kind: "identity", "map", "tokens" or "linear" instead of the choice by shape.
+        units_per_channel: How many of the teacher's units a map or token connector leads to, at most, for each channel
+            of the student (see `hf_abkd.layers.chosen_units`); None for all of them.
 
     Raises:
         ValueError: If the two cannot be connected, or not so.
     """
-    pair = _Pair.of(Side(tuple(student_shape), student_layout), Side(tuple(teacher_shape), teacher_layout))
+    sides = Side(tuple(student_shape), student_layout), Side(tuple(teacher_shape), teacher_layout)
+    pair = _Pair.of(*sides, units_per_channel)
     make = {"identity": _identity, "map": _map, "tokens": _tokens, "linear": _linear}
     return make[_chosen(pair) if kind == "auto" else kind](pair)
 
@@ -105,13 +109,14 @@ class _Pair:
     teacher_shape: tuple[int, ...]
     student_layout: Layout
     teacher_layout: Layout
+    units_per_channel: float | None = None
 
     @classmethod
-    def of(cls, student: Side, teacher: Side) -> _Pair:
+    def of(cls, student: Side, teacher: Side, units_per_channel: float | None = None) -> _Pair:
         student_layout, teacher_layout = (side.layout_or_plain for side in (student, teacher))
         check_layout(student_layout, student.shape)
         check_layout(teacher_layout, teacher.shape)
-        return cls(student.shape, teacher.shape, student_layout, teacher_layout)
+        return cls(student.shape, teacher.shape, student_layout, teacher_layout, units_per_channel)
 
     @property
     def same_places(self) -> bool:
@@ -139,6 +144,20 @@ class _Pair:
             self.student_shape[self.student_layout.channel_dim],
             self.teacher_shape[self.teacher_layout.channel_dim],
         )
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """How many channels a connector takes, and to how many of the teacher's units it leads."""
+        channels, units = self.channels
+        most = math.inf if self.units_per_channel is None else math.ceil(self.units_per_channel * channels)
+        return channels, int(min(most, units))
+
+    def chosen(self, form: nn.Module) -> nn.Module:
+        """Return the form of the teacher's tensor, of the units alone that the connector leads to."""
+        count = self.widths[1]
+        if count == self.channels[1]:
+            return form
+        return ChosenUnits(self.teacher_shape[1:], self.teacher_layout.channel_dim, count, form)
 
     def __str__(self) -> str:
         return (
@@ -168,8 +187,7 @@ def _identity(pair: _Pair) -> Connection:
 def _tokens(pair: _Pair) -> Connection:
     if not pair.same_tokens:
         raise ValueError(f"a token connector cannot connect {pair}: it needs the same tokens; use 'map'")
-    connector = TokenConnector(pair.student_shape[2], pair.teacher_shape[2])
-    return Connection(connector, nn.Identity(), "linear + BatchNorm")
+    return Connection(TokenConnector(*pair.widths), pair.chosen(nn.Identity()), "linear + BatchNorm")
 
 
 def _linear(pair: _Pair) -> Connection:
@@ -187,7 +205,7 @@ def _map(pair: _Pair) -> Connection:
             "Pair other layers, or give the term your own module as `connector`."
         )
     resized = ours.grid != theirs.grid
-    connector = MapConnector(*pair.channels, layout=ours, grid=theirs.grid if resized else None)
+    connector = MapConnector(*pair.widths, layout=ours, grid=theirs.grid if resized else None)
     resize = f", {ours.grid[0]}x{ours.grid[1]} to {theirs.grid[0]}x{theirs.grid[1]}" if resized else ""
-    target_form = nn.Identity() if theirs.order == "NCHW" else AsMap(theirs)
+    target_form = pair.chosen(nn.Identity() if theirs.order == "NCHW" else AsMap(theirs))
     return Connection(connector, target_form, f"1x1 convolution + BatchNorm{resize}")

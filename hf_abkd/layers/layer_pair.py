@@ -67,6 +67,11 @@ class LayerPair:
             raise ValueError(f"connector must be one of {list(KINDS)} or a module, got {self.connector!r}")
 
     @property
+    def units_text(self) -> str:
+        """How many of the teacher's units are compared, as the end of a line that tells of the pair; else empty."""
+        return f", {self.units[0]:,} of {self.units[1]:,} units" if self.units else ""
+
+    @property
     def connector_name(self) -> str:
         """The kind of the connector, or the class of a module."""
         return type(self.connector).__name__ if isinstance(self.connector, nn.Module) else self.connector

@@ -86,12 +86,11 @@ class Plan:
         width = max(len(tensor.layer) for pair in self.pairs for tensor in (pair.student, pair.teacher))
         lines = [f"pair  model    {'layer':<{width}}  channels x grid (layout)"]
         for number, pair in enumerate(self.pairs, 1):
-            size = f", {pair.parameters:,} parameters" if pair.parameters else ""
-            some = f", {pair.units[0]:,} of {pair.units[1]:,} units" if pair.units else ""
+            size = (f", {pair.parameters:,} parameters" if pair.parameters else "") + pair.units_text
             lines += [
                 f"{number:<6}student  {pair.student.layer:<{width}}  {_tensor_text(pair.student)}".rstrip(),
                 f"      teacher  {pair.teacher.layer:<{width}}  {_tensor_text(pair.teacher)}".rstrip(),
-                f"               {pair.description or pair.connector_name}{size}{some}, weight {pair.weight:g}",
+                f"               {pair.description or pair.connector_name}{size}, weight {pair.weight:g}",
             ]
         return "\n".join(lines)
 

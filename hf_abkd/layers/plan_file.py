@@ -100,7 +100,7 @@ _Dumper.add_representer(
 
 
 def _about(pair: LayerPair) -> str:
-    return f"{pair.description}, {pair.parameters or 0:,} parameters"
+    return f"{pair.description}, {pair.parameters or 0:,} parameters{pair.units_text}"
 
 
 def _tensor_data(tensor: PlannedTensor) -> dict[str, Any]:

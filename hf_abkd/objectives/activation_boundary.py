@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor
 from hf_abkd.boundaries.mapped_boundary import fits, mapped_boundary
 from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.boundaries.sides import mirrored, parts, sum_of_squares
-from hf_abkd.layers.chosen_units import ChosenUnits
-from hf_abkd.layers.connection import Connection, Kind, Side
+from hf_abkd.layers.connection import Connection, Kind, Side, connect
 from hf_abkd.layers.connectors import LinearMap
 from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
@@ -63,8 +61,7 @@ class ActivationBoundary(Objective):
 
     Raises:
         ValueError: If `margin` is not positive and finite, `reduction` is neither of the two or `units_per_channel`
-            not positive and finite;
-            if the target of a batch does not fit the student's responses.
+            not positive and finite; if the target of a batch does not fit the student's responses.
         TypeError: If the target is none of the three.
         RuntimeError: If a second derivative is asked for.
 
@@ -101,25 +98,16 @@ class ActivationBoundary(Objective):
         Raises:
             ValueError: If the two cannot be connected, or not so.
         """
-        count = self._chosen(student, teacher)
-        if count is None:
+        if len(student) != 1 or len(teacher) != 1:
             return super().connect(student, teacher, kind)
-        wide = teacher[0]
-        dim = wide.layout_or_plain.channel_dim
-        narrow = Side((*wide.shape[:dim], count, *wide.shape[dim + 1 :]), wide.layout_or_plain)
-        connection = super().connect(student, [narrow], kind)
-        if connection is None:
-            return None
-        return replace(connection, target_form=ChosenUnits(wide.shape[1:], dim, count, connection.target_form))
-
-    def _chosen(self, student: Sequence[Side], teacher: Sequence[Side]) -> int | None:
-        """Return with how many of the teacher's units the student is compared; None for all of them."""
-        if self.units_per_channel is None or len(student) != 1 or len(teacher) != 1:
-            return None
-        units, channels = (side.shape[side.layout_or_plain.channel_dim] for side in (teacher[0], student[0]))
-        count = math.ceil(self.units_per_channel * channels)
-        # Vectors cost next to nothing.
-        return count if count < units and len(teacher[0].shape) > 2 else None
+        return connect(
+            student[0].shape,
+            teacher[0].shape,
+            student_layout=student[0].layout,
+            teacher_layout=teacher[0].layout,
+            kind=kind,
+            units_per_channel=self.units_per_channel,
+        )
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Return the squared shortfall, reduced over elements and averaged over samples, shape ()."""

@@ -18,6 +18,8 @@ def test_the_plan_that_a_run_prints_says_how_many_units_are_compared(tmp_path, c
     printed = capsys.readouterr().out
     assert "16 of 20 units, weight 1" in printed and "32 of 40 units, weight 1" in printed
     assert [pair.units for pair in trainer.plan.pairs] == [(8, 10), (16, 20), (32, 40)]
+    # In the file, and so in the card.
+    assert "parameters, 16 of 20 units\n" in trainer.plan.to_yaml()
     assert "of 20 units" not in trainer.plan.without_connections().table()
 
 

@@ -129,12 +129,21 @@ class TeacherCache:
             )
         return Trace(self.image_size, tuple(sorted(self._sites, key=lambda site: site.depth)), {}, ())
 
-    def transform(self, processor: BaseImageProcessor, **settings: Any) -> ImageTransform:
+    def transform(
+        self,
+        processor: BaseImageProcessor,
+        *,
+        image_column: str = "image",
+        label_column: str | None = "label",
+        unlabelled: bool = False,
+    ) -> ImageTransform:
         """Return the transform that prepares training images for a student as the teacher saw them.
 
         Args:
             processor: The student's image processor.
-            **settings: `image_column`, `label_column` and `unlabelled` of `ImageTransform`.
+            image_column: The column of the images.
+            label_column: The column of the labels; None leaves them out.
+            unlabelled: Whether rows may have no label.
         """
         return ImageTransform(
             processor,
@@ -142,7 +151,9 @@ class TeacherCache:
             teacher_canvas=True,
             num_channels=self.channels,
             reduced_decoding=self.reduced_decoding,
-            **settings,
+            image_column=image_column,
+            label_column=label_column,
+            unlabelled=unlabelled,
         )
 
     def column(self, wanted: str, *, boundary: bool, reader: str = "a term") -> Column:

@@ -87,6 +87,21 @@ def test_a_layer_of_eight_units_a_channel_is_compared_as_a_whole_unless_asked_ot
     assert units == {24: None, 25: (24, 25), 384: (24, 384)}
 
 
+@pytest.mark.parametrize(("kind", "connector"), [("maps", "MapConnector"), ("tokens", "TokenConnector")])
+def test_as_many_units_as_channels_have_a_connector_too(kind, connector):
+    """Which unit a channel stands for is learnt; without a connector each would stand for one that came by chance."""
+    term = term_of(*KINDS[kind][:4], units_per_channel=1)
+    assert type(term.connector).__name__ == connector and term.layer_pairs[0].units == (3, 40)
+
+
+def test_what_cannot_be_connected_is_told_by_the_shape_that_the_teacher_has():
+    """Its name would be looked for in vain among layers of so many units."""
+    with pytest.raises(ValueError, match=r"\(40, 4, 4\)"):
+        term_of(STUDENT, MAP, (5, 40, 4, 4), MAP, "identity")
+    with pytest.raises(ValueError, match=r"\(17, 40\)"):
+        term_of(STUDENT, MAP, WIDE, Layout("NLC", None, 1))
+
+
 @pytest.mark.parametrize("kind", ["own", "vectors"])
 def test_a_connector_of_the_user_and_vectors_are_compared_as_a_whole(kind):
     """It gives what it was made for; and vectors cost next to nothing."""
