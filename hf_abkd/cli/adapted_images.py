@@ -15,6 +15,7 @@ from hf_abkd.data.pixel_cache.cached_images import with_cached_pixels
 from hf_abkd.data.transform import ImageTransform, prepare
 from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.teachers.cache.teacher_cache import TeacherCache
+from hf_abkd.wording import public_name
 
 
 def with_target_domain(
@@ -67,4 +68,5 @@ def with_target_domain(
     validation = {} if evaluated is None else {"target": evaluated}
     validation |= {} if work.validation is None else {"source": work.validation}
     both = PairedDomains(work.train, train, seed=seed)
-    return replace(work, train=both, validation=validation or None)
+    name = work.evaluated_name if evaluated is None else f"the target, {public_name(images.name)}"
+    return replace(work, train=both, validation=validation or None, evaluated_name=name)

@@ -195,7 +195,7 @@ def finished(
     """
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    images = f"evaluation images of {public_name(work.name)}"
+    images = f"evaluation images of {work.evaluated_name or public_name(work.name)}"
     finish(trainer, images, {} if beside is None else beside, dataset=work.name, dataset_tags=work.dataset_id)
     teacher = work.teacher if isinstance(work.teacher, nn.Module) else None
     size = None if teacher is None else sum(parameter.numel() for parameter in teacher.parameters())

@@ -45,6 +45,7 @@ class Workload:
         teacher_processor: The teacher's image processor, if it prepares images otherwise than the student's.
         unlabelled: How many of the training images, the last ones, have no label.
         student_start: What the student counts as where settings are chosen for it, unless the training arguments say.
+        evaluated_name: What the images that a run is measured on are of, if it is other data than it trains on.
     """
 
     teacher: nn.Module | TeacherCache | MeanTeacher | None
@@ -57,6 +58,7 @@ class Workload:
     teacher_processor: BaseImageProcessor | None = None
     unlabelled: int = 0
     student_start: str = "auto"
+    evaluated_name: str | None = None
 
 
 def prepared(

@@ -1,5 +1,7 @@
 """Runs from recipes, as the command line makes them: each ready one, the recipe that stays, and the same run again."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny
@@ -104,6 +106,21 @@ def test_run_of_flags_keeps_a_recipe_that_gives_the_same_student_again(here):
     main(["train", str(here / "first" / "recipe.yaml"), f"training.output_dir={here / 'second'}"])
     first, second = (load_file(here / name / "model.safetensors") for name in ("first", "second"))
     assert not tiny.differing(first, second)
+
+
+def test_a_recipe_of_two_domains_is_measured_on_the_target(here):
+    """What the student is for; the source is what both models know already."""
+    target = ["data.target_domain.validation_files=[train.parquet]", "data.target_domain.max_eval_samples=8"]
+    assert main(["train", *words_of("joint_adaptation", here / "out", *target, "training.measure_run=true")]) == 0
+    told = json.loads((here / "out" / "evaluation.json").read_text())
+    assert (told["images"], told["count"]) == ("evaluation images of the target, test.parquet", 8)
+
+
+def test_domains_that_would_be_decoded_differently_are_refused(here, capsys):
+    """The discriminator would tell them by their pixels, and the adaptation be of the decoder."""
+    with pytest.raises(SystemExit):
+        main(["train", *words_of("joint_adaptation", here / "out", "data.reduced_decoding=true")])
+    assert "data.target_domain.reduced_decoding" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
