@@ -149,17 +149,18 @@ def table(results, rows):
         return {one["seed"]: one["accuracy"] for one in of_size if one["way"] == way}
 
     def median(way, key):
-        return statistics.median(one[key] for one in of_size if one["way"] == way)
+        # Times of another machine are no part of a run.
+        known = [one[key] for one in of_size if one["way"] == way and one[key] is not None]
+        return statistics.median(known) if known else None
 
     alone = {key: median(ALONE, key) for key in ("seconds_per_step", "megabytes")}
     lines = []
     for way in sorted({one["way"] for one in of_size}, key=lambda way: -statistics.mean(accuracies(way).values())):
         found = None if way == BASELINE else difference(accuracies(way), accuracies(BASELINE))
-        step = median(way, "seconds_per_step") / alone["seconds_per_step"]
-        memory = median(way, "megabytes") - alone["megabytes"]
-        lines.append(
-            [way, percent(list(accuracies(way).values())), str(found or ""), f"{step:.2f}", f"{memory:+.0f} MB"]
-        )
+        step, memory = median(way, "seconds_per_step"), median(way, "megabytes")
+        costs = ["" if step is None else f"{step / alone['seconds_per_step']:.2f}"]
+        costs += ["" if memory is None else f"{memory - alone['megabytes']:+.0f} MB"]
+        lines.append([way, percent(list(accuracies(way).values())), str(found or ""), *costs])
     return markdown_table(["way", "accuracy", "difference to KD", "a step, of one alone", "memory"], lines)
 
 
