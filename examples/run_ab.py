@@ -4,7 +4,7 @@ With no argument (no download; scikit-learn's digits, a ResNet teacher trained o
 
     accelerate launch examples/run_ab.py
 
-takes 2 minutes on 2 CPU cores. The teacher sees 898 digits, the students 100 of these. Accuracy on the 899 others over
+takes 2 minutes on one CPU core. The teacher sees 898 digits, the students 100 of these. Accuracy on the 899 others over
 seeds 0 to 4: teacher 98.33 %, student alone 93.53 % ± 1.08, KD 94.48 % ± 0.59, AB then KD 96.55 % ± 0.54.
 
 On your own models and images (a Hub id, a folder with weights or, for a student from scratch, a folder with a config):
