@@ -37,6 +37,7 @@ from hf_abkd.cli.finished_run import finish
 from hf_abkd.cli.program import run_script
 from hf_abkd.cli.run_end import measured_lines
 from hf_abkd.methods import domain_confusion
+from hf_abkd.models.arguments import ModelArguments
 from hf_abkd.wording import markdown_table, public_name
 
 DOMAINS = ("source", "target")
@@ -85,7 +86,8 @@ def accuracies(trainer, teacher=False):
 
 
 def main():
-    parser = run_flags.parser(TargetArguments, description=__doc__)
+    parser = run_flags.parser(TargetArguments, description=__doc__).without(ModelArguments)
+    parser.without(run_flags.RunArguments, "seeds")
     changes = {"output_dir": "distilled/domains", "eval_strategy": "no", "save_strategy": "no"}
     changes |= {"eval_agreement": False, "evaluate_teacher": False}
     parser.set_defaults(**{**demonstration.DEFAULTS, **changes, "num_train_epochs": 3})

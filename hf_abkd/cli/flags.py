@@ -66,6 +66,22 @@ class FlagParser(HfArgumentParser):
         found: argparse.Action = next(action for action in self._actions if action.dest == name)
         return found
 
+    def without(self, kind: type, *but: str) -> FlagParser:
+        """Take the flags of a dataclass away, which then has its defaults: a flag that does nothing is refused so.
+
+        Args:
+            kind: The dataclass.
+            but: Fields of it whose flags stay.
+        """
+        gone = {one.name for one in dataclasses.fields(kind)} - set(but)
+        for action in [action for action in self._actions if action.dest in gone]:
+            for option in action.option_strings:
+                del self._option_string_actions[option]
+            action.container._remove_action(action)
+        as_made = kind()
+        self.set_defaults(**{name: getattr(as_made, name) for name in gone})
+        return self
+
     def fill(self, words: Sequence[str] | None) -> tuple[Any, ...]:
         """Return the dataclasses, filled.
 

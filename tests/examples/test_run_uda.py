@@ -84,6 +84,14 @@ def test_files_of_both_domains_are_read(monkeypatch, tmp_path):
     assert student.num_parameters() < teacher.num_parameters()
 
 
+@pytest.mark.parametrize("flag", [["--kd_weight", "0.5"], ["--flip"], ["--teacher_name_or_path", "mine"]])
+def test_flags_that_would_do_nothing_are_refused(flag, tmp_path):
+    """The models are its own, and so is how they learn: a user would wait for a run of something else."""
+    with pytest.raises(ValueError, match=f"there is no flag {flag[0]}"):
+        call("run_uda", "--output_dir", tmp_path, *flag, *QUICK)
+    assert not any(tmp_path.iterdir())
+
+
 def test_domains_of_other_classes_and_unknown_confusions_are_refused(tmp_path):
     """Classes are matched by name across domains, and a mistake must not cost the teacher's training."""
     with pytest.raises(ValueError, match="confusion must be 'mmd' or 'gradient_reversal', got 'none'"):
