@@ -34,7 +34,7 @@ class LayerPair:
         student: The student's layer.
         teacher: The teacher's.
         weight: The factor of the pair among the others.
-        connector: A kind (see `hf_abkd.layers.connectors.connect`) or a module of your own.
+        connector: A kind (see `hf_abkd.layers.connection.connect`) or a module of your own.
         description: The connector that was made, in words; empty before that.
         parameters: How many parameters it has; None before it was made.
         units: How many of the teacher's units are compared, and of how many; None for all of them, and before that.

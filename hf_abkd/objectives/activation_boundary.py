@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 from hf_abkd.boundaries.mapped_boundary import fits, mapped_boundary
 from hf_abkd.boundaries.packing import unpack_signs
 from hf_abkd.boundaries.sides import mirrored, parts, sum_of_squares
-from hf_abkd.layers.connection import Connection, Kind, Side, connect
 from hf_abkd.layers.connectors import LinearMap
 from hf_abkd.objectives.citations import HEO_2019
 from hf_abkd.objectives.objective import Objective
@@ -90,23 +89,6 @@ class ActivationBoundary(Objective):
         self.reduction = reduction
         self.units_per_channel = (
             None if units_per_channel is None else number("units_per_channel", units_per_channel, above=0)
-        )
-
-    def connect(self, student: Sequence[Side], teacher: Sequence[Side], kind: Kind) -> Connection | None:
-        """Propose a connector to the teacher's units, or to some of them where the layer is wide.
-
-        Raises:
-            ValueError: If the two cannot be connected, or not so.
-        """
-        if len(student) != 1 or len(teacher) != 1:
-            return super().connect(student, teacher, kind)
-        return connect(
-            student[0].shape,
-            teacher[0].shape,
-            student_layout=student[0].layout,
-            teacher_layout=teacher[0].layout,
-            kind=kind,
-            units_per_channel=self.units_per_channel,
         )
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:

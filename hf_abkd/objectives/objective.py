@@ -85,6 +85,8 @@ class Objective(nn.Module):
             `"neighbours"`, each pair with the one behind it, for an objective of two layers.
         published_weight: The weight that it is published with, beside labels with the weight 1, in its own reduction;
             `feature_distillation` takes it. 1 where none is.
+        units_per_channel: How many of the teacher's units it is given, at most, for each channel of the student, where
+            it proposes a connector to them (see `hf_abkd.layers.chosen_units`). None for all of them.
         follows: Settings that, where they are None, follow a training argument: its name by that of the setting.
         citation: BibTeX entry of its paper, for model cards.
 
@@ -111,6 +113,7 @@ class Objective(nn.Module):
     per_sample: ClassVar[bool] = True
     pairs: ClassVar[Pairs] = "all"
     published_weight: float = 1.0
+    units_per_channel: float | None = None
     follows: ClassVar[Mapping[str, str]] = {}
     citation: ClassVar[str] = ""
 
@@ -188,6 +191,7 @@ class Objective(nn.Module):
             student_layout=student[0].layout,
             teacher_layout=teacher[0].layout,
             kind=kind,
+            units_per_channel=self.units_per_channel,
         )
 
     def begin(self, known: Known) -> None:

@@ -392,7 +392,7 @@ class RunTerm(nn.Module):
         with torch.no_grad():
             return boundary_agreement(_first(adapted), _first(formed["teacher"]))
 
-    def _linear_map(self, student: Tensors) -> Callable[..., LinearMap | None] | None:
+    def _linear_map(self, student: Tensors) -> Callable[[Tensor], LinearMap | None] | None:
         """Return what says which linear map the connector is; None if it is asked for its output in any case."""
         connector = self.connector
         if connector is None or not self._may_be_linear or not isinstance(student, Tensor):
